@@ -1,0 +1,132 @@
+"""The order of samples as a pure function of (seed, epoch, position), in constant memory.
+
+Training reads an endless stream: every sample of epoch 0 once, in a shuffled order, then every sample of epoch 1 in
+another, and so on. A run's state is one integer, the samples seen. A global batch is a stretch of the stream, so it is
+the same for any number of ranks, every rank takes the same number of steps, and no sample is missed or doubled in an
+epoch; a batch may span two epochs, and only the last batch of a run can be shorter.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROUNDS = (
+    8  # Luby and Rackoff (SIAM J. Comput. 17, 1988) need 4 for a pseudo-random permutation; small domains like more
+)
+_MASK = (1 << 64) - 1
+_U64 = np.uint64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleOrder:
+    """Which sample stands at each position of the stream."""
+
+    samples: int
+    """Samples in an epoch."""
+    seed: int
+    shuffle: bool = True
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"samples={self.samples}; an order needs at least one sample")
+
+    def at(self, start: int, stop: int) -> NDArray[np.int64]:
+        """The sample numbers at the stream's positions start..stop-1."""
+        parts = []
+        while start < stop:
+            epoch, first = divmod(start, self.samples)
+            count = min(stop - start, self.samples - first)
+            parts.append(self._within(epoch, np.arange(first, first + count, dtype=np.uint64)))
+            start += count
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def _within(self, epoch: int, positions: NDArray[np.uint64]) -> NDArray[np.int64]:
+        if not self.shuffle:
+            return positions.astype(np.int64)
+        return permute(positions, self.samples, key=mix(mix(self.seed) ^ epoch)).astype(np.int64)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """A run over the stream: how it is cut into optimizer steps and ranks."""
+
+    samples: int
+    """Samples in an epoch."""
+    epochs: int
+    batch_size: int
+    """Samples in a global batch."""
+
+    @property
+    def total(self) -> int:
+        """Samples seen by the whole run."""
+        return self.samples * self.epochs
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the run, the same for every rank."""
+        return -(-self.total // self.batch_size)
+
+    def batch(self, step: int) -> tuple[int, int]:
+        """The stretch of the stream, from start to before stop, that is global batch `step`."""
+        return step * self.batch_size, min((step + 1) * self.batch_size, self.total)
+
+    def share(self, step: int, rank: int, ranks: int) -> tuple[int, int]:
+        """One rank's part of a global batch. Parts differ by at most one sample and together are the batch."""
+        start, stop = self.batch(step)
+        return cut(start, stop, rank, ranks)
+
+    def epochs_done(self, step: int) -> int:
+        """Epochs wholly seen after so many steps."""
+        return min(step * self.batch_size, self.total) // self.samples
+
+
+def cut(start: int, stop: int, part: int, parts: int) -> tuple[int, int]:
+    """Part number `part` of a stretch cut into so many, the same to one sample."""
+    count = stop - start
+    return start + part * count // parts, start + (part + 1) * count // parts
+
+
+def permute(positions: NDArray[np.uint64], size: int, key: int) -> NDArray[np.uint64]:
+    """A permutation of 0..size-1, chosen by key, at these positions: a Feistel network with cycle walking.
+
+    The network permutes the next power of two; what falls outside goes through again (Black and Rogaway, CT-RSA 2002,
+    section 3), twice as often as not even in the worst case.
+    """
+    low_bits = max(1, (size - 1).bit_length() // 2)
+    high_bits = max(1, (size - 1).bit_length() - low_bits)
+    keys = [mix(key + number) for number in range(ROUNDS)]
+    result = _feistel(positions, low_bits, high_bits, keys)
+    outside = np.flatnonzero(result >= size)
+    while len(outside):
+        result[outside] = _feistel(result[outside], low_bits, high_bits, keys)
+        outside = outside[result[outside] >= size]
+    return result
+
+
+def mix(value: int) -> int:
+    """splitmix64's finaliser (Steele, Lea, Flood, OOPSLA 2014): 64 well mixed bits of an integer."""
+    value = (value + 0x9E3779B97F4A7C15) & _MASK
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)
+
+
+def _feistel(x: NDArray[np.uint64], low_bits: int, high_bits: int, keys: list[int]) -> NDArray[np.uint64]:
+    """Alternately mix the low part into the high one and the high part into the low one; each round is invertible."""
+    low_mask, high_mask, shift = _U64((1 << low_bits) - 1), _U64((1 << high_bits) - 1), _U64(low_bits)
+    low, high = x & low_mask, x >> shift
+    for number, key in enumerate(keys):
+        if number % 2 == 0:
+            high = high ^ (_hash(low, key) & high_mask)
+        else:
+            low = low ^ (_hash(high, key) & low_mask)
+    return (high << shift) | low
+
+
+def _hash(x: NDArray[np.uint64], key: int) -> NDArray[np.uint64]:
+    """The round function: a multiplicative hash whose high bits, the good ones, are brought down."""
+    x = (x + _U64(key)) * _U64(0xBF58476D1CE4E5B9)
+    x ^= x >> _U64(29)
+    x *= _U64(0x94D049BB133111EB)
+    return x >> _U64(32)
