@@ -1,0 +1,44 @@
+# make train   set up, draw nothing, download no data: train on the embedded sample, evaluate, write a report
+# make test    set up, run all tests          make check   lint and types
+# make bench   host feed benchmark            make clean   remove what the others made
+PYTHON ?= python3.11
+VENV ?= .venv
+SAMPLE ?= runs/sample
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: all setup train test check bench clean
+all: train
+
+setup: $(INSTALLED)
+
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+train: $(INSTALLED)
+	$(BIN)/python -m tools combine sample --output $(SAMPLE)/originals --name "kkanji drawn sample" \
+		--licence "Drawn from public-domain brush fonts; not historical." --overwrite
+	$(BIN)/python -m tools split $(SAMPLE)/originals --val 0.2
+	$(BIN)/python -m tools pack $(SAMPLE)/originals --output $(SAMPLE)/shards --block-size 125 --overwrite
+	$(BIN)/python -m tools verify $(SAMPLE)/shards
+	rm -rf $(SAMPLE)/run
+	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+		launch/train.py --data $(SAMPLE)/shards --run $(SAMPLE)/run --model kkanji_efficientnet_fused_s \
+		--epochs 30 --batch-size 64 --optimizer adamw --lr 2e-3 --schedule cosine --warmup-epochs 1 --weight-decay 0.02
+	$(BIN)/python launch/evaluate.py --checkpoint $(SAMPLE)/run/checkpoints/best --data $(SAMPLE)/shards
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks loader
+
+clean:
+	rm -rf $(VENV) $(SAMPLE) *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

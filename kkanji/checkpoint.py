@@ -1,0 +1,154 @@
+"""Checkpoints: folders that are whole or absent, hashed, without pickle.
+
+`RUN/checkpoints/step-000001234/` holds `model.safetensors`, `optimizer.safetensors`, `state.json`, `index.json` (the
+class map) and, written last, `manifest.json` with the sha256 of the others. `best` and `last` are links to two of them.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from kkanji.classes import ClassMap, parse_class_map
+from kkanji.config import read_json
+from shards import InputError, OutputFolder, write_file
+
+KEEP = 2  # newest ones kept beside the best: one to go on from, one to fall back to
+MANIFEST = "manifest.json"
+
+
+class CorruptCheckpoint(InputError):
+    """A checkpoint's files are not what its manifest says."""
+
+
+def save(
+    folder: Path,
+    step: int,
+    *,
+    model: nn.Module,
+    optimizer: Optimizer,
+    state: Mapping[str, Any],
+    classes: ClassMap,
+    best: bool,
+) -> Path:
+    """Save as step `step`, point `last` (and `best`) at it, then remove what is no longer needed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step-{step:09d}"
+    with OutputFolder(path, overwrite=True) as partial:
+        contents: dict[str, str | bytes] = {
+            "model.safetensors": safetensors.torch.save(_contiguous(model.state_dict())),
+            "optimizer.safetensors": safetensors.torch.save(_contiguous(_optimizer_tensors(optimizer))),
+            "state.json": json.dumps(dict(state) | {"optimizer": _optimizer_groups(optimizer)}, indent=1),
+            "index.json": classes.to_json(),
+        }
+        digests = {}
+        for name, content in contents.items():
+            write_file(partial / name, content)
+            digests[name] = hashlib.sha256(content if isinstance(content, bytes) else content.encode()).hexdigest()
+        write_file(partial / MANIFEST, json.dumps(digests, indent=1))
+    _link(folder / "last", path)
+    if best:
+        _link(folder / "best", path)
+    _purge(folder)
+    return path
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest checkpoint that verifies. Each newer one that does not is named in a warning."""
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            check(path)
+            return path
+        except CorruptCheckpoint as error:
+            warnings.warn(f"skipped: {error}", RuntimeWarning, stacklevel=2)
+    return None
+
+
+def check(path: Path) -> None:
+    """Compare every file with the manifest. Raises InputError (no such checkpoint) or CorruptCheckpoint."""
+    if not path.is_dir():
+        raise InputError(f"{path}: no such checkpoint; expected a folder RUN/checkpoints/best, last or step-...")
+    if not (path / MANIFEST).is_file():
+        raise CorruptCheckpoint(f"{path}: no {MANIFEST}; a checkpoint is a folder such as RUN/checkpoints/best")
+    for name, digest in read_json(path / MANIFEST).items():
+        try:
+            found = hashlib.sha256((path / name).read_bytes()).hexdigest()
+        except OSError as error:
+            raise CorruptCheckpoint(f"{path / name}: {error.strerror}; use another checkpoint") from error
+        if found != digest:
+            raise CorruptCheckpoint(f"{path / name}: sha256 {found}, expected {digest}; use another checkpoint")
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What `save` was given as state, and the optimizer's groups."""
+    return read_json(path / "state.json")
+
+
+def read_classes(path: Path) -> ClassMap:
+    """The classes that the checkpoint's model tells apart."""
+    return parse_class_map((path / "index.json").read_text(encoding="utf-8"), str(path / "index.json"))
+
+
+def load_model(path: Path, model: nn.Module) -> None:
+    """Put the checkpoint's weights into a model of the same architecture and classes."""
+    file = path / "model.safetensors"
+    try:
+        model.load_state_dict(safetensors.torch.load_file(file))
+    except (SafetensorError, RuntimeError) as error:
+        raise InputError(f"{file}: does not fit the model: {error}") from error
+
+
+def load_optimizer(path: Path, optimizer: Optimizer) -> None:
+    """Put the checkpoint's optimizer state into an optimizer of the same kind over the same parameters."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in safetensors.torch.load_file(path / "optimizer.safetensors").items():
+        number, key = name.split(".", 1)
+        state.setdefault(int(number), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": read_state(path)["optimizer"]})
+
+
+def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """`PARAMETER.KEY` -> tensor; every optimizer offered keeps tensors only."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{number}.{key}": torch.as_tensor(value) for number, entry in state.items() for key, value in entry.items()
+    }
+
+
+def _optimizer_groups(optimizer: Optimizer) -> list[dict[str, Any]]:
+    groups: list[dict[str, Any]] = optimizer.state_dict()["param_groups"]
+    return groups
+
+
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """safetensors stores contiguous tensors only; channels_last ones are not."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _link(link: Path, target: Path) -> None:
+    """Point a link at a checkpoint, atomically."""
+    temporary = link.with_name(f".{link.name}.partial")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target.name)
+    os.replace(temporary, link)
+
+
+def _purge(folder: Path) -> None:
+    best = (folder / "best").resolve()
+    for path in _expendable(folder):
+        if path != best:
+            shutil.rmtree(path)
+
+
+def _expendable(folder: Path) -> Iterator[Path]:
+    yield from (path.resolve() for path in sorted(folder.glob("step-*"))[:-KEEP])

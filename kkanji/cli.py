@@ -1,0 +1,106 @@
+"""How every command line of the project starts and ends: exit codes, messages without tracebacks, clean-up on signals.
+
+| ends by | exit code | stderr |
+|---|---|---|
+| success | 0 | |
+| a problem found, as a command tells by SystemExit | 1 | |
+| InputError, a file or folder that cannot be used | 2 | `error: ...` |
+| Ctrl-C | 130 | `interrupted` |
+| a reader that went away (`... | head`) | 141 | |
+| SIGTERM | 143 | `terminated` |
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn, TypeVar
+
+import tyro
+
+from shards.errors import InputError
+
+Options = TypeVar("Options")
+
+INPUT_ERROR = 2
+INTERRUPTED = 128 + signal.SIGINT
+PIPE_CLOSED = 128 + signal.SIGPIPE
+TERMINATED = 128 + signal.SIGTERM
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived: unwinds the stack, so that every `with` and `finally` on it cleans up."""
+
+
+def run(command: Callable[[], object]) -> NoReturn:
+    """Run a command and leave the process with its exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    if not sys.warnoptions:
+        warnings.simplefilter("once", UserWarning)
+    warnings.showwarning = _show_warning
+    sys.exit(_exit_code(command))
+
+
+def parse(kind: type[Options]) -> Options:
+    """The command line as a value of this dataclass; its docstrings are the help. Leaves with status 2 on misuse."""
+    return tyro.cli(kind)
+
+
+def end_with_parent() -> None:
+    """Have SIGTERM sent to this process when its parent ends (Linux).
+
+    `accelerate launch` with one process does not pass SIGTERM on and would leave the training running.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _exit_code(command: Callable[[], object]) -> int:
+    try:
+        command()
+        sys.stdout.flush()
+    except InputError as error:
+        return _fail(f"error: {error}", INPUT_ERROR)
+    except BrokenPipeError:
+        _drop_output()
+        return PIPE_CLOSED
+    except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
+        if error.filename is None:
+            raise
+        return _fail(f"error: {error.filename}: {error.strerror}", INPUT_ERROR)
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+    except Terminated:
+        return _fail("terminated", TERMINATED)
+    return 0
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the clean-up
+    raise Terminated
+
+
+def _fail(message: str, code: int) -> int:
+    print(message, file=sys.stderr)
+    return code
+
+
+def _drop_output() -> None:
+    """What is still buffered for a closed pipe would raise again when Python flushes it at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: object = None,
+    line: str | None = None,
+) -> None:
+    print(f"warning: {message}", file=sys.stderr)

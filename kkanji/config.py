@@ -1,0 +1,102 @@
+"""The options of a training run: one value, checked, saved with the run; the command line is made from it."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from shards import InputError
+
+# Options that may differ when a run is resumed: they do not change what it computes.
+FREE_TO_CHANGE = frozenset({"data", "run", "resume", "log_every", "save_every", "threads"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """Train a classifier of characters.
+
+    Example: accelerate launch launch/train.py --data shards --run runs/first --epochs 20
+    """
+
+    data: Path
+    """Shard set: a folder made by `python -m tools pack` or `balance`."""
+    run: Path
+    """Folder for everything the run leaves: log, TensorBoard, checkpoints, report."""
+    model: str = "kkanji_efficientnet_b0"
+    """A network of kkanji.models, by its timm name."""
+    epochs: int = 20
+    """Passes over the training split."""
+    batch_size: int = 256
+    """Images in a global batch, whatever the number of devices: each takes its share in micro-batches."""
+    micro_batch: int = 0
+    """Images that a device takes at once; 0 derives it from the device's memory."""
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    """adam: with amsgrad, the original project's. sgd: Nesterov momentum 0.9."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate after the warm-up: constant, or falling to 0 along a half cosine."""
+    warmup_epochs: float = 0.0
+    """Epochs of linear rise from 0 to the peak learning rate."""
+    weight_decay: float = 0.0
+    """Of weights; norms and biases are spared."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over all classes."""
+    augment: float = 1.0
+    """Strength of the augmentation policy; 0 turns it off."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 on a GPU that has it, float32 elsewhere (on CPUs it was measured to be slower)."""
+    seed: int = 0
+    """Of weights, order, augmentation and dropout."""
+    threads: int = 2
+    """Threads of the loader."""
+    log_every: int = 10
+    """Optimizer steps between log lines."""
+    save_every: int = 0
+    """Optimizer steps between checkpoints inside an epoch; 0: only at the end of each."""
+    resume: bool = False
+    """Go on from the run's last good checkpoint, or start if it has none."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "threads", "log_every"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        for name in ("micro_batch", "save_every", "seed"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        for name in ("warmup_epochs", "weight_decay"):
+            _require(0 <= getattr(self, name) < float("inf"), name, getattr(self, name), "0 or more")
+        _require(0 < self.lr < float("inf"), "lr", self.lr, "above 0")
+        _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "from 0 to below 1")
+        _require(0 <= self.augment <= 2, "augment", self.augment, "from 0 to 2")
+        _require(
+            self.warmup_epochs <= self.epochs, "warmup_epochs", self.warmup_epochs, f"at most {self.epochs} epochs"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+
+    def check_resumes(self, saved: dict[str, Any]) -> None:
+        """Refuse to go on with a run of other options. Raises InputError naming each that differs."""
+        own = self.to_dict()
+        names = [name for name in own if name not in FREE_TO_CHANGE and own[name] != saved.get(name)]
+        if names:
+            found = "; ".join(f"--{name.replace('_', '-')} {own[name]}, was {saved.get(name)}" for name in names)
+            raise InputError(f"{self.run}: the run to resume had other options: {found}; give the same, or a new --run")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises InputError when it is not there or not one."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: found {type(value).__name__}, expected a JSON object")
+    return value
+
+
+def _require(condition: bool, name: str, found: object, expected: str) -> None:
+    if not condition:
+        raise InputError(f"--{name.replace('_', '-')} {found}: expected {expected}")

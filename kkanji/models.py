@@ -1,0 +1,166 @@
+"""Networks for 64x64 gray characters, registered with timm: `timm.create_model("kkanji_efficientnet_b0", ...)`.
+
+Two families, both built of timm's EfficientNet blocks, both with squeeze-excitation and one input channel:
+
+- `kkanji_efficientnet_b0` ... `b7`: EfficientNet (Tan and Le, ICML 2019, table 1 and section 3.3) with its compound
+  scaling, widths rounded to multiples of 8 and depths rounded up. One change for 64 px: the sixth stage keeps its
+  resolution, so the last map is 4x4; at stride 2 it would be 2x2, too coarse to tell strokes apart.
+- `kkanji_efficientnet_fused_s`: our own for 64 px, early stages fused as in EfficientNetV2 (Tan and Le, ICML 2021,
+  section 3.2): dense 3x3 convolutions keep a CPU's or a GPU's arithmetic units busy where depthwise ones wait for
+  memory. It has a small head, since a classifier over 3,832 classes costs most of the parameters.
+"""
+
+from functools import partial
+from typing import Any
+
+from timm import create_model as create_timm_model
+from timm.models import build_model_with_cfg, generate_default_cfgs, list_models, register_model
+from timm.models._efficientnet_builder import decode_arch_def, round_channels
+from timm.models.efficientnet import EfficientNet
+from torch import nn
+
+from kkanji.pixels import MEAN, STD
+from shards.errors import InputError
+from shards.layout import IMAGE_SIZE
+
+B_STAGES = (
+    "ds_r1_k3_s1_e1_c16_se0.25",
+    "ir_r2_k3_s2_e6_c24_se0.25",
+    "ir_r2_k5_s2_e6_c40_se0.25",
+    "ir_r3_k3_s2_e6_c80_se0.25",
+    "ir_r3_k5_s1_e6_c112_se0.25",
+    "ir_r4_k5_s1_e6_c192_se0.25",
+    "ir_r1_k3_s1_e6_c320_se0.25",
+)
+FUSED_S_STAGES = (
+    "er_r1_k3_s2_e4_c32",
+    "er_r2_k3_s2_e4_c64",
+    "er_r3_k3_s2_e3_c128",
+    "ir_r3_k3_s1_e4_c160_se0.25",
+)
+# Width, depth and dropout of b0-b7: the authors' published factors (paper, section 3.3, and their reference code).
+SCALES = {
+    "b0": (1.0, 1.0, 0.2),
+    "b1": (1.0, 1.1, 0.2),
+    "b2": (1.1, 1.2, 0.3),
+    "b3": (1.2, 1.4, 0.3),
+    "b4": (1.4, 1.8, 0.4),
+    "b5": (1.6, 2.2, 0.4),
+    "b6": (1.8, 2.6, 0.5),
+    "b7": (2.0, 3.1, 0.5),
+}
+
+
+def create_model(name: str, classes: int) -> nn.Module:
+    """A network of ours by its timm name. Raises InputError for any other."""
+    known = list_models("kkanji*")
+    if name not in known:
+        raise InputError(f"--model {name}: no such network; there are: {', '.join(known)}")
+    model: nn.Module = create_timm_model(name, num_classes=classes)
+    return model
+
+
+def _default_cfg(last_map: int) -> dict[str, Any]:
+    return {
+        "num_classes": 1000,
+        "input_size": (1, IMAGE_SIZE, IMAGE_SIZE),
+        "pool_size": (last_map, last_map),
+        "mean": (MEAN / 255,),
+        "std": (STD / 255,),
+        "first_conv": "conv_stem",
+        "classifier": "classifier",
+        "license": "mit",
+    }
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        **{f"kkanji_efficientnet_{variant}.untrained": _default_cfg(4) for variant in SCALES},
+        "kkanji_efficientnet_fused_s.untrained": _default_cfg(4),
+    }
+)
+
+
+def _build(
+    variant: str, stages: tuple[str, ...], *, stem: int, head: int, width: float, depth: float, **kwargs: Any
+) -> nn.Module:
+    """One network; kwargs are timm's own (num_classes, drop_rate, pretrained, features_only ...)."""
+    rounded = partial(round_channels, multiplier=width)
+    if kwargs.get("features_only"):
+        kwargs.setdefault("out_indices", (0, 1, 2, 3))  # four reductions: 2, 4, 8, 16
+    model: nn.Module = build_model_with_cfg(
+        EfficientNet,
+        variant,
+        kwargs.pop("pretrained", False),
+        feature_cfg={"flatten_sequential": True},
+        block_args=decode_arch_def([[stage] for stage in stages], depth),
+        in_chans=kwargs.pop("in_chans", 1),
+        stem_size=stem,
+        num_features=rounded(head),
+        round_chs_fn=rounded,
+        act_layer=nn.SiLU,
+        **kwargs,
+    )
+    return model
+
+
+def _scaled(variant: str, kwargs: dict[str, Any]) -> nn.Module:
+    width, depth, dropout = SCALES[variant]
+    kwargs = {"drop_rate": dropout, "drop_path_rate": 0.2} | kwargs
+    return _build(f"kkanji_efficientnet_{variant}", B_STAGES, stem=32, head=1280, width=width, depth=depth, **kwargs)
+
+
+@register_model
+def kkanji_efficientnet_b0(**kwargs: Any) -> nn.Module:
+    """EfficientNet-B0 for 64x64 gray images."""
+    return _scaled("b0", kwargs)
+
+
+@register_model
+def kkanji_efficientnet_b1(**kwargs: Any) -> nn.Module:
+    """EfficientNet-B1 for 64x64 gray images."""
+    return _scaled("b1", kwargs)
+
+
+@register_model
+def kkanji_efficientnet_b2(**kwargs: Any) -> nn.Module:
+    """EfficientNet-B2 for 64x64 gray images."""
+    return _scaled("b2", kwargs)
+
+
+@register_model
+def kkanji_efficientnet_b3(**kwargs: Any) -> nn.Module:
+    """EfficientNet-B3 for 64x64 gray images."""
+    return _scaled("b3", kwargs)
+
+
+@register_model
+def kkanji_efficientnet_b4(**kwargs: Any) -> nn.Module:
+    """EfficientNet-B4 for 64x64 gray images."""
+    return _scaled("b4", kwargs)
+
+
+@register_model
+def kkanji_efficientnet_b5(**kwargs: Any) -> nn.Module:
+    """EfficientNet-B5 for 64x64 gray images."""
+    return _scaled("b5", kwargs)
+
+
+@register_model
+def kkanji_efficientnet_b6(**kwargs: Any) -> nn.Module:
+    """EfficientNet-B6 for 64x64 gray images."""
+    return _scaled("b6", kwargs)
+
+
+@register_model
+def kkanji_efficientnet_b7(**kwargs: Any) -> nn.Module:
+    """EfficientNet-B7 for 64x64 gray images."""
+    return _scaled("b7", kwargs)
+
+
+@register_model
+def kkanji_efficientnet_fused_s(**kwargs: Any) -> nn.Module:
+    """A small network with fused early stages, drawn for 64 px characters."""
+    kwargs = {"drop_rate": 0.2, "drop_path_rate": 0.05} | kwargs
+    name = "kkanji_efficientnet_fused_s"
+    return _build(name, FUSED_S_STAGES, stem=24, head=640, width=1.0, depth=1.0, **kwargs)

@@ -1,0 +1,120 @@
+"""The report as one HTML file that needs nothing else: charts, glyphs and handwriting are embedded."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from numpy.typing import NDArray
+from PIL import Image
+
+from kkanji.glyphs import code_point, font_subset, has_glyph, render_glyph
+from kkanji.report import _anchors
+from kkanji.report._cards import Card
+from kkanji.report._run import Run
+from kkanji.report._style import Chart
+from kkanji.report._tallies import Accepted, ClassRecall, interval
+from kkanji.report._text import counted, percent, quantity
+
+GLYPH_SIZE = 80
+FIRST_EAST_ASIAN = "\u2e80"  # where the radicals, kana and kanji begin
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """A chart as drawn, for a light and for a dark page."""
+
+    chart: Chart
+    light_png: bytes
+    dark_png: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Content:
+    """What the page shows."""
+
+    run: Run
+    characters: Sequence[str]
+    training_counts: NDArray[np.int64]
+    curves: Sequence[Figure]
+    rarity: Figure
+    calibration: Figure
+    accepted: Sequence[Accepted]
+    recall: Figure | None
+    """None if every class with enough images was read without a mistake."""
+    cards: Sequence[Card]
+    sheet_png: bytes | None
+    weakest: Sequence[ClassRecall]
+    weakest_least_images: int
+    evaluated_classes: int
+    """Classes that occur in the evaluated split."""
+    misread_images: int
+
+
+def page_html(content: Content) -> str:
+    """Write the page."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(
+        percent=percent, quantity=quantity, counted=counted, code_point=code_point, has_glyph=has_glyph
+    )
+    environment.filters.update(glyph=_glyph, image=_image, png=_png)
+    template = environment.from_string(_resource("template.html"))
+    page = template.render(
+        content=content,
+        run=content.run,
+        style=_resource("style.css"),
+        font=_data("font/woff", font_subset(_shown(content))),
+        anchors=_anchors if _anchors.applies(content.run.data.classes) else None,
+        interval=interval,
+        options=_rows(content.run.config),
+        environment_rows=_rows(content.run.environment),
+        data_rows=_rows(content.run.data.description),
+    )
+    return page.lstrip()
+
+
+def _shown(content: Content) -> list[str]:
+    """The Chinese and Japanese characters that stand in the text of the page."""
+    in_cards = {part for card in content.cards for part in card.true + card.predicted}
+    in_table = {part for entry in content.weakest for part in content.characters[entry.label]}
+    rivals = {part for entry in content.weakest for part in content.characters[entry.rival]}
+    in_words = {part for part in f"{content.run.data.description} {content.run.config}" if part >= FIRST_EAST_ASIAN}
+    return sorted(in_cards | in_table | rivals | in_words)
+
+
+def _resource(name: str) -> str:
+    return files("kkanji.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _rows(record: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
+    """An object as (name, value) pairs, nested names joined by dots."""
+    rows: list[tuple[str, str]] = []
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            rows += _rows(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", "–" if value is None else str(value)))
+    return rows
+
+
+@lru_cache(maxsize=1024)
+def _glyph(character: str) -> str:
+    return _image(render_glyph(character, GLYPH_SIZE))
+
+
+def _image(pixels: NDArray[np.uint8]) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    return _png(buffer.getvalue())
+
+
+def _png(data: bytes) -> str:
+    return _data("image/png", data)
+
+
+def _data(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

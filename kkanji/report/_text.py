@@ -1,0 +1,16 @@
+"""Numbers as people read them."""
+
+
+def percent(share: float, decimals: int = 1) -> str:
+    """A fraction as `94.3 %`, with a space that does not break."""
+    return f"{100 * share:.{decimals}f}\u00a0%"
+
+
+def quantity(number: float) -> str:
+    """A count with its thousands marked, `113,796`."""
+    return f"{number:,.0f}"
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """`1 image`, `2,000 images`, `3 classes`."""
+    return f"{quantity(number)} {noun if number == 1 else plural or noun + 's'}"

@@ -1,0 +1,79 @@
+"""What a run says while it runs: lines for people, `log.jsonl` for machines, TensorBoard, a progress bar."""
+
+import json
+import math
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+LINE = (
+    "step {step}  epoch {epoch:.2f}  loss {loss:.4f}  top-1 {top1:.2%}  lr {lr:.2e}  "
+    "{images_per_s:,.0f} images/s  waited {wait_share:.1%}"
+)
+EVALUATION = (
+    "epoch {epoch:.2f}  evaluated {images:,} images of {split}: loss {loss:.4f}  top-1 {top1:.2%}  top-5 {top5:.2%}  "
+    "balanced {balanced_accuracy:.2%}  weighted F1 {f1_weighted:.4f}"
+)
+
+
+class RunLog:
+    """The log of one run, on the main process only: `enabled` false makes every call do nothing."""
+
+    def __init__(self, run: Path, *, total_images: int, seen_images: int, enabled: bool) -> None:
+        self.enabled = enabled
+        if not enabled:
+            return
+        run.mkdir(parents=True, exist_ok=True)
+        _drop_cut_line(run / "log.jsonl")
+        self._file = (run / "log.jsonl").open("a", encoding="utf-8", buffering=1)
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=seen_images)
+        self._bar = tqdm(total=total_images, initial=seen_images, unit=" images", disable=not sys.stderr.isatty())
+
+    def step(self, **values: Any) -> None:
+        """A training log line; values as LINE and `log.jsonl` name them."""
+        if self.enabled:
+            self._bar.update(values["samples"] - self._bar.n)
+            self._write("step", "train", values, LINE)
+
+    def evaluation(self, **values: Any) -> None:
+        """The measures after an evaluation."""
+        if self.enabled:
+            self._write("evaluation", values["split"], values, EVALUATION)
+
+    def note(self, event: str, text: str, **values: Any) -> None:
+        """Anything else: start, resume, checkpoint."""
+        if self.enabled:
+            self._file.write(json.dumps({"event": event, **values}) + "\n")
+            self._bar.write(text, file=sys.stdout)
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.enabled:
+            self._bar.close()
+            self._board.close()
+            self._file.close()
+
+    def _write(self, event: str, group: str, values: dict[str, Any], line: str) -> None:
+        self._file.write(json.dumps({"event": event, **values}) + "\n")
+        for name, value in values.items():
+            if isinstance(value, float) and math.isfinite(value) and name not in ("epoch", "seconds"):
+                self._board.add_scalar(f"{group}/{name}", value, values["samples"])
+        self._bar.write(line.format(**values), file=sys.stdout)
+        sys.stdout.flush()
+
+
+def _drop_cut_line(path: Path) -> None:
+    """A killed run can leave half a line at the end; what follows must not be glued to it."""
+    if path.exists():
+        data = path.read_bytes()
+        if data and not data.endswith(b"\n"):
+            with path.open("r+b") as file:
+                file.truncate(data.rfind(b"\n") + 1)

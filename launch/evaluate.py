@@ -1,0 +1,89 @@
+"""Evaluate a checkpoint on a split and write its report: `accelerate launch launch/evaluate.py --checkpoint ...`."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+
+from kkanji import checkpoint, cli
+from kkanji.classes import read_class_map
+from kkanji.evaluate import plain_feed, predict_split
+from kkanji.metrics import summarise
+from kkanji.models import create_model
+from kkanji.report import write_report
+from shards import InputError, ShardSet, write_file
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateConfig:
+    """Evaluate a checkpoint exactly, each image once, and write evaluation.json, predictions.npz and report.html.
+
+    Example: accelerate launch launch/evaluate.py --checkpoint runs/first/checkpoints/best --data shards
+    """
+
+    checkpoint: Path
+    """Folder of a checkpoint: RUN/checkpoints/best, last or step-..."""
+    data: Path
+    """Shard set with the same classes."""
+    split: str = "val"
+    """Part of the set to evaluate."""
+
+
+def evaluate(config: EvaluateConfig) -> None:
+    """Results go into the run's folder, two above the checkpoint."""
+    checkpoint.check(config.checkpoint)
+    data, classes = ShardSet(config.data), read_class_map(config.data)
+    if checkpoint.read_classes(config.checkpoint).identity() != classes.identity():
+        found = (
+            f"{len(checkpoint.read_classes(config.checkpoint))} classes, not those of {config.data} ({len(classes)})"
+        )
+        raise InputError(f"{config.checkpoint}: a checkpoint of other classes: {found}; give the set it was trained on")
+    reader, state = data.split(config.split), checkpoint.read_state(config.checkpoint)
+    accelerator = Accelerator()
+    model = create_model(state["config"]["model"], len(classes))
+    checkpoint.load_model(config.checkpoint, model)
+    predictions = predict_split(accelerator, accelerator.prepare(model), plain_feed(reader, len(classes)))
+    if not accelerator.is_main_process:
+        return
+    originals = np.array(state["training_originals"], np.int64)
+    summary = {
+        "split": config.split,
+        "classes": len(classes),
+        "checkpoint": config.checkpoint.resolve().name,
+        "lineage": data.manifest.lineage,
+        "data": data.manifest.identity(),
+        **summarise(predictions, originals),
+    }
+    run = config.checkpoint.parent.parent
+    predictions.save(run / "predictions.npz")
+    write_file(run / "evaluation.json", json.dumps(summary, indent=1) + "\n")
+    report = write_report(
+        run, characters=classes.characters, training_counts=originals, images_of=lambda n: reader.gather(n).images
+    )
+    sys.stdout.write(_text(summary) + f"report: {report}\n")
+
+
+MEASURES = (
+    "loss", "top1", "top5", "balanced_accuracy", "precision_macro", "recall_macro", "f1_macro",
+    "precision_weighted", "recall_weighted", "f1_weighted",
+)  # fmt: skip
+BINS_HEAD = "training originals of the class    classes    images    top-1    top-5"
+
+
+def _text(summary: dict[str, Any]) -> str:
+    lines = [f"{'images':20} {summary['images']:,}", *(f"{name:20} {summary[name]:.4f}" for name in MEASURES)]
+    rows = (_row(entry) for entry in summary["bins"] if entry["images"])
+    return "\n".join([*lines, BINS_HEAD, *rows]) + "\n"
+
+
+def _row(entry: dict[str, Any]) -> str:
+    counts = f"{entry['classes']:11,}{entry['images']:10,}"
+    return f"{entry['training_images']:>31}{counts}{entry['top1']:9.2%}{entry['top5']:9.2%}"
+
+
+if __name__ == "__main__":
+    cli.run(lambda: evaluate(cli.parse(EvaluateConfig)))
