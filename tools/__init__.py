@@ -1,1 +1,1 @@
-"""Command lines that turn raw archives into shard sets: python -m tools <combine|split|pack|balance|verify|show|sample>."""
+"""Command lines that turn raw archives into shard sets: python -m tools <command>."""

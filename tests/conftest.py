@@ -1,0 +1,45 @@
+"""What all tests share: when a test may be skipped, and a tiny shard set made by the project's own tools."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tools.combine import combine
+from tools.pack import pack
+from tools.split import split
+
+SAMPLE = Path(__file__).parents[1] / "sample" / "kkanji2"
+TINY_CLASSES = 6
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip GPU tests without a GPU, unless KKANJI_REQUIRE_GPU=1 promises one: a skip must not pass for a pass."""
+    if torch.cuda.is_available() or os.environ.get("KKANJI_REQUIRE_GPU") == "1":
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="no CUDA GPU (KKANJI_REQUIRE_GPU=1 makes this a failure)"))
+
+
+@pytest.fixture(scope="session")
+def real_archive() -> Path:
+    """The real training archive, in the folder that KKANJI_DATA names."""
+    folder = os.environ.get("KKANJI_DATA")
+    if folder is None:
+        pytest.skip("KKANJI_DATA does not name a folder with kkanji-train.tar.gz")
+    return Path(folder) / "kkanji-train.tar.gz"
+
+
+@pytest.fixture(scope="session")
+def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six characters of the sample: 6 x 24 images, a quarter of them for validation."""
+    folder = tmp_path_factory.mktemp("tiny")
+    for source in sorted(SAMPLE.iterdir())[:TINY_CLASSES]:
+        shutil.copytree(source, folder / "kkanji2" / source.name)
+    combine((folder / "kkanji2",), output=folder / "originals", name="tiny", licence="drawn")
+    split(folder / "originals", val=0.25)
+    pack(folder / "originals", output=folder / "shards", block_size=125)
+    return folder / "shards"

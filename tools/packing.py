@@ -1,0 +1,199 @@
+"""Splits -> shards: cuts a split into tars of blocks and writes them in threads; `pack` and `balance` fill them.
+
+Which image stands where is a function of the position alone, so the bytes do not depend on the number of threads.
+Threads suffice: copying, hashing, writing and augmenting all release the GIL.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kkanji import __version__
+from shards import (
+    BLOCK_SIZES,
+    InputError,
+    Manifest,
+    OutputFolder,
+    Samples,
+    Shard,
+    Split,
+    shard_name,
+    write_manifest,
+    write_shard,
+)
+from shards.order import mix, permute
+from tools.originals import SPLITS, Originals, SplitTable, check_seed
+from tools.progress import count_images
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """Where a set goes and how it is laid into files: the options that `pack` and `balance` share."""
+
+    output: Path
+    block_size: int
+    """Images in a block."""
+    shard_size: int
+    """Images in a shard."""
+    seed: int
+    workers: int | None
+    """Threads; one per core if None."""
+    overwrite: bool
+
+    def __post_init__(self) -> None:
+        if self.block_size not in BLOCK_SIZES:
+            raise InputError(f"--block-size {self.block_size}: expected one of {', '.join(map(str, BLOCK_SIZES))}")
+        if self.shard_size < 1 or self.shard_size % self.block_size:
+            raise InputError(f"--shard-size {self.shard_size}: expected a multiple of --block-size {self.block_size}")
+        if self.workers is not None and self.workers < 1:
+            raise InputError(f"--workers {self.workers}: expected 1 or more, or none for one per core")
+        check_seed(self.seed)
+
+    @property
+    def threads(self) -> int:
+        """The threads to use."""
+        return self.workers or len(os.sched_getaffinity(0))
+
+    def history(self) -> dict[str, int]:
+        """What of it shows in the bytes, for the manifest."""
+        return {"block_size": self.block_size, "shard_size": self.shard_size, "seed": self.seed}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Content:
+    """What a split is to hold, sample by stored position."""
+
+    samples: int
+    read: Callable[[NDArray[np.int64]], Samples]
+    """The samples at these positions."""
+    samples_per_class: NDArray[np.int64]
+    originals_per_class: NDArray[np.int64]
+
+
+class _Stopped(Exception):
+    """Raised in the writing threads once the run is being given up."""
+
+
+def stored_as_is(combined: Originals, rows: NDArray[np.int64], key: int) -> Content:
+    """These originals unchanged, in a shuffled order so that a sequential reader meets mixed classes."""
+
+    def read(positions: NDArray[np.int64]) -> Samples:
+        return gather(combined, rows[shuffled(positions, len(rows), key)])
+
+    counts = combined.counts(rows)
+    return Content(samples=len(rows), read=read, samples_per_class=counts, originals_per_class=counts)
+
+
+def unchanged(combined: Originals, table: SplitTable, seed: int) -> dict[str, Content]:
+    """Every split with its originals as they are; splits without images are left out."""
+    rows = {name: table.rows(name) for name in SPLITS}
+    return {name: stored_as_is(combined, rows[name], split_key(name, seed)) for name in SPLITS if len(rows[name])}
+
+
+def gather(combined: Originals, rows: NDArray[np.int64]) -> Samples:
+    """These originals, copied."""
+    return Samples(np.take(combined.images, rows, axis=0), combined.labels[rows], combined.ids[rows])
+
+
+def split_key(split: str, seed: int) -> int:
+    """What the stored order of a split is drawn from."""
+    return mix(mix(seed) ^ SPLITS.index(split))
+
+
+def shuffled(positions: NDArray[np.int64], samples: int, key: int) -> NDArray[np.int64]:
+    """What a shuffle of 0..samples-1, chosen by key, has at these positions."""
+    return permute(positions.astype(np.uint64), samples, key=key).astype(np.int64)
+
+
+def write_set(
+    target: Target, combined: Originals, contents: Mapping[str, Content], history: Mapping[str, Any]
+) -> Manifest:
+    """Write a whole shard set; it appears at its place when complete."""
+    with OutputFolder(target.output, overwrite=target.overwrite) as folder:
+        manifest = Manifest(
+            name=combined.facts["name"],
+            licence=combined.facts["licence"],
+            lineage="known",
+            classes=len(combined.classes),
+            seed=target.seed,
+            history={"kkanji": __version__, "originals": _lineage(combined), **history},
+            splits=_write_splits(folder, contents, target),
+        )
+        write_manifest(folder, manifest, combined.classes.to_json())
+    return manifest
+
+
+def split_history(table: SplitTable) -> dict[str, Any]:
+    """How the split was made, for the manifest."""
+    return {name: table.facts[name] for name in ("seed", "val", "test", "rule", "images", "classes")}
+
+
+def summary(output: Path, manifest: Manifest, seconds: float) -> str:
+    """One line on what was written, for the screen."""
+    splits = manifest.splits.values()
+    images = sum(split.samples for split in splits)
+    size = sum(shard.bytes for split in splits for shard in split.shards)
+    parts = ", ".join(
+        f"{name} {split.samples:,} in {len(split.shards)} shards" for name, split in manifest.splits.items()
+    )
+    return f"{output}: {parts}; {size / 1e6:,.0f} MB, {seconds:.1f} s, {images / seconds:,.0f} images/s"
+
+
+def _write_splits(folder: Path, contents: Mapping[str, Content], target: Target) -> dict[str, Split]:
+    stop = threading.Event()
+    total = sum(content.samples for content in contents.values())
+    with ThreadPoolExecutor(target.threads) as pool, count_images(total) as progress:
+        try:
+            futures = {
+                name: [
+                    pool.submit(write_shard, path, _until(stop, blocks, progress.update))
+                    for path, blocks in _shards(folder, name, content, target)
+                ]
+                for name, content in contents.items()
+            }
+            shards = {name: [future.result() for future in parts] for name, parts in futures.items()}
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+    return {name: _split(contents[name], shards[name]) for name in contents}
+
+
+def _shards(folder: Path, name: str, content: Content, target: Target) -> Iterator[tuple[Path, Iterator[Samples]]]:
+    for number, start in enumerate(range(0, content.samples, target.shard_size)):
+        stop = min(start + target.shard_size, content.samples)
+        yield folder / shard_name(name, number), _blocks(content, start, stop, target.block_size)
+
+
+def _blocks(content: Content, start: int, stop: int, block_size: int) -> Iterator[Samples]:
+    for first in range(start, stop, block_size):
+        yield content.read(np.arange(first, min(first + block_size, stop), dtype=np.int64))
+
+
+def _until(stop: threading.Event, blocks: Iterator[Samples], progress: Callable[[int], object]) -> Iterator[Samples]:
+    """The blocks, counted as they are written; an error once the run is being given up."""
+    for block in blocks:
+        if stop.is_set():
+            raise _Stopped
+        yield block
+        progress(len(block.labels))
+
+
+def _split(content: Content, shards: list[Shard]) -> Split:
+    return Split(
+        shards=tuple(shards),
+        samples_per_class=tuple(content.samples_per_class.tolist()),
+        originals_per_class=tuple(content.originals_per_class.tolist()),
+    )
+
+
+def _lineage(combined: Originals) -> dict[str, Any]:
+    names = ("counts", "classes_without_images", "images_sha256", "originals_sha256", "sources")
+    return {name: combined.facts[name] for name in names}
