@@ -110,11 +110,19 @@ def load_model(path: Path, model: nn.Module) -> None:
 
 def load_optimizer(path: Path, optimizer: Optimizer) -> None:
     """Put the checkpoint's optimizer state into an optimizer of the same kind over the same parameters."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in safetensors.torch.load_file(path / "optimizer.safetensors").items():
         number, key = name.split(".", 1)
-        state.setdefault(int(number), {})[key] = tensor
+        state.setdefault(int(number), {})[key] = _laid_out_like(parameters[int(number)], tensor)
     optimizer.load_state_dict({"state": state, "param_groups": read_state(path)["optimizer"]})
+
+
+def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """The value with the parameter's strides: fused optimizers walk through both in the order of their memory."""
+    if value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype, device="cpu").copy_(value)
 
 
 def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:

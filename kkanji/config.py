@@ -8,19 +8,19 @@ from typing import Any, Literal
 from shards import InputError
 
 # Options that may differ when a run is resumed: they do not change what it computes.
-FREE_TO_CHANGE = frozenset({"data", "run", "resume", "log_every", "save_every", "threads"})
+FREE_TO_CHANGE = frozenset({"data", "output", "resume", "log_every", "save_every", "threads"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """Train a classifier of characters.
 
-    Example: accelerate launch launch/train.py --data shards --run runs/first --epochs 20
+    Example: accelerate launch launch/train.py --data shards --output runs/first --epochs 20
     """
 
     data: Path
     """Shard set: a folder made by `python -m tools pack` or `balance`."""
-    run: Path
+    output: Path
     """Folder for everything the run leaves: log, TensorBoard, checkpoints, report."""
     model: str = "kkanji_efficientnet_b0"
     """A network of kkanji.models, by its timm name."""
@@ -81,7 +81,9 @@ class TrainConfig:
         names = [name for name in own if name not in FREE_TO_CHANGE and own[name] != saved.get(name)]
         if names:
             found = "; ".join(f"--{name.replace('_', '-')} {own[name]}, was {saved.get(name)}" for name in names)
-            raise InputError(f"{self.run}: the run to resume had other options: {found}; give the same, or a new --run")
+            raise InputError(
+                f"{self.output}: the run to resume had other options: {found}; give the same, or a new --output"
+            )
 
 
 def read_json(path: Path) -> dict[str, Any]:

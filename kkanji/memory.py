@@ -25,18 +25,19 @@ def derive_micro_batch(model: nn.Module, device: torch.device, wanted: int) -> i
 def saved_bytes_per_image(model: nn.Module) -> float:
     """Bytes that one image's forward pass keeps for the backward pass, float32, measured on a copy on the CPU."""
     probe = copy.deepcopy(model).cpu().train()
-    seen: dict[int, int] = {}
+    weights = {parameter.untyped_storage().data_ptr() for parameter in probe.parameters()}
+    saved: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        seen[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = probe(torch.zeros(PROBE, 1, IMAGE_SIZE, IMAGE_SIZE))
-    weights = sum(parameter.nbytes for parameter in probe.parameters())
-    del output
-    return max(1.0, (sum(seen.values()) - weights) / PROBE)
+    del output  # held until here: freed activations would give their addresses to later ones
+    return max(1.0, sum(saved.values()) / PROBE)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -77,7 +77,7 @@ class Trainer:
 
     def start_or_resume(self) -> None:
         """Begin a new run folder, or take up the last good checkpoint of an old one."""
-        folder = self.config.run / "checkpoints"
+        folder = self.config.output / "checkpoints"
         last = checkpoint.newest(folder) if self.config.resume else None
         if last is None:
             _refuse_used(self.config)
@@ -95,7 +95,7 @@ class Trainer:
         first = self.progress.step
         seen = self.plan.batch(first)[0]
         with (
-            RunLog(self.config.run, total_images=self.plan.total, seen_images=seen, enabled=self._main) as log,
+            RunLog(self.config.output, total_images=self.plan.total, seen_images=seen, enabled=self._main) as log,
             Loader(self._feed(), self._stretches(first), self.accelerator.device, **self._loader_options()) as loader,
         ):
             self._announce(log)
@@ -159,7 +159,7 @@ class Trainer:
     def _save(self, log: RunLog, *, best: bool) -> None:
         if self._main:
             path = checkpoint.save(
-                self.config.run / "checkpoints",
+                self.config.output / "checkpoints",
                 self.progress.step,
                 model=self.accelerator.unwrap_model(self.model),
                 optimizer=self.optimizer.optimizer,
@@ -188,7 +188,7 @@ class Trainer:
             raise InputError(f"{path}: made with another shard set than {self.config.data}; give the run's own data")
 
     def _announce(self, log: RunLog) -> None:
-        config, device = self.config, self.accelerator.device
+        config, device = self.config, self.accelerator.device.type
         log.note(
             "start",
             f"{config.model} on {self.data.manifest.name}: "
@@ -228,8 +228,8 @@ class Trainer:
             "environment": environment(self.accelerator),
             "data": describe(self.data),
         }
-        self.config.run.mkdir(parents=True, exist_ok=True)
-        write_file(self.config.run / "config.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        self.config.output.mkdir(parents=True, exist_ok=True)
+        write_file(self.config.output / "config.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
     @property
     def _main(self) -> bool:
@@ -328,5 +328,5 @@ def _check_classes(data: ShardSet, classes: ClassMap) -> None:
 
 def _refuse_used(config: TrainConfig) -> None:
     """A new run never writes into the folder of another one."""
-    if (config.run / "log.jsonl").exists() and not config.resume:
-        raise InputError(f"{config.run}: holds a run already; give --resume to go on with it, or a new --run")
+    if (config.output / "log.jsonl").exists() and not config.resume:
+        raise InputError(f"{config.output}: holds a run already; give --resume to go on with it, or a new --output")

@@ -1,4 +1,4 @@
-"""Train: `accelerate launch launch/train.py --data shards --run runs/first`."""
+"""Train: `accelerate launch launch/train.py --data shards --output runs/first`."""
 
 from kkanji import cli
 from kkanji.config import TrainConfig

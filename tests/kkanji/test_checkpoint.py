@@ -1,0 +1,125 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from kkanji import checkpoint
+from kkanji.checkpoint import CorruptCheckpoint
+from kkanji.classes import class_map
+from shards import InputError
+
+CLASSES = class_map([0x4E00, 0x4E8C])
+
+
+def trained(kind: type[Optimizer], steps: int = 2) -> tuple[nn.Module, Optimizer]:
+    """A small network in channels_last with its fused optimizer, as in training, after some steps."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
+    model = model.to(memory_format=torch.channels_last)
+    optimizer = kind(
+        model.parameters(), lr=0.1, fused=True, **({"momentum": 0.9} if kind is SGD else {"amsgrad": True})
+    )
+    for _ in range(steps):
+        model(torch.rand(3, 1, 4, 4)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, optimizer
+
+
+def save(folder: Path, step: int, *, best: bool = False, kind: type[Optimizer] = Adam) -> Path:
+    model, optimizer = trained(kind)
+    state = {"progress": {"step": step}}
+    return checkpoint.save(folder, step, model=model, optimizer=optimizer, state=state, classes=CLASSES, best=best)
+
+
+@pytest.mark.parametrize("kind", [Adam, AdamW, SGD])
+def test_round_trip_is_bit_exact(tmp_path: Path, kind: type[Optimizer]) -> None:
+    """A step after loading equals a step without the detour."""
+    path = save(tmp_path, 1, kind=kind)
+    model, optimizer = trained(kind)
+    other, other_optimizer = trained(kind, steps=1)
+    checkpoint.load_model(path, other)
+    checkpoint.load_optimizer(path, other_optimizer)
+    for one, its_optimizer in ((model, optimizer), (other, other_optimizer)):
+        torch.manual_seed(1)
+        one(torch.rand(3, 1, 4, 4)).sum().backward()
+        its_optimizer.step()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+    assert checkpoint.read_classes(path) == CLASSES
+    assert checkpoint.read_state(path)["progress"] == {"step": 1}
+
+
+def test_newest_and_best_are_kept(tmp_path: Path) -> None:
+    for step in range(1, 6):
+        save(tmp_path, step, best=step == 2)
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == [f"step-00000000{n}" for n in (2, 4, 5)]
+    assert (tmp_path / "best").resolve().name == "step-000000002"
+    assert (tmp_path / "last").resolve().name == "step-000000005"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "index.json"])
+def test_a_flipped_bit_in_any_file_falls_back_to_the_one_before(tmp_path: Path, name: str) -> None:
+    good, bad = save(tmp_path, 1), save(tmp_path, 2)
+    data = bytearray((bad / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (bad / name).write_bytes(data)
+    with pytest.raises(CorruptCheckpoint, match=rf"{name}: sha256"):
+        checkpoint.check(bad)
+    with pytest.warns(RuntimeWarning, match=name):
+        assert checkpoint.newest(tmp_path) == good
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "manifest.json"])
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    path = save(tmp_path, 1)
+    (path / name).unlink()
+    with pytest.raises(CorruptCheckpoint, match=name):
+        checkpoint.check(path)
+
+
+def test_no_checkpoint(tmp_path: Path) -> None:
+    assert checkpoint.newest(tmp_path / "none") is None
+    with pytest.raises(InputError, match="no such checkpoint"):
+        checkpoint.check(tmp_path / "none")
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    with pytest.raises(InputError, match=r"model\.safetensors: does not fit the model"):
+        checkpoint.load_model(path, nn.Linear(2, 2))
+
+
+SAVER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_checkpoint import save
+for step in range(1, 10**6):
+    save(Path(sys.argv[1]), step)
+    print(step, flush=True)
+"""
+
+
+def test_killed_while_saving_loses_at_most_one(tmp_path: Path) -> None:
+    """SIGKILL at ten moments while another process saves without pause: what it reported as saved is there."""
+    for attempt in range(10):
+        folder = tmp_path / str(attempt)
+        command = [sys.executable, "-c", SAVER, str(folder), str(Path(__file__).parent)]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(0.011 * attempt)
+            process.send_signal(signal.SIGKILL)
+            reported = [1, *(int(line) for line in process.stdout.read().split())]
+        found = checkpoint.newest(folder)
+        assert found is not None
+        assert int(found.name.removeprefix("step-")) >= reported[-1]

@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kkanji.classes import ClassMap, class_map, parse_class_map, parse_label, read_class_map
+from shards import InputError
+
+CODE_POINTS = st.integers(0x3000, 0x2FFFF)
+
+
+@given(st.sets(CODE_POINTS, min_size=1, max_size=50))
+def test_index_json_round_trip(points: set[int]) -> None:
+    made = class_map(points)
+    assert parse_class_map(made.to_json(), "index.json") == made
+    assert list(made.code_points) == sorted(points)
+    assert [made.ids[point] for point in made.code_points] == list(range(len(points)))
+
+
+def test_form_of_the_original_project() -> None:
+    assert '"あ (U+3042)": 0' in class_map([0x3042, 0x4E00]).to_json()
+
+
+def test_compatibility_ideographs_stay_apart() -> None:
+    """U+FA38 is U+5668 under Unicode NFC; here they are two classes, through JSON too."""
+    made = class_map([0xFA38, 0x5668])
+    assert len(parse_class_map(made.to_json(), "index.json")) == 2
+
+
+@pytest.mark.parametrize(("text", "point"), [("U+4E00", 0x4E00), ("U+241C6", 0x241C6)])
+def test_labels(text: str, point: int) -> None:
+    assert parse_label(text, "folder") == point
+
+
+@pytest.mark.parametrize("text", ["U+ZZZZ", "U+4e00", "4E00", "U+4E0", "U+4E0000", "", "U+4E00\n"])
+def test_bad_labels_are_named(text: str) -> None:
+    with pytest.raises(InputError, match=r"kanji\.tar: found .* expected U"):
+        parse_label(text, "kanji.tar")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"codepoint_to_id": {"x": 0}}',
+        '{"codepoint_to_id": {"一 (U+4E00)": 1}}',
+        '{"codepoint_to_id": 3}',
+    ],
+)
+def test_bad_class_maps_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match=r"index\.json"):
+        parse_class_map(text, "index.json")
+
+
+def test_missing_class_map(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"index\.json: No such file"):
+        read_class_map(tmp_path)
+
+
+def test_a_code_point_twice_is_refused() -> None:
+    with pytest.raises(InputError, match="stands twice"):
+        ClassMap((0x4E00, 0x4E00))

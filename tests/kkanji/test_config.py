@@ -1,0 +1,55 @@
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from kkanji.config import FREE_TO_CHANGE, TrainConfig, read_json
+from shards import InputError
+
+CONFIG = TrainConfig(data=Path("data"), output=Path("runs/x"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("micro_batch", -1),
+        ("lr", 0.0),
+        ("lr", float("nan")),
+        ("lr", float("inf")),
+        ("label_smoothing", 1.0),
+        ("augment", -1.0),
+        ("warmup_epochs", 21.0),
+        ("weight_decay", -0.1),
+        ("threads", 0),
+        ("seed", -1),
+    ],
+)
+def test_senseless_options_are_refused_by_name(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"--{name.replace('_', '-')} "):
+        replace(CONFIG, **{name: value})
+
+
+def test_few_flags() -> None:
+    """A trainer's flags outgrow it one by one. Whoever adds one: take another away, or raise this on purpose."""
+    assert len(fields(TrainConfig)) <= 25
+
+
+def test_resuming_with_other_options_names_them() -> None:
+    other = replace(CONFIG, lr=0.5, batch_size=7)
+    with pytest.raises(InputError, match=r"--batch-size 7, was 256; --lr 0\.5, was 0\.001"):
+        other.check_resumes(CONFIG.to_dict())
+
+
+@pytest.mark.parametrize("name", sorted(FREE_TO_CHANGE - {"resume"}))
+def test_what_does_not_change_the_result_may_change(name: str) -> None:
+    value = Path("elsewhere") if name in ("data", "output") else 5
+    replace(CONFIG, **{name: value, "resume": True}).check_resumes(CONFIG.to_dict())
+
+
+@pytest.mark.parametrize(("content", "message"), [("{", "not JSON"), ("[]", "found list, expected a JSON object")])
+def test_bad_json_is_named(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(InputError, match=rf"x\.json: {message}"):
+        read_json(tmp_path / "x.json")

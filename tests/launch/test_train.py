@@ -1,0 +1,139 @@
+"""Training as a user starts it: end to end, killed and resumed, on two ranks, with bad input."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.launch.commands import ROOT, Result, environment, start, train_command
+
+STEPS = 14
+
+
+def lines(run: Path, event: str = "step") -> list[dict[str, Any]]:
+    """The log's entries of a kind, the later of two with one step number."""
+    entries = (json.loads(line) for line in (run / "log.jsonl").read_text().splitlines())
+    return list({entry["step"]: entry for entry in entries if entry["event"] == event}.values())
+
+
+def losses(run: Path) -> list[float]:
+    return [entry["loss"] for entry in lines(run)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "undisturbed"
+    launcher = ("-m", "accelerate.commands.launch", "--config_file", str(ROOT / "launch/configs/cpu.yaml"))
+    result = start(*launcher, *train_command(tiny_set, run))
+    assert result.returncode == 0, result.stderr
+    return run
+
+
+def test_every_log_line_has_speed_and_wait(undisturbed: Path) -> None:
+    entries = lines(undisturbed)
+    assert [entry["step"] for entry in entries] == list(range(1, STEPS + 1))
+    for entry in entries:
+        assert entry["images_per_s"] > 0
+        assert 0 <= entry["wait_share"] <= 1
+    assert entries[-1]["samples"] == 216  # the last batch ends with the last epoch
+
+
+def test_a_run_leaves_what_it_promises(undisturbed: Path) -> None:
+    config = json.loads((undisturbed / "config.json").read_text())
+    assert config["config"]["batch_size"] == 16
+    assert config["config"]["micro_batch"] == 16
+    assert config["data"]["lineage"] == "known"
+    assert config["environment"]["torch"]
+    assert [entry["step"] for entry in lines(undisturbed, "evaluation")] == [7, STEPS]
+    assert (undisturbed / "checkpoints" / "last").resolve().name == f"step-{STEPS:09d}"
+    assert (undisturbed / "checkpoints" / "best").exists()
+    assert list((undisturbed / "tensorboard").glob("events.*"))
+
+
+def test_evaluate_report_and_predict(undisturbed: Path, tiny_set: Path) -> None:
+    best = str(undisturbed / "checkpoints" / "best")
+    result = start(str(ROOT / "launch/evaluate.py"), "--checkpoint", best, "--data", str(tiny_set))
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((undisturbed / "evaluation.json").read_text())
+    logged = lines(undisturbed, "evaluation")
+    assert summary["images"] == 36
+    assert summary["top1"] == max(entry["top1"] for entry in logged)
+    assert "<html" in (undisturbed / "report.html").read_text()
+    picture = sorted((ROOT / "sample/kkanji2/U+4E09").iterdir())[0]
+    result = start(
+        str(ROOT / "launch/predict.py"), str(picture), "--checkpoint", best, "--format", "json", "--top", "3"
+    )
+    assert result.returncode == 0, result.stderr
+    (entry,) = (json.loads(line) for line in result.stdout.splitlines())
+    probabilities = [guess["probability"] for guess in entry["guesses"]]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert len(probabilities) == 3
+
+
+def kill_after_step(process: subprocess.Popen[str], step: int) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(f"step {step} "):
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            return
+    pytest.fail(f"ended before step {step}")
+
+
+def test_killed_and_resumed_computes_the_same(undisturbed: Path, tiny_set: Path, tmp_path: Path) -> None:
+    """SIGKILL in the second epoch; --resume goes on from the checkpoint at step 8 with the same losses, bit for bit."""
+    run = tmp_path / "killed"
+    command = train_command(tiny_set, run, "--save-every", "4")
+    with subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True, env=environment()) as process:
+        kill_after_step(process, 10)
+    result = start(*command, "--resume")
+    assert result.returncode == 0, result.stderr
+    assert "steps 8..14" in result.stdout
+    assert losses(run) == losses(undisturbed)
+    assert lines(run, "evaluation")[-1]["loss"] == lines(undisturbed, "evaluation")[-1]["loss"]
+
+
+def test_two_ranks_see_the_same_global_batches(undisturbed: Path, tiny_set: Path, tmp_path: Path) -> None:
+    """Batch norm sees half the batch on each rank, so losses differ a little; samples, steps and evaluation do not."""
+    run = tmp_path / "two"
+    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617")
+    result = start(*launcher, *train_command(tiny_set, run), ACCELERATE_USE_CPU="true")
+    assert result.returncode == 0, result.stderr
+    assert "2 x cpu in micro-batches of 8" in result.stdout
+    assert [entry["samples"] for entry in lines(run)] == [entry["samples"] for entry in lines(undisturbed)]
+    assert lines(run, "evaluation")[-1]["images"] == 36
+    assert losses(run)[0] == pytest.approx(losses(undisturbed)[0], rel=0.05)
+
+
+def test_sigterm_ends_the_run_cleanly(tiny_set: Path, tmp_path: Path) -> None:
+    command = train_command(tiny_set, tmp_path / "run")
+    with subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True, env=environment()) as process:
+        assert process.stdout is not None
+        next(line for line in process.stdout if line.startswith("step 2 "))
+        process.terminate()
+        start = time.monotonic()
+        process.stdout.read()
+        assert process.wait(timeout=30) == 143
+        assert time.monotonic() - start < 30
+    assert not list((tmp_path / "run" / "checkpoints").glob(".*partial"))
+
+
+def refused(result: Result) -> str:
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def test_bad_input(undisturbed: Path, tiny_set: Path, tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+    assert "no such folder" in refused(start(*train_command(nowhere, tmp_path / "run")))
+    (tmp_path / "empty").mkdir()
+    assert "no dataset.json" in refused(start(*train_command(tmp_path / "empty", tmp_path / "run")))
+    assert "holds a run already" in refused(start(*train_command(tiny_set, undisturbed)))
+    assert "--lr 0.5, was 0.001" in refused(start(*train_command(tiny_set, undisturbed, "--resume", "--lr", "0.5")))
+    assert not (tmp_path / "run").exists()
