@@ -10,7 +10,7 @@ from shards.layout import IMAGE_SIZE
 
 PROBE = 2  # images; what is saved grows linearly with them
 SHARE = 0.6  # of the free memory; the rest is for the optimizer's state, the backward pass's buffers and the loader
-# On a CPU memory is not what limits: with 2 cores, images/s were flat from 64 images on (docs/LOG.md, 2026-11-22).
+# On a CPU memory is not what limits: with 2 cores, images/s were flat up to 256 images (docs/LOG.md, 2026-11-22).
 CPU_LARGEST = 128
 
 

@@ -281,7 +281,7 @@ def environment(accelerator: Accelerator) -> dict[str, Any]:
     """What a result depends on beside options and data."""
     return {
         "kkanji": __version__,
-        "commit": _commit(),
+        "commit": commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "timm": timm.__version__,
@@ -311,7 +311,7 @@ def _device_name(device: torch.device) -> str:
     return f"{device.type}: {platform.processor() or platform.machine()}, {psutil.cpu_count()} cores"
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The checkout's commit, if kkanji runs from one."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:

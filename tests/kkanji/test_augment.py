@@ -20,7 +20,8 @@ def images() -> NDArray[np.uint8]:
     y, x = np.mgrid[:64, :64]
     centres, widths = rng.uniform(16, 48, (COUNT, 2, 1, 1)), rng.uniform(4, 12, (COUNT, 1, 1))
     distance = (x - centres[:, 0]) ** 2 + (y - centres[:, 1]) ** 2
-    return (255 * np.exp(-distance / (2 * widths**2))).astype(np.uint8)
+    blobs: NDArray[np.uint8] = (255 * np.exp(-distance / (2 * widths**2))).astype(np.uint8)
+    return blobs
 
 
 def rows_of(policy: Policy, seed: int = 0, count: int = COUNT) -> NDArray[np.float32]:

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from shards import InputError
 CLASSES = class_map([0x4E00, 0x4E8C])
 
 
-def trained(kind: type[Optimizer], steps: int = 2) -> tuple[nn.Module, Optimizer]:
+def trained(kind: Callable[..., Optimizer], steps: int = 2) -> tuple[nn.Module, Optimizer]:
     """A small network in channels_last with its fused optimizer, as in training, after some steps."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
@@ -33,14 +34,14 @@ def trained(kind: type[Optimizer], steps: int = 2) -> tuple[nn.Module, Optimizer
     return model, optimizer
 
 
-def save(folder: Path, step: int, *, best: bool = False, kind: type[Optimizer] = Adam) -> Path:
+def save(folder: Path, step: int, *, best: bool = False, kind: Callable[..., Optimizer] = Adam) -> Path:
     model, optimizer = trained(kind)
     state = {"progress": {"step": step}}
     return checkpoint.save(folder, step, model=model, optimizer=optimizer, state=state, classes=CLASSES, best=best)
 
 
 @pytest.mark.parametrize("kind", [Adam, AdamW, SGD])
-def test_round_trip_is_bit_exact(tmp_path: Path, kind: type[Optimizer]) -> None:
+def test_round_trip_is_bit_exact(tmp_path: Path, kind: Callable[..., Optimizer]) -> None:
     """A step after loading equals a step without the detour."""
     path = save(tmp_path, 1, kind=kind)
     model, optimizer = trained(kind)

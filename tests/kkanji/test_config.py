@@ -1,10 +1,16 @@
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kkanji.config import FREE_TO_CHANGE, TrainConfig, read_json
 from shards import InputError
+
+
+def changed(**values: Any) -> TrainConfig:
+    return replace(CONFIG, **values)
+
 
 CONFIG = TrainConfig(data=Path("data"), output=Path("runs/x"))
 
@@ -28,7 +34,7 @@ CONFIG = TrainConfig(data=Path("data"), output=Path("runs/x"))
 )
 def test_senseless_options_are_refused_by_name(name: str, value: float) -> None:
     with pytest.raises(InputError, match=f"--{name.replace('_', '-')} "):
-        replace(CONFIG, **{name: value})
+        changed(**{name: value})
 
 
 def test_few_flags() -> None:
@@ -45,7 +51,7 @@ def test_resuming_with_other_options_names_them() -> None:
 @pytest.mark.parametrize("name", sorted(FREE_TO_CHANGE - {"resume"}))
 def test_what_does_not_change_the_result_may_change(name: str) -> None:
     value = Path("elsewhere") if name in ("data", "output") else 5
-    replace(CONFIG, **{name: value, "resume": True}).check_resumes(CONFIG.to_dict())
+    changed(**{name: value, "resume": True}).check_resumes(CONFIG.to_dict())
 
 
 @pytest.mark.parametrize(("content", "message"), [("{", "not JSON"), ("[]", "found list, expected a JSON object")])
