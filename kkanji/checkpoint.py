@@ -24,7 +24,7 @@ from kkanji.config import read_json
 from shards import InputError, OutputFolder, write_file
 
 KEEP = 2  # newest ones kept beside the best: one to go on from, one to fall back to
-MANIFEST = "manifest.json"
+MANIFEST, MODEL, STATE, CLASSES = "manifest.json", "model.safetensors", "state.json", "index.json"
 
 
 class CorruptCheckpoint(InputError):
@@ -44,23 +44,36 @@ def save(
     """Save as step `step`, point `last` (and `best`) at it, then remove what is no longer needed."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:09d}"
-    with OutputFolder(path, overwrite=True) as partial:
-        contents: dict[str, str | bytes] = {
-            "model.safetensors": safetensors.torch.save(_contiguous(model.state_dict())),
-            "optimizer.safetensors": safetensors.torch.save(_contiguous(_optimizer_tensors(optimizer))),
-            "state.json": json.dumps(dict(state) | {"optimizer": _optimizer_groups(optimizer)}, indent=1),
-            "index.json": classes.to_json(),
-        }
-        digests = {}
-        for name, content in contents.items():
-            write_file(partial / name, content)
-            digests[name] = hashlib.sha256(content if isinstance(content, bytes) else content.encode()).hexdigest()
-        write_file(partial / MANIFEST, json.dumps(digests, indent=1))
+    contents: dict[str, str | bytes] = {
+        MODEL: safetensors.torch.save(_contiguous(model.state_dict())),
+        "optimizer.safetensors": safetensors.torch.save(_contiguous(_optimizer_tensors(optimizer))),
+        STATE: json.dumps(dict(state) | {"optimizer": _optimizer_groups(optimizer)}, indent=1),
+        CLASSES: classes.to_json(),
+    }
+    _write(path, contents)
     _link(folder / "last", path)
     if best:
         _link(folder / "best", path)
     _purge(folder)
     return path
+
+
+def export(path: Path, output: Path, *, card: str, overwrite: bool) -> None:
+    """Write a checkpoint for use rather than for training: half-precision weights, no optimizer, a model card.
+
+    The result is a checkpoint folder for everything here but `load_optimizer`.
+    """
+    check(path)
+    weights = safetensors.torch.load_file(path / MODEL)
+    halves = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
+    state = {name: value for name, value in read_state(path).items() if name not in ("optimizer", "progress")}
+    contents: dict[str, str | bytes] = {
+        MODEL: safetensors.torch.save(halves),
+        STATE: json.dumps(state, indent=1),
+        CLASSES: read_classes(path).to_json(),
+        "README.md": card,
+    }
+    _write(output, contents, overwrite=overwrite)
 
 
 def newest(folder: Path) -> Path | None:
@@ -91,17 +104,17 @@ def check(path: Path) -> None:
 
 def read_state(path: Path) -> dict[str, Any]:
     """What `save` was given as state, and the optimizer's groups."""
-    return read_json(path / "state.json")
+    return read_json(path / STATE)
 
 
 def read_classes(path: Path) -> ClassMap:
     """The classes that the checkpoint's model tells apart."""
-    return parse_class_map((path / "index.json").read_text(encoding="utf-8"), str(path / "index.json"))
+    return parse_class_map((path / CLASSES).read_text(encoding="utf-8"), str(path / CLASSES))
 
 
 def load_model(path: Path, model: nn.Module) -> None:
     """Put the checkpoint's weights into a model of the same architecture and classes."""
-    file = path / "model.safetensors"
+    file = path / MODEL
     try:
         model.load_state_dict(safetensors.torch.load_file(file))
     except (SafetensorError, RuntimeError) as error:
@@ -123,6 +136,16 @@ def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
     if value.shape != parameter.shape:
         return value
     return torch.empty_like(parameter, dtype=value.dtype, device="cpu").copy_(value)
+
+
+def _write(path: Path, contents: Mapping[str, str | bytes], *, overwrite: bool = True) -> None:
+    """A folder of these files and their manifest, whole or not at all."""
+    with OutputFolder(path, overwrite=overwrite) as partial:
+        digests = {}
+        for name, content in contents.items():
+            write_file(partial / name, content)
+            digests[name] = hashlib.sha256(content if isinstance(content, bytes) else content.encode()).hexdigest()
+        write_file(partial / MANIFEST, json.dumps(digests, indent=1))
 
 
 def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:

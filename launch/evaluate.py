@@ -31,11 +31,16 @@ class EvaluateConfig:
     """Shard set with the same classes."""
     split: str = "val"
     """Part of the set to evaluate."""
+    output: Path | None = None
+    """Folder for the results; the run's own, two above the checkpoint, if not given. A report needs the run's log."""
 
 
 def evaluate(config: EvaluateConfig) -> None:
-    """Results go into the run's folder, two above the checkpoint."""
+    """Predict, measure, write."""
     checkpoint.check(config.checkpoint)
+    output = config.output or config.checkpoint.parent.parent
+    if not output.is_dir() or (config.output is None and not (output / "config.json").is_file()):
+        raise InputError(f"{output}: not a run's folder; give an existing folder for the results as --output")
     data, classes = ShardSet(config.data), read_class_map(config.data)
     if checkpoint.read_classes(config.checkpoint).identity() != classes.identity():
         found = (
@@ -58,13 +63,17 @@ def evaluate(config: EvaluateConfig) -> None:
         "data": data.manifest.identity(),
         **summarise(predictions, originals),
     }
-    run = config.checkpoint.parent.parent
-    predictions.save(run / "predictions.npz")
-    write_file(run / "evaluation.json", json.dumps(summary, indent=1) + "\n")
-    report = write_report(
-        run, characters=classes.characters, training_counts=originals, images_of=lambda n: reader.gather(n).images
-    )
-    sys.stdout.write(_text(summary) + f"report: {report}\n")
+    predictions.save(output / "predictions.npz")
+    write_file(output / "evaluation.json", json.dumps(summary, indent=1) + "\n")
+    sys.stdout.write(_text(summary))
+    if (output / "log.jsonl").is_file():
+        report = write_report(
+            output,
+            characters=classes.characters,
+            training_counts=originals,
+            images_of=lambda n: reader.gather(n).images,
+        )
+        sys.stdout.write(f"report: {report}\n")
 
 
 MEASURES = (

@@ -14,6 +14,7 @@ from kkanji import cli
 from kkanji.predict import CharacterReader, Guess, load_character
 
 BATCH = 256
+PRETRAINED = Path(__file__).parents[1] / "models" / "kuzushiji-kanji"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,13 +23,13 @@ class PredictConfig:
 
     An image shows one character; any size, gray or colour; light ink on dark or dark on light.
 
-    Example: python launch/predict.py crop.png --checkpoint runs/first/checkpoints/best --top 3
+    Example: python launch/predict.py crop.png --top 3
     """
 
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Image files."""
-    checkpoint: Path
-    """Folder of a checkpoint: RUN/checkpoints/best, last or step-..."""
+    checkpoint: Path = PRETRAINED
+    """Folder of a checkpoint: RUN/checkpoints/best, last or step-..., or one that launch/export.py made."""
     top: int = 5
     """Characters for each image."""
     format: Literal["text", "json"] = "text"

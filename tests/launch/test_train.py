@@ -75,6 +75,23 @@ def test_evaluate_report_and_predict(undisturbed: Path, tiny_set: Path) -> None:
     assert len(probabilities) == 3
 
 
+def test_export_reads_like_its_checkpoint(undisturbed: Path, tiny_set: Path, tmp_path: Path) -> None:
+    best, model = undisturbed / "checkpoints" / "best", tmp_path / "model"
+    evaluate, export, predict = (str(ROOT / "launch" / f"{name}.py") for name in ("evaluate", "export", "predict"))
+    assert start(evaluate, "--checkpoint", str(best), "--data", str(tiny_set)).returncode == 0
+    result = start(export, "--checkpoint", str(best), "--output", str(model))
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in model.iterdir()) == [
+        "README.md", "index.json", "manifest.json", "model.safetensors", "state.json",
+    ]  # fmt: skip
+    size, whole = ((folder / "model.safetensors").stat().st_size for folder in (model, best))
+    assert size < 0.55 * whole
+    assert "36 images of split `val`" in (model / "README.md").read_text()
+    picture = str(sorted((ROOT / "sample/kkanji2/U+4E09").iterdir())[0])
+    texts = [start(predict, picture, "--checkpoint", str(folder)).stdout for folder in (model, best)]
+    assert texts[0].split()[1:3] == texts[1].split()[1:3]
+
+
 def kill_after_step(process: subprocess.Popen[str], step: int) -> None:
     assert process.stdout is not None
     for line in process.stdout:
