@@ -103,7 +103,7 @@ def block_key(number: int) -> str:
     return f"{number:06d}"
 
 
-def checksum(data: bytes) -> int:
+def checksum(data: bytes | memoryview) -> int:
     """crc32 of a block's bytes, headers and padding included."""
     return zlib.crc32(data)
 

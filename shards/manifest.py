@@ -2,20 +2,25 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from shards.errors import CorruptShard, MissingShard
+from shards.errors import CorruptShard, MissingShard, StorageError
 from shards.layout import ALIGNMENT, IMAGE_SIZE, block_bytes
 
 FORMAT = "kkanji-shards"
 VERSION = 1
 MANIFEST_NAME = "dataset.json"
 CLASSES_NAME = "index.json"
+SHARD_NAME = re.compile(r"\w[\w.-]*\.tar")  # a plain file name: nothing outside the folder, nothing hidden
+BLOCK_FIELDS = ("offset", "bytes", "samples", "crc32")
+MOST = 1 << 47  # bytes that a process can address; no count in a manifest is larger
 
 Lineage = Literal["known", "unknown"]
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,20 +95,22 @@ class Manifest:
 def read_manifest(folder: Path) -> Manifest:
     """Read and check a set's `dataset.json`.
 
-    Raises: MissingShard without one, CorruptShard when it is not what this version writes.
+    Raises: MissingShard without one, CorruptShard when it is not what this version writes, StorageError.
     """
     path = folder / MANIFEST_NAME
     if not path.is_file():
         raise MissingShard(_no_manifest(folder))
     try:
         return parse_manifest(path.read_text(encoding="utf-8"))
-    except (ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         found = f"no field {error}" if isinstance(error, KeyError) else str(error)
         raise CorruptShard(f"{path}: {found}; make the set again with `python -m tools pack`") from error
 
 
 def parse_manifest(text: str) -> Manifest:
-    """The manifest in a JSON text. Raises ValueError, KeyError or TypeError with what is wrong."""
+    """The manifest in a JSON text. Raises ValueError, KeyError, TypeError or RecursionError with what is wrong."""
     data = json.loads(text)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ValueError(f"not a shard set: expected an object with format {FORMAT!r}")
@@ -113,31 +120,49 @@ def parse_manifest(text: str) -> Manifest:
         raise ValueError(f"images of shape {data['image_shape']}, expected {[IMAGE_SIZE, IMAGE_SIZE]}")
     if data["lineage"] not in ("known", "unknown"):
         raise ValueError(f"lineage {data['lineage']!r}, expected 'known' or 'unknown'")
+    splits = _of_type(dict, data, "splits")
     manifest = Manifest(
-        name=data["name"],
-        licence=data["licence"],
+        name=_of_type(str, data, "name"),
+        licence=_of_type(str, data, "licence"),
         lineage=data["lineage"],
-        classes=data["classes"],
-        seed=data["seed"],
-        history=data["history"],
-        splits={name: _split_from_dict(split) for name, split in data["splits"].items()},
+        classes=_count(data["classes"], "classes"),
+        seed=_of_type(int, data, "seed"),
+        history=_of_type(dict, data, "history"),
+        splits={name: _split_from_dict(split) for name, split in splits.items()},
     )
     _check(manifest)
+    if _manifest_to_dict(manifest) != data:
+        raise ValueError("fields that contradict each other, or that this version does not write")
     return manifest
 
 
 def _check(manifest: Manifest) -> None:
+    if manifest.classes < 1:
+        raise ValueError("classes is 0, expected at least one")
+    manifest.identity()  # UnicodeEncodeError, a ValueError, for half a surrogate pair, which nothing can print
     for name, split in manifest.splits.items():
-        if len(split.samples_per_class) != manifest.classes or sum(split.samples_per_class) != split.samples:
-            raise ValueError(f"split {name!r}: counts per class do not add up to {split.samples} samples")
-        for shard in split.shards:
-            _check_shard(shard)
+        _check_split(name, split, manifest.classes)
+    names = [shard.name for split in manifest.splits.values() for shard in split.shards]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{len(names)} shards but {len(set(names))} names; expected a file for each")
+
+
+def _check_split(name: str, split: Split, classes: int) -> None:
+    if len(split.samples_per_class) != classes or sum(split.samples_per_class) != split.samples:
+        raise ValueError(f"split {name!r}: counts per class do not add up to {split.samples} samples")
+    pairs = zip(split.originals_per_class, split.samples_per_class, strict=True)
+    if any(originals > samples for originals, samples in pairs):
+        raise ValueError(f"split {name!r}: a class has more originals than images")
+    for shard in split.shards:
+        _check_shard(shard)
 
 
 def _check_shard(shard: Shard) -> None:
     """A shard must be a plain name, and its blocks must follow each other without a gap."""
-    if "/" in shard.name or shard.name.startswith("."):
-        raise ValueError(f"shard name {shard.name!r} is not a plain file name")
+    if not SHARD_NAME.fullmatch(shard.name):
+        raise ValueError(f"shard name {shard.name!r} is not a plain file name that ends in .tar")
+    if not re.fullmatch("[0-9a-f]{64}", shard.sha256):
+        raise ValueError(f"{shard.name}: sha256 {shard.sha256!r}, expected 64 hexadecimal digits")
     position = 0
     for block in shard.blocks:
         if block.offset != position or block.samples < 1 or block.bytes != block_bytes(block.samples):
@@ -167,7 +192,7 @@ def _split_to_dict(split: Split) -> dict[str, Any]:
         "samples": split.samples,
         "samples_per_class": list(split.samples_per_class),
         "originals_per_class": list(split.originals_per_class),
-        "block_fields": ["offset", "bytes", "samples", "crc32"],
+        "block_fields": list(BLOCK_FIELDS),
         "shards": [
             {
                 "name": shard.name,
@@ -183,14 +208,32 @@ def _split_to_dict(split: Split) -> dict[str, Any]:
 def _split_from_dict(data: dict[str, Any]) -> Split:
     return Split(
         shards=tuple(_shard_from_dict(shard) for shard in data["shards"]),
-        samples_per_class=tuple(data["samples_per_class"]),
-        originals_per_class=tuple(data["originals_per_class"]),
+        samples_per_class=tuple(_count(number, "samples_per_class") for number in data["samples_per_class"]),
+        originals_per_class=tuple(_count(number, "originals_per_class") for number in data["originals_per_class"]),
     )
 
 
 def _shard_from_dict(data: dict[str, Any]) -> Shard:
-    blocks = (Block(offset=o, bytes=b, samples=s, crc32=c) for o, b, s, c in data["blocks"])
-    return Shard(name=data["name"], bytes=data["bytes"], sha256=data["sha256"], blocks=tuple(blocks))
+    blocks = (dict(zip(BLOCK_FIELDS, map(_count, row, BLOCK_FIELDS), strict=True)) for row in data["blocks"])
+    return Shard(
+        name=data["name"],
+        bytes=_count(data["bytes"], "bytes"),
+        sha256=data["sha256"],
+        blocks=tuple(Block(**block) for block in blocks),
+    )
+
+
+def _of_type(kind: type[Value], data: dict[str, Any], field: str) -> Value:
+    value = data[field]
+    if type(value) is not kind:
+        raise TypeError(f"{field} is {str(value)[:60]!r}, expected {kind.__name__}")
+    return value
+
+
+def _count(value: Any, field: str) -> int:
+    if type(value) is not int or not 0 <= value <= MOST:
+        raise ValueError(f"{field} is {str(value)[:60]!r}, expected a whole number from 0 on")
+    return value
 
 
 def _no_manifest(folder: Path) -> str:

@@ -28,8 +28,8 @@ class SampleOrder:
     shuffle: bool = True
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ValueError(f"samples={self.samples}; an order needs at least one sample")
+        if not 1 <= self.samples < 1 << 63:
+            raise ValueError(f"samples={self.samples}; an order needs at least one, and numbers that an int64 holds")
 
     def at(self, start: int, stop: int) -> NDArray[np.int64]:
         """The sample numbers at the stream's positions start..stop-1."""
@@ -56,6 +56,10 @@ class Plan:
     epochs: int
     batch_size: int
     """Samples in a global batch."""
+
+    def __post_init__(self) -> None:
+        if min(self.samples, self.epochs, self.batch_size) < 1:
+            raise ValueError(f"{self}; expected samples, epochs and batch_size of at least 1")
 
     @property
     def total(self) -> int:

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards import layout
-from shards.errors import InputError
+from shards.errors import ChangedShard, InputError
 from shards.manifest import Manifest, Split, read_manifest
-from shards.mapping import map_in_a_row
+from shards.mapping import map_in_a_row, room
 from shards.writer import Samples
 
 Number = TypeVar("Number", bound=np.generic)
@@ -40,19 +40,24 @@ class SplitReader:
         self._rows = self._bytes.reshape(-1, layout.IMAGE_BYTES)
         self._labels = self._bytes.view(layout.LABEL_TYPE)
         self._sources = self._bytes.view(layout.SOURCE_TYPE)
-        self._index_blocks(split)
+        starts = np.cumsum([0, *(room(shard.bytes) for shard in split.shards)])[:-1].tolist()
+        self._refuse_other_versions(folder, split, starts)
+        self._index_blocks(split, starts)
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def gather(self, numbers: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> Samples:
         """The samples of these numbers, in their order, pixels copied into out [n, 64, 64] if given.
 
-        The caller vouches for the range of the numbers (0..samples-1), as those of SampleOrder are.
+        Raises IndexError for a number outside 0..samples-1.
         """
+        if len(numbers) and not 0 <= numbers.min() <= numbers.max() < self.samples:
+            found = f"{numbers.min()}..{numbers.max()}"
+            raise IndexError(f"sample numbers {found}; the split has 0..{self.samples - 1}")
         block = np.searchsorted(self._first_sample, numbers, side="right") - 1
         within = numbers - self._first_sample[block]
         images = np.empty((len(numbers), layout.IMAGE_SIZE, layout.IMAGE_SIZE), np.uint8) if out is None else out
-        self._take_rows(self._first_row[block] + within, images.reshape(len(numbers), layout.IMAGE_BYTES))
+        self._take_rows(self._first_row[block] + within, images.reshape((len(numbers), layout.IMAGE_BYTES), copy=False))
         labels = self._labels[self._first_label[block] + within]
         return Samples(images, labels, self._sources[self._first_source[block] + within])
 
@@ -64,20 +69,32 @@ class SplitReader:
         """The originals of all samples [n]."""
         return self._column(self._sources, self._first_source)
 
-    def _index_blocks(self, split: Split) -> None:
+    def _refuse_other_versions(self, folder: Path, split: Split, starts: list[int]) -> None:
+        """A shard packed anew has its old size, so the smallest block of each, the last, is compared too."""
+        for start, shard in zip(starts, split.shards, strict=True):
+            for block in shard.blocks[-1:]:
+                first = start + block.offset
+                found = layout.checksum(self._bytes[first : first + block.bytes].data)
+                if found != block.crc32:
+                    where = f"{folder / shard.name}: block at byte {block.offset}"
+                    raise ChangedShard(
+                        f"{where} has crc32 {found:08x}, expected {block.crc32:08x}: not the shard that "
+                        "dataset.json describes; copy or pack the set again"
+                    )
+
+    def _index_blocks(self, split: Split, starts: list[int]) -> None:
         """Per block: its first sample, and the first row, label and source as positions in the mapped bytes."""
-        starts = np.cumsum([0, *(shard.bytes for shard in split.shards)])
         blocks = [
             (start + block.offset, block.samples)
-            for start, shard in zip(starts[:-1], split.shards, strict=True)
+            for start, shard in zip(starts, split.shards, strict=True)
             for block in shard.blocks
         ]
         offsets = np.array([offset for offset, _ in blocks], np.int64)
         self._counts = np.array([samples for _, samples in blocks], np.int64)
         self._first_sample = np.cumsum(self._counts) - self._counts
         self._first_row = (offsets + layout.PIXELS_OFFSET) // layout.IMAGE_BYTES
-        labels = [layout.labels_offset(samples) for _, samples in blocks]
-        sources = [layout.sources_data_offset(samples) for _, samples in blocks]
+        labels = np.array([layout.labels_offset(samples) for _, samples in blocks], np.int64)
+        sources = np.array([layout.sources_data_offset(samples) for _, samples in blocks], np.int64)
         self._first_label = (offsets + labels) // layout.LABEL_TYPE.itemsize
         self._first_source = (offsets + sources) // layout.SOURCE_TYPE.itemsize
 
@@ -91,4 +108,4 @@ class SplitReader:
 
     def _column(self, values: NDArray[Number], first: NDArray[np.int64]) -> NDArray[Number]:
         parts = [values[start : start + count] for start, count in zip(first, self._counts, strict=True)]
-        return np.concatenate(parts)
+        return np.concatenate([values[:0], *parts])  # a split may be empty

@@ -17,6 +17,8 @@ from shards import layout
 from shards.errors import InputError, StorageError
 from shards.manifest import CLASSES_NAME, MANIFEST_NAME, Block, Manifest, Shard
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 class Samples(NamedTuple):
     """n samples: images uint8 [n, 64, 64], labels [n], sources uint64 [n] (the original each image was made from)."""
@@ -32,20 +34,24 @@ class OutputFolder:
     `with OutputFolder(path) as folder:` gives the temporary folder, `.NAME.partial` beside the final one. Leaving the
     block normally syncs and renames it; an exception removes it; a SIGKILL leaves it, and the next run clears it. Two
     processes cannot write one output: the lock (flock) is on the temporary folder and dies with its process.
+
+    Raises: InputError for an output that must not be replaced or is being written, StorageError when the disk refuses.
     """
 
     def __init__(self, final: Path, *, overwrite: bool = False) -> None:
-        self.final = final
+        self.final = Path(os.path.realpath(final))  # a link to a folder on another disk is followed
         self.overwrite = overwrite
-        self.partial = final.parent / f".{final.name}.partial"
+        self.partial = self.final.parent / f".{self.final.name}.partial"
         self._lock = -1
 
     def __enter__(self) -> Path:
-        self._refuse_existing()
-        self.partial.mkdir(parents=True, exist_ok=True)
-        self._take_lock()
-        for entry in self.partial.iterdir():
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        try:
+            self._refuse_existing()
+            self.partial.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+            self._clear()
+        except OSError as error:
+            raise StorageError(f"{self.final}: cannot be written: {error}") from error
         return self.partial
 
     def __exit__(
@@ -54,26 +60,61 @@ class OutputFolder:
         try:
             if kind is None:
                 self._commit()
+            elif isinstance(error, OSError) and error.errno in DISK_FULL:
+                raise StorageError(self._disk_full(error)) from error
+        except OSError as failure:
+            raise StorageError(f"{self.final}: cannot be written: {failure}") from failure
         finally:
-            shutil.rmtree(self.partial, ignore_errors=True)
-            os.close(self._lock)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageError(_no_space(self.final, error)) from error
+            self._discard()
 
     def _refuse_existing(self) -> None:
-        if self.final.exists() and not self.overwrite and (not self.final.is_dir() or any(self.final.iterdir())):
+        """Before the work rather than at the rename that ends it."""
+        if not self.final.exists():
+            return
+        if not self.final.is_dir():
+            raise InputError(f"{self.final}: is a file, expected a folder or nothing; choose another --output")
+        if os.path.ismount(self.final) or Path.cwd().is_relative_to(self.final):
+            raise InputError(f"{self.final}: a mount point or the current folder; choose a folder inside as --output")
+        if not self.overwrite and any(self.final.iterdir()):
             raise InputError(f"{self.final}: already exists and is not empty; choose another --output or --overwrite")
 
     def _take_lock(self) -> None:
-        self._lock = os.open(self.partial, os.O_RDONLY | os.O_DIRECTORY)
         try:
+            self._lock = os.open(self.partial, os.O_RDONLY | os.O_DIRECTORY)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            same = os.fstat(self._lock).st_ino == self.partial.stat().st_ino
+            mine = self._is_mine()
         except (BlockingIOError, FileNotFoundError):
-            same = False
-        if not same:
-            os.close(self._lock)
+            mine = False
+        if not mine:
+            self._unlock()
             raise InputError(f"{self.final}: another process is writing it; wait for it or choose another --output")
+
+    def _is_mine(self) -> bool:
+        """Whether the temporary name still means the locked folder: once renamed, another process may take the name."""
+        try:
+            return os.path.samestat(os.fstat(self._lock), self.partial.stat())
+        except FileNotFoundError:
+            return False
+
+    def _clear(self) -> None:
+        """Remove what a killed run left, unless a run that has ended since the first look made the output."""
+        try:
+            self._refuse_existing()
+            for entry in self.partial.iterdir():
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        except BaseException:
+            self._discard()
+            raise
+
+    def _discard(self) -> None:
+        if self._is_mine():
+            shutil.rmtree(self.partial, ignore_errors=True)
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def _commit(self) -> None:
         sync_folder(self.partial)
@@ -85,6 +126,12 @@ class OutputFolder:
         self.partial.rename(self.final)
         sync_folder(self.final.parent)
         shutil.rmtree(replaced, ignore_errors=True)
+
+    def _disk_full(self, error: OSError) -> str:
+        written = sum(path.lstat().st_size for path in self.partial.rglob("*"))
+        free = shutil.disk_usage(self.partial).free
+        found = f"{written / 1e6:.1f} MB written, {free / 1e6:.1f} MB free"
+        return f"{self.final}: {error.strerror}: {found}; free some space or choose another --output"
 
 
 def write_shard(path: Path, blocks: Iterable[Samples]) -> Shard:
@@ -116,10 +163,14 @@ def write_file(path: Path, content: str | bytes) -> None:
     """Write a small file so that it is old or new, never half: temporary name, fsync, rename."""
     temporary = path.with_name(f".{path.name}.partial")
     data = content.encode() if isinstance(content, str) else content
-    with temporary.open("wb") as file:
-        file.write(data)
-        sync_file(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            sync_file(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def shard_name(split: str, number: int) -> str:
@@ -130,12 +181,15 @@ def shard_name(split: str, number: int) -> str:
 def check_samples(samples: Samples, path: Path) -> Samples:
     """Refuse arrays that do not belong into a shard."""
     images, labels, sources = samples
-    expected = (len(labels), layout.IMAGE_SIZE, layout.IMAGE_SIZE)
-    if images.dtype != np.uint8 or images.shape != expected or sources.shape != labels.shape:
-        found = f"images {images.dtype} {images.shape}, labels {labels.shape}, sources {sources.shape}"
-        raise InputError(f"{path}: found {found}; expected images uint8 {expected} with a label and a source each")
-    if len(labels) == 0 or labels.min() < 0 or labels.max() > np.iinfo(layout.LABEL_TYPE).max:
-        raise InputError(f"{path}: a block needs at least one sample, and labels from 0 on")
+    shapes = ((labels.size, layout.IMAGE_SIZE, layout.IMAGE_SIZE), (labels.size,), (labels.size,))
+    kinds = (images.dtype == np.uint8, labels.dtype.kind in "iu", sources.dtype == np.uint64)
+    if (images.shape, labels.shape, sources.shape) != shapes or not all(kinds):
+        found = ", ".join(f"{array.dtype} {array.shape}" for array in samples)
+        raise InputError(f"{path}: found {found}; expected uint8 {shapes[0]}, a whole label and a uint64 source each")
+    if labels.size == 0:
+        raise InputError(f"{path}: a block without samples; expected at least one")
+    if labels.min() < 0 or labels.max() > np.iinfo(layout.LABEL_TYPE).max:
+        raise InputError(f"{path}: labels {labels.min()}..{labels.max()}; expected numbers from 0 on, below 2**31")
     return samples
 
 
@@ -155,8 +209,3 @@ def sync_folder(folder: Path) -> None:
 
 def _block(offset: int, data: bytes, samples: int) -> Block:
     return Block(offset=offset, bytes=len(data), samples=samples, crc32=layout.checksum(data))
-
-
-def _no_space(path: Path, error: OSError) -> str:
-    free = shutil.disk_usage(path.parent).free
-    return f"{path}: no space left ({free / 1e6:.1f} MB free on its file system): {error.strerror}; free some or move"
