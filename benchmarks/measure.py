@@ -8,13 +8,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy
 import torch
-from nvidia import dali
 
 from kkanji import __version__
 from kkanji.train import commit
@@ -55,7 +55,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": numpy.__version__,
         "torch": torch.__version__,
-        "dali": dali.__version__,
+        "dali": version("nvidia-dali-cuda120"),
         "load_before": os.getloadavg()[0],
     }
 

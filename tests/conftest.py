@@ -6,10 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from tools.combine import combine
 from tools.pack import pack
 from tools.split import split
+
+# Tests may share two busy cores with a training run: slowness is no failure.
+settings.register_profile("kkanji", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("kkanji")
 
 SAMPLE = Path(__file__).parents[1] / "sample" / "kkanji2"
 TINY_CLASSES = 6

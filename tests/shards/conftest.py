@@ -6,16 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
 
 from shards import Manifest, OutputFolder, Samples, Shard, Split, shard_name, write_manifest, write_shard
 from shards.manifest import Lineage
 
 CLASSES = 7
-
-# Tests may share two busy cores with a training run: slowness is no failure.
-settings.register_profile("kkanji", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("kkanji")
 
 MakeSamples = Callable[..., Samples]
 WriteSet = Callable[..., Path]

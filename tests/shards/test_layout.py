@@ -50,7 +50,8 @@ def counted(size: int, first: int) -> Samples:
 
 
 def assert_same(block: Arrays, expected: Samples) -> None:
-    for extension, array in zip(EXTENSIONS, expected, strict=True):
+    arrays: list[NDArray[Any]] = list(expected)
+    for extension, array in zip(EXTENSIONS, arrays, strict=True):
         assert np.array_equal(block[extension], array), extension
     assert [block[extension].dtype.str for extension in EXTENSIONS] == ["|u1", "<i4", "<u8"]
 

@@ -209,7 +209,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=600)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_random_damage_is_refused_or_harmless(folder: Path, manifest: Manifest, data: st.DataObject) -> None:
     """Where it is harmless (another name, say) nothing in the file was ignored, and opening fails as a ShardError."""

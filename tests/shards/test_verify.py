@@ -1,6 +1,7 @@
 """Verification: a clean set is clean, and no damage to it goes unseen."""
 
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from shards import CorruptShard, MissingShard, Samples, read_manifest, verify, write_shard
+from shards.verify import _byte_problems
 
 MakeSamples = Callable[..., Samples]
 WriteSet = Callable[..., Path]
@@ -69,14 +71,21 @@ def test_a_set_without_shards_is_clean(make_samples: MakeSamples, write_set: Wri
 def test_no_flipped_bit_of_a_shard_goes_unseen(make_samples: MakeSamples, write_set: WriteSet) -> None:
     """Pixels, labels, sources, all headers, all padding. The place named is the block that the bit is in."""
     folder = write_set({"train": make_samples(2)}, [[1, 1]])
-    first, second = read_manifest(folder).splits["train"].shards[0].blocks
-    for position, _ in flips(folder / "train-00000.tar", every_bit=False):
-        found = verify(folder).problems
-        assert any("train-00000.tar: sha256" in problem for problem in found), position
+    shard = read_manifest(folder).splits["train"].shards[0]
+    first, second = shard.blocks
+    for position, _ in flips(folder / shard.name, every_bit=False):
+        found = [*_byte_problems(folder / shard.name, shard, lambda _: None)]
+        assert "train-00000.tar: sha256" in found[-1], position
         number = 0 if position < second.offset else 1
         if position < second.offset + second.bytes:
             assert f"block {number:06d} at byte {(first, second)[number].offset}: crc32" in found[0], position
-    assert verify(folder).problems == ()
+    assert problems(folder) == ""
+
+
+def test_a_flipped_bit_is_a_problem_of_the_set(folder: Path) -> None:
+    for position, _ in itertools.islice(flips(folder / "val-00001.tar", every_bit=False), 0, None, 501):
+        assert "val-00001.tar: sha256" in problems(folder), position
+    assert problems(folder) == ""
 
 
 def test_no_flipped_bit_of_an_index_goes_unseen(folder: Path) -> None:
