@@ -113,10 +113,10 @@ class Trainer:
         share = self.plan.share(step, self.worker.rank, self.worker.ranks)
         self._set_learning_rate(learning_rate(self.config, start / self.plan.samples))
         self.model.train()
-        torch.manual_seed(mix(mix(self.config.seed) ^ step) % (1 << 63) + self.worker.rank)  # dropout
         weight = self.worker.ranks / (stop - start) if share[0] < share[1] else 0.0  # DDP averages over ranks
-        for number in range(len(parts)):
+        for number, (first, _) in enumerate(parts):
             batch = next(batches)
+            torch.manual_seed(mix(mix(self.config.seed) ^ first) >> 1)  # dropout follows from the position too
             last = number == len(parts) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 with self.accelerator.autocast():

@@ -115,16 +115,18 @@ def test_killed_and_resumed_computes_the_same(undisturbed: Path, tiny_set: Path,
     assert lines(run, "evaluation")[-1]["loss"] == lines(undisturbed, "evaluation")[-1]["loss"]
 
 
-def test_two_ranks_see_the_same_global_batches(undisturbed: Path, tiny_set: Path, tmp_path: Path) -> None:
-    """Batch norm sees half the batch on each rank, so losses differ a little; samples, steps and evaluation do not."""
-    run = tmp_path / "two"
+def test_two_ranks_compute_what_one_does(tiny_set: Path, tmp_path: Path) -> None:
+    """The same global batches in the same micro-batches: equal losses but for the order of the gradients' sums."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    result = start(*train_command(tiny_set, one, "--micro-batch", "8"))
+    assert result.returncode == 0, result.stderr
     launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617")
-    result = start(*launcher, *train_command(tiny_set, run), ACCELERATE_USE_CPU="true")
+    result = start(*launcher, *train_command(tiny_set, two), ACCELERATE_USE_CPU="true")
     assert result.returncode == 0, result.stderr
     assert "2 x cpu in micro-batches of 8" in result.stdout
-    assert [entry["samples"] for entry in lines(run)] == [entry["samples"] for entry in lines(undisturbed)]
-    assert lines(run, "evaluation")[-1]["images"] == 36
-    assert losses(run)[0] == pytest.approx(losses(undisturbed)[0], rel=0.05)
+    assert [entry["samples"] for entry in lines(one)] == [entry["samples"] for entry in lines(two)]
+    assert losses(one)[:-1] == pytest.approx(losses(two)[:-1], rel=1e-3)  # the last batch of 8 is cut into 8 or 4 + 4
+    assert [entry["images"] for entry in lines(two, "evaluation")] == [36, 36]
 
 
 def test_sigterm_ends_the_run_cleanly(tiny_set: Path, tmp_path: Path) -> None:
