@@ -25,6 +25,7 @@ train: $(INSTALLED)
 	$(BIN)/python -m tools verify $(SAMPLE)/shards
 	rm -rf $(SAMPLE)/run
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+		--num_cpu_threads_per_process $$(nproc) \
 		launch/train.py --data $(SAMPLE)/shards --output $(SAMPLE)/run --model kkanji_efficientnet_fused_s \
 		--epochs 30 --batch-size 64 --optimizer adamw --lr 2e-3 --schedule cosine --warmup-epochs 1 --weight-decay 0.02
 	$(BIN)/python launch/evaluate.py --checkpoint $(SAMPLE)/run/checkpoints/best --data $(SAMPLE)/shards

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import numpy
@@ -20,6 +20,8 @@ from kkanji import __version__
 from kkanji.train import commit
 from shards import write_file
 
+SETTLE_S = 1.0  # prefetching threads of the candidate before fill their queues; the next must not pay for that
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
@@ -28,6 +30,8 @@ class Candidate:
     name: str
     run: Callable[[], object]
     images: int
+    prepare: Callable[[], object] = lambda: None
+    """Done before each run, unmeasured: uses up what was made ready ahead."""
 
 
 def measure(candidates: list[Candidate], repeats: int) -> list[dict[str, Any]]:
@@ -37,6 +41,8 @@ def measure(candidates: list[Candidate], repeats: int) -> list[dict[str, Any]]:
     rates: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
     for _ in range(repeats):
         for candidate in candidates:
+            sleep(SETTLE_S)
+            candidate.prepare()
             start = perf_counter()
             candidate.run()
             rates[candidate.name].append(candidate.images / (perf_counter() - start))

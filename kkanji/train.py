@@ -3,8 +3,10 @@ anywhere and resumed computes what an undisturbed one computes."""
 
 import json
 import math
+import os
 import platform
 import subprocess
+import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -50,6 +52,7 @@ class Progress:
 def train(config: TrainConfig) -> None:
     """Run a training from its options to its last checkpoint. Raises InputError for what the user can mend."""
     accelerator = Accelerator(mixed_precision=_precision(config.precision))
+    _warn_of_idle_cores(accelerator)
     data, classes = ShardSet(config.data), read_class_map(config.data)
     trainer = Trainer(accelerator, config, data, classes)
     trainer.start_or_resume()
@@ -318,6 +321,14 @@ def commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _warn_of_idle_cores(accelerator: Accelerator) -> None:
+    """`accelerate launch` gives each process one thread unless told otherwise."""
+    cores, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
+    if accelerator.device.type == "cpu" and accelerator.is_main_process and threads * accelerator.num_processes < cores:
+        remedy = "give accelerate launch --num_cpu_threads_per_process, or set OMP_NUM_THREADS"
+        warnings.warn(f"torch uses {threads} thread(s) a process on {cores} cores; {remedy}", UserWarning, stacklevel=2)
 
 
 def _check_classes(data: ShardSet, classes: ClassMap) -> None:

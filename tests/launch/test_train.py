@@ -1,6 +1,7 @@
 """Training as a user starts it: end to end, killed and resumed, on two ranks, with bad input."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -120,6 +121,7 @@ def test_two_ranks_compute_what_one_does(tiny_set: Path, tmp_path: Path) -> None
     one, two = tmp_path / "one", tmp_path / "two"
     result = start(*train_command(tiny_set, one, "--micro-batch", "8"))
     assert result.returncode == 0, result.stderr
+    assert ("torch uses 1 thread(s)" in result.stderr) == (len(os.sched_getaffinity(0)) > 1)
     launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617")
     result = start(*launcher, *train_command(tiny_set, two), ACCELERATE_USE_CPU="true")
     assert result.returncode == 0, result.stderr
