@@ -8,6 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 TOP = 5
+MEASURES = (
+    "loss", "top1", "top5", "balanced_accuracy", "precision_macro", "recall_macro", "f1_macro",
+    "precision_weighted", "recall_weighted", "f1_weighted",
+)  # fmt: skip
+"""What `summarise` gives beside the number of images and the bins."""
 # By training originals of a class; the bins of the published figures (cgn-shinkirou/kkanji, 2022), without gaps.
 BINS = ((1, 1), (2, 5), (6, 10), (11, 20), (21, 50), (51, 100), (101, 150), (151, None))
 

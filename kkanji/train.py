@@ -9,7 +9,7 @@ import subprocess
 import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -56,6 +56,7 @@ def train(config: TrainConfig) -> None:
     data, classes = ShardSet(config.data), read_class_map(config.data)
     trainer = Trainer(accelerator, config, data, classes)
     trainer.start_or_resume()
+    accelerator.wait_for_everyone()  # all ranks look for an earlier run before the main one begins its log
     trainer.run()
 
 
@@ -66,6 +67,7 @@ class Trainer:
         _check_classes(data, classes)
         self.accelerator = accelerator
         self.data, self.classes = data, classes
+        self.originals = training_originals(data)
         self.worker = Worker(rank=accelerator.process_index, ranks=accelerator.num_processes)
         self.reader = data.split("train", threads=config.threads)
         self.plan = Plan(samples=self.reader.samples, epochs=config.epochs, batch_size=config.batch_size)
@@ -99,7 +101,7 @@ class Trainer:
         seen = self.plan.batch(first)[0]
         with (
             RunLog(self.config.output, total_images=self.plan.total, seen_images=seen, enabled=self._main) as log,
-            Loader(self._feed(), self._stretches(first), self.accelerator.device, **self._loader_options()) as loader,
+            self._loader(first) as loader,
         ):
             self._announce(log)
             batches, meter = iter(loader), Meter(self.accelerator.device, loader)
@@ -151,7 +153,7 @@ class Trainer:
             return
         start = perf_counter()
         predictions = predict_split(self.accelerator, self.model, plain_feed(self.data.split("val"), len(self.classes)))
-        summary = summarise(predictions, training_originals(self.data))
+        summary = summarise(predictions, self.originals)
         rate = summary["images"] / (perf_counter() - start)
         del summary["bins"]
         log.evaluation(split="val", **self._position(), **summary, images_per_s=rate)
@@ -174,12 +176,11 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _state(self) -> dict[str, Any]:
-        progress = {"step": self.progress.step, "best_top1": self.progress.best_top1, "seconds": self.progress.seconds}
         return {
-            "progress": progress,
+            "progress": asdict(self.progress),
             "config": self.config.to_dict(),
             "data": self.data.manifest.identity(),
-            "training_originals": training_originals(self.data).tolist(),
+            "training_originals": self.originals.tolist(),
         }
 
     def _check_same_run(self, state: dict[str, Any], path: Path) -> None:
@@ -210,16 +211,14 @@ class Trainer:
             "seconds": self.progress.seconds,
         }
 
-    def _feed(self) -> Feed:
+    def _loader(self, first: int) -> Loader:
+        """This rank's micro-batches from step `first` on."""
         order = SampleOrder(samples=self.reader.samples, seed=self.config.seed)
         policy = Policy().scaled(self.config.augment) if self.config.augment else None
-        return Feed(reader=self.reader, order=order, classes=len(self.classes), policy=policy)
-
-    def _stretches(self, first: int) -> Iterator[tuple[int, int]]:
-        return stretches(self.plan, first, self.worker, self.config.micro_batch)
-
-    def _loader_options(self) -> dict[str, int]:
-        return {"largest": self.config.micro_batch, "threads": self.config.threads}
+        feed = Feed(reader=self.reader, order=order, classes=len(self.classes), policy=policy)
+        micro = self.config.micro_batch
+        parts = stretches(self.plan, first, self.worker, micro)
+        return Loader(feed, parts, self.accelerator.device, largest=micro, threads=self.config.threads)
 
     def _set_learning_rate(self, rate: float) -> None:
         for group in self.optimizer.param_groups:

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from kkanji import checkpoint, cli
 from kkanji.classes import read_class_map
 from kkanji.evaluate import plain_feed, predict_split
-from kkanji.metrics import summarise
+from kkanji.metrics import MEASURES, summarise
 from kkanji.models import create_model
 from kkanji.report import write_report
 from shards import InputError, ShardSet, write_file
@@ -42,10 +42,9 @@ def evaluate(config: EvaluateConfig) -> None:
     if not output.is_dir() or (config.output is None and not (output / "config.json").is_file()):
         raise InputError(f"{output}: not a run's folder; give an existing folder for the results as --output")
     data, classes = ShardSet(config.data), read_class_map(config.data)
-    if checkpoint.read_classes(config.checkpoint).identity() != classes.identity():
-        found = (
-            f"{len(checkpoint.read_classes(config.checkpoint))} classes, not those of {config.data} ({len(classes)})"
-        )
+    known = checkpoint.read_classes(config.checkpoint)
+    if known.identity() != classes.identity():
+        found = f"{len(known)} classes, not those of {config.data} ({len(classes)})"
         raise InputError(f"{config.checkpoint}: a checkpoint of other classes: {found}; give the set it was trained on")
     reader, state = data.split(config.split), checkpoint.read_state(config.checkpoint)
     accelerator = Accelerator()
@@ -76,10 +75,6 @@ def evaluate(config: EvaluateConfig) -> None:
         sys.stdout.write(f"report: {report}\n")
 
 
-MEASURES = (
-    "loss", "top1", "top5", "balanced_accuracy", "precision_macro", "recall_macro", "f1_macro",
-    "precision_weighted", "recall_weighted", "f1_weighted",
-)  # fmt: skip
 BINS_HEAD = "training originals of the class    classes    images    top-1    top-5"
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kkanji.metrics import MEASURES, TOP
 from kkanji.report._log import TrainingLog, read_log
 from shards.errors import InputError
 
@@ -19,19 +20,6 @@ MAKERS = {
     "evaluation.json": "launch/evaluate.py",
     "predictions.npz": "launch/evaluate.py",
 }
-METRICS = (
-    "loss",
-    "top1",
-    "top5",
-    "balanced_accuracy",
-    "precision_macro",
-    "recall_macro",
-    "f1_macro",
-    "precision_weighted",
-    "recall_weighted",
-    "f1_weighted",
-)
-CHOICES = 5
 
 T = TypeVar("T")
 
@@ -71,7 +59,7 @@ class Evaluation:
     checkpoint: str
     lineage: str
     metrics: Mapping[str, float]
-    """METRICS by name; shares are fractions."""
+    """MEASURES by name; shares are fractions."""
     bins: tuple[Bin, ...]
 
 
@@ -167,7 +155,7 @@ def _read_evaluation(path: Path) -> Evaluation:
         images=_get(record, "images", int, path),
         checkpoint=_get(record, "checkpoint", str, path),
         lineage=_get(record, "lineage", str, path),
-        metrics={name: _number(record, name, path) for name in METRICS},
+        metrics={name: _number(record, name, path) for name in MEASURES},
         bins=tuple(_read_bin(entry, path) for entry in _get(record, "bins", list, path)),
     )
 
@@ -205,9 +193,9 @@ def _check_shapes(predictions: Predictions, path: Path) -> None:
     count = len(predictions.label)
     flat = (predictions.position, predictions.label, predictions.label_probability)
     wide = (predictions.predicted, predictions.probability)
-    if any(part.shape != (count,) for part in flat) or any(part.shape != (count, CHOICES) for part in wide):
+    if any(part.shape != (count,) for part in flat) or any(part.shape != (count, TOP) for part in wide):
         shapes = ", ".join(str(part.shape) for part in (*flat, *wide))
-        raise _bad(path, f"arrays of shapes {shapes}, expected (N,) three times and (N, {CHOICES}) twice")
+        raise _bad(path, f"arrays of shapes {shapes}, expected (N,) three times and (N, {TOP}) twice")
     if not all(np.isfinite(part).all() for part in (predictions.probability[:, 0], predictions.label_probability)):
         raise _bad(path, "a probability that is not a number")
 
