@@ -7,20 +7,32 @@ epoch; a batch may span two epochs, and only the last batch of a run can be shor
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-ROUNDS = (
-    8  # Luby and Rackoff (SIAM J. Comput. 17, 1988) need 4 for a pseudo-random permutation; small domains like more
-)
-_MASK = (1 << 64) - 1
-_U64 = np.uint64
+from shards.permutation import mix, permute
+
+
+class Order(Protocol):
+    """An endless stream of sample numbers, epoch after epoch."""
+
+    @property
+    def samples(self) -> int:
+        """Positions in an epoch."""
+
+    @property
+    def seed(self) -> int:
+        """What the order follows from."""
+
+    def at(self, start: int, stop: int) -> NDArray[np.int64]:
+        """The sample numbers at the stream's positions start..stop-1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleOrder:
-    """Which sample stands at each position of the stream."""
+    """All samples shuffled singly over the whole set, or as stored."""
 
     samples: int
     """Samples in an epoch."""
@@ -89,48 +101,3 @@ def cut(start: int, stop: int, part: int, parts: int) -> tuple[int, int]:
     """Part number `part` of a stretch cut into so many, the same to one sample."""
     count = stop - start
     return start + part * count // parts, start + (part + 1) * count // parts
-
-
-def permute(positions: NDArray[np.uint64], size: int, key: int) -> NDArray[np.uint64]:
-    """A permutation of 0..size-1, chosen by key, at these positions: a Feistel network with cycle walking.
-
-    The network permutes the next power of two; what falls outside goes through again (Black and Rogaway, CT-RSA 2002,
-    section 3), twice as often as not even in the worst case.
-    """
-    low_bits = max(1, (size - 1).bit_length() // 2)
-    high_bits = max(1, (size - 1).bit_length() - low_bits)
-    keys = [mix(key + number) for number in range(ROUNDS)]
-    result = _feistel(positions, low_bits, high_bits, keys)
-    outside = np.flatnonzero(result >= size)
-    while len(outside):
-        result[outside] = _feistel(result[outside], low_bits, high_bits, keys)
-        outside = outside[result[outside] >= size]
-    return result
-
-
-def mix(value: int) -> int:
-    """splitmix64's finaliser (Steele, Lea, Flood, OOPSLA 2014): 64 well mixed bits of an integer."""
-    value = (value + 0x9E3779B97F4A7C15) & _MASK
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
-    return value ^ (value >> 31)
-
-
-def _feistel(x: NDArray[np.uint64], low_bits: int, high_bits: int, keys: list[int]) -> NDArray[np.uint64]:
-    """Alternately mix the low part into the high one and the high part into the low one; each round is invertible."""
-    low_mask, high_mask, shift = _U64((1 << low_bits) - 1), _U64((1 << high_bits) - 1), _U64(low_bits)
-    low, high = x & low_mask, x >> shift
-    for number, key in enumerate(keys):
-        if number % 2 == 0:
-            high = high ^ (_hash(low, key) & high_mask)
-        else:
-            low = low ^ (_hash(high, key) & low_mask)
-    return (high << shift) | low
-
-
-def _hash(x: NDArray[np.uint64], key: int) -> NDArray[np.uint64]:
-    """The round function: a multiplicative hash whose high bits, the good ones, are brought down."""
-    x = (x + _U64(key)) * _U64(0xBF58476D1CE4E5B9)
-    x ^= x >> _U64(29)
-    x *= _U64(0x94D049BB133111EB)
-    return x >> _U64(32)

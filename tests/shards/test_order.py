@@ -2,7 +2,6 @@
 
 import hashlib
 import tracemalloc
-from collections import Counter
 from itertools import pairwise
 
 import numpy as np
@@ -12,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from shards import Plan, SampleOrder
-from shards.order import cut, mix, permute
+from shards.order import cut
+from shards.permutation import mix, permute
 
 FULL = 38_800_000
 # sha256 of the first 10,000 numbers of epochs 0, 1, 2 for seed 0: a change would break every run that is to be resumed
@@ -185,29 +185,6 @@ def test_shares_partition_each_batch(plan: Plan, ranks: int) -> None:
         assert all(first[1] == second[0] for first, second in pairwise(shares))
         sizes = [stop - start for start, stop in shares]
         assert max(sizes) - min(sizes) <= 1
-
-
-@given(plan=plans, ranks=st.integers(1, 16), seed=st.integers(0, 100))
-def test_ranks_together_see_every_sample_once_an_epoch(plan: Plan, ranks: int, seed: int) -> None:
-    order = SampleOrder(samples=plan.samples, seed=seed)
-    shares = [plan.share(step, rank, ranks) for step in range(plan.steps) for rank in range(ranks)]
-    stream = np.concatenate([order.at(*share) for share in shares])
-    for epoch in range(plan.epochs):
-        assert is_permutation(stream[epoch * plan.samples : (epoch + 1) * plan.samples], plan.samples)
-    assert Counter(stream.tolist()) == dict.fromkeys(range(plan.samples), plan.epochs)
-
-
-@given(plan=plans, before=st.integers(1, 16), after=st.integers(1, 16))
-def test_a_resume_at_every_step_on_other_ranks_has_the_same_tail(plan: Plan, before: int, after: int) -> None:
-    order = SampleOrder(samples=plan.samples, seed=5)
-
-    def run(first: int, last: int, ranks: int) -> list[int]:
-        shares = [plan.share(step, rank, ranks) for step in range(first, last) for rank in range(ranks)]
-        return [number for share in shares for number in order.at(*share).tolist()]
-
-    undisturbed = order.at(0, plan.total).tolist()
-    for step in range(0, plan.steps + 1, max(1, plan.steps // 7)):
-        assert run(0, step, before) + run(step, plan.steps, after) == undisturbed
 
 
 @given(plan=plans)
