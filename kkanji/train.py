@@ -25,17 +25,19 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from kkanji import __version__, checkpoint
 from kkanji.augment import Policy
-from kkanji.classes import ClassMap, read_class_map
+from kkanji.classes import ClassMap
 from kkanji.config import TrainConfig
+from kkanji.data import class_map, open_set, settle_order, training_order
 from kkanji.evaluate import describe, plain_feed, predict_split, training_originals
 from kkanji.memory import derive_micro_batch
 from kkanji.metrics import TOP, summarise
 from kkanji.models import create_model
 from kkanji.pipeline import Batch, Feed, Loader
+from kkanji.pixels import normalise
 from kkanji.runlog import RunLog
 from kkanji.schedule import Worker, learning_rate, micro_batches, stretches
-from shards import InputError, Plan, SampleOrder, ShardSet, write_file
-from shards.order import mix
+from shards import InputError, Plan, ShardSet, SplitReader, write_file
+from shards.permutation import mix
 
 
 @dataclass(kw_only=True, slots=True)
@@ -53,9 +55,11 @@ def train(config: TrainConfig) -> None:
     """Run a training from its options to its last checkpoint. Raises InputError for what the user can mend."""
     accelerator = Accelerator(mixed_precision=_precision(config.precision))
     _warn_of_idle_cores(accelerator)
-    data, classes = ShardSet(config.data), read_class_map(config.data)
-    trainer = Trainer(accelerator, config, data, classes)
-    trainer.start_or_resume()
+    data = open_set(config.data, cache_size=config.cache_size)
+    last = checkpoint.newest(config.output / "checkpoints") if config.resume else None
+    saved = checkpoint.read_state(last)["config"] if last else {}
+    trainer = Trainer(accelerator, config.settled_as(saved), data, class_map(data))
+    trainer.start_or_resume(last)
     accelerator.wait_for_everyone()  # all ranks look for an earlier run before the main one begins its log
     trainer.run()
 
@@ -64,26 +68,24 @@ class Trainer:
     """One run: model, optimizer, data and progress, on one process."""
 
     def __init__(self, accelerator: Accelerator, config: TrainConfig, data: ShardSet, classes: ClassMap) -> None:
-        _check_classes(data, classes)
         self.accelerator = accelerator
         self.data, self.classes = data, classes
         self.originals = training_originals(data)
         self.worker = Worker(rank=accelerator.process_index, ranks=accelerator.num_processes)
         self.reader = data.split("train", threads=config.threads)
-        self.plan = Plan(samples=self.reader.samples, epochs=config.epochs, batch_size=config.batch_size)
         self.progress = Progress()
         torch.manual_seed(config.seed)
         bare = create_model(config.model, len(classes)).to(memory_format=torch.channels_last)
         share = -(-config.batch_size // self.worker.ranks)
         micro = config.micro_batch or derive_micro_batch(bare, accelerator.device, share)
-        self.config = replace(config, micro_batch=min(micro, share))
+        self.config = settle_order(replace(config, micro_batch=min(micro, share)), data)
+        self.order = training_order(self.config, data, self.reader)
+        self.plan = Plan(samples=self.order.samples, epochs=config.epochs, batch_size=config.batch_size)
         self.model = accelerator.prepare(bare)
         self.optimizer = accelerator.prepare(create_optimizer(bare, config))
 
-    def start_or_resume(self) -> None:
+    def start_or_resume(self, last: Path | None) -> None:
         """Begin a new run folder, or take up the last good checkpoint of an old one."""
-        folder = self.config.output / "checkpoints"
-        last = checkpoint.newest(folder) if self.config.resume else None
         if last is None:
             _refuse_used(self.config)
             if self.accelerator.is_main_process:
@@ -104,7 +106,7 @@ class Trainer:
             self._loader(first) as loader,
         ):
             self._announce(log)
-            batches, meter = iter(loader), Meter(self.accelerator.device, loader)
+            batches, meter = iter(loader), Meter(self.accelerator.device, loader, self.reader)
             started = perf_counter() - self.progress.seconds
             for step in range(first, self.plan.steps):
                 self._step(step, batches, meter)
@@ -125,7 +127,7 @@ class Trainer:
             last = number == len(parts) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 with self.accelerator.autocast():
-                    logits = self.model(batch.images)
+                    logits = self.model(normalise(batch.images))
                 loss = _summed_loss(logits.float(), batch.labels, self.config.label_smoothing)
                 self.accelerator.backward(loss * weight)
             if weight:
@@ -213,9 +215,8 @@ class Trainer:
 
     def _loader(self, first: int) -> Loader:
         """This rank's micro-batches from step `first` on."""
-        order = SampleOrder(samples=self.reader.samples, seed=self.config.seed)
         policy = Policy().scaled(self.config.augment) if self.config.augment else None
-        feed = Feed(reader=self.reader, order=order, classes=len(self.classes), policy=policy)
+        feed = Feed(reader=self.reader, order=self.order, classes=len(self.classes), policy=policy)
         micro = self.config.micro_batch
         parts = stretches(self.plan, first, self.worker, micro)
         return Loader(feed, parts, self.accelerator.device, largest=micro, threads=self.config.threads)
@@ -241,14 +242,15 @@ class Trainer:
 class Meter:
     """Sums over the steps since the last log line, on the device until they are read."""
 
-    def __init__(self, device: torch.device, loader: Loader) -> None:
+    def __init__(self, device: torch.device, loader: Loader, reader: SplitReader) -> None:
         self._sums = torch.zeros(4, dtype=torch.float64, device=device)
-        self._loader = loader
+        self._loader, self._reader = loader, reader
         self.restart()
 
     def restart(self) -> None:
         """Leave the time until now, an evaluation's for example, out of the rates."""
         self._start, self._waited = perf_counter(), self._loader.wait_s
+        self._fetched = self._reader.traffic().get("fetched_bytes", 0)
 
     def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
         """Count a micro-batch: logits [B, C], labels [B], loss summed over it."""
@@ -261,12 +263,20 @@ class Meter:
         """Means over all ranks since the last reading. Raises InputError when the loss is not finite."""
         loss, top1, top5, images = accelerator.reduce(self._sums, reduction="sum").tolist()
         elapsed, waited = perf_counter() - self._start, self._loader.wait_s - self._waited
+        traffic = self._traffic(elapsed)
         self._sums.zero_()
         self.restart()
         if not math.isfinite(loss):
             raise InputError(f"step {step}: the loss is {loss}; resume from the last checkpoint with a lower --lr")
         means = {"loss": loss / images, "top1": top1 / images, "top5": top5 / images}
-        return means | {"images_per_s": images / elapsed, "wait_share": waited / elapsed}
+        return means | {"images_per_s": images / elapsed, "wait_share": waited / elapsed} | traffic
+
+    def _traffic(self, elapsed: float) -> dict[str, float]:
+        """This process's streaming since the start, and its rate since the last reading; empty for a local set."""
+        traffic = {name: float(value) for name, value in self._reader.traffic().items()}
+        if traffic:
+            traffic["fetched_mb_per_s"] = (traffic["fetched_bytes"] - self._fetched) / 1e6 / elapsed
+        return traffic
 
 
 def create_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
@@ -328,12 +338,6 @@ def _warn_of_idle_cores(accelerator: Accelerator) -> None:
     if accelerator.device.type == "cpu" and accelerator.is_main_process and threads * accelerator.num_processes < cores:
         remedy = "give accelerate launch --num_cpu_threads_per_process, or set OMP_NUM_THREADS"
         warnings.warn(f"torch uses {threads} thread(s) a process on {cores} cores; {remedy}", UserWarning, stacklevel=2)
-
-
-def _check_classes(data: ShardSet, classes: ClassMap) -> None:
-    if len(classes) != data.manifest.classes:
-        found = f"{len(classes)} classes in index.json, {data.manifest.classes} in dataset.json"
-        raise InputError(f"{data.folder}: {found}; pack the set again")
 
 
 def _refuse_used(config: TrainConfig) -> None:

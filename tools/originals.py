@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from kkanji.classes import ClassMap, parse_label, read_class_map
 from shards import IMAGE_SIZE, InputError, write_file
-from shards.order import mix
+from shards.permutation import mix
 
 IMAGES_NAME, TABLE_NAME, FACTS_NAME = "images.npy", "originals.csv", "originals.json"
 DROPPED_NAME = "dropped.csv"

@@ -14,7 +14,7 @@ from kkanji.classes import ClassMap, parse_label, read_class_map
 from kkanji.glyphs import render_glyph
 from shards import IMAGE_SIZE, InputError, ShardSet, SplitReader, write_file
 from shards.manifest import MANIFEST_NAME
-from shards.order import mix, permute
+from shards.permutation import mix, permute
 from tools.originals import FACTS_NAME, Originals, check_seed, read_originals, read_split
 
 COLUMNS = 20

@@ -8,7 +8,7 @@ import tyro
 from numpy.typing import NDArray
 
 from shards import InputError
-from shards.order import mix
+from shards.permutation import mix
 from tools import originals
 from tools.originals import SPLITS, Originals, check_seed, read_originals
 
