@@ -1,11 +1,13 @@
-"""`python -m benchmarks loader`"""
+"""`python -m benchmarks <loader|stream|table>`"""
 
 import tyro
 
 from benchmarks.loader import loader
+from benchmarks.stream import stream
+from benchmarks.table import table
 from kkanji import cli
 
-COMMANDS = {"loader": loader}
+COMMANDS = {command.__name__: command for command in (loader, stream, table)}
 
 
 def main() -> None:

@@ -1,39 +1,37 @@
-"""Host feed: images/s of shuffled single images, from a shard set in the page cache to a torch tensor.
+"""Host feed: images/s of shuffled images from files in the page cache to a batch in host memory.
 
 `python -m benchmarks loader`. The limit is NumPy's own gather: `np.take` of the same number of random rows of one array
-in memory into a buffer that exists already, on the same number of threads.
+in memory into a buffer that exists already, on the same number of threads. Peers read the same images from files of
+their own format, in the configuration that was fastest here; `make peers` installs them.
 """
 
+import sys
 import tempfile
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
+from benchmarks.measure import Turns, environment, make_images, write_files, write_result
+from benchmarks.peers import BLOCK, Job
+from benchmarks.subject import Peer
+from benchmarks.table import print_rows
+from shards import InputError
 
-from benchmarks.measure import Candidate, environment, measure, print_table, write_result
-from kkanji.augment import Policy
-from kkanji.pipeline import PREFETCH, Feed, Loader
-from shards import (
-    Manifest,
-    OutputFolder,
-    SampleOrder,
-    Samples,
-    ShardSet,
-    Split,
-    SplitReader,
-    shard_name,
-    write_manifest,
-    write_shard,
+SINGLE = "single images"
+LIMIT = Peer(name="limit: np.take into a touched buffer", module="limit", order="known beforehand", own=True)
+PEERS = (
+    LIMIT,
+    Peer(name="kkanji: gather", module="ours:gather", order=SINGLE, own=True),
+    Peer(name="kkanji: gather, DALI, uint8 in torch", module="ours:loaded", order=SINGLE, own=True),
+    Peer(name="kkanji: then normalised float32", module="ours:normalised", order=SINGLE, own=True),
+    Peer(name="kkanji: with the whole policy, uint8 in torch", module="ours:augmented", order=SINGLE, own=True),
+    Peer(name="torch DataLoader, memmap, batched gather", module="torch_memmap", files="npy", order=SINGLE, own=True),
+    Peer(name="FFCV RANDOM", module="ffcv", files="beton", order=SINGLE),
+    Peer(name="FFCV RANDOM, array decoder made parallel", module="ffcv:parallel", files="beton", order=SINGLE),
+    Peer(name="MosaicML Streaming", module="mosaicml", files="mds", order=SINGLE),
+    Peer(name="LitData", module="lit", files="litdata", order="in windows of 256 of a chunk"),
+    Peer(name="webdataset, raw .bin", module="webdataset_bin", files="tars", order="in a buffer of 5,000"),
+    Peer(name="DALI readers.webdataset, our shards", module="dali", order="whole blocks of 250", own=True),
 )
-from shards.layout import IMAGE_BYTES, IMAGE_SIZE
-
-LIMIT = "limit: np.take into a touched buffer"
-BATCHES = 40
-AUGMENTED_BATCHES = 8
-SHARDS, BLOCK = 4, 1250
 
 
 def loader(
@@ -42,102 +40,32 @@ def loader(
     batch: int = 2_000,
     threads: int = 2,
     repeats: int = 7,
+    seconds: float = 0.5,
+    peers: Path = Path(sys.executable),
     output: Path = Path("benchmarks/results/loader.json"),
 ) -> None:
-    """Measure gathering shuffled single images, alone and through the DALI pipeline.
+    """Measure gathering shuffled single images, alone, through the DALI pipeline, and by other libraries.
 
-    Example: python -m benchmarks loader
+    Example: python -m benchmarks loader --peers .venv-peers/bin/python
 
     Args:
-        images: images in the set, of random pixels; 100,000 take 410 MB
+        images: images in the set, of random pixels; 100,000 take 410 MB, and 2.6 GB in the formats of all peers
         batch: images in a batch
-        threads: of the gather and of DALI
-        repeats: measurements of each candidate, in turn
+        threads: of each peer, or its worker processes
+        repeats: measurements of each peer, in turn
+        seconds: length of a measurement
+        peers: Python of the environment that has the other libraries; those it lacks are skipped by name
         output: JSON to write
     """
+    if images % BLOCK:
+        raise InputError(f"--images {images}: expected a multiple of {BLOCK}: whole blocks, for DALI")
     with tempfile.TemporaryDirectory(prefix="kkanji-benchmark-") as folder:
-        reader = _made_up_set(Path(folder) / "shards", images).split("train", threads=threads)
-        rows = measure(_candidates(reader, batch, threads), repeats)
-    options = {"images": images, "batch": batch, "threads": threads}
+        make_images(Path(folder) / "source", images)
+        common = Job(source=f"{folder}/source", folder=folder, batch=batch, threads=threads)
+        jobs = {peer.files: replace(common, folder=f"{folder}/{peer.files}") for peer in PEERS}
+        write_files(PEERS, jobs, peers)
+        with Turns("local", [(peer, jobs[peer.files]) for peer in PEERS], peers) as turns:
+            rows = turns.rows(repeats, seconds)
+    options = {"images": images, "batch": batch, "threads": threads, "seconds": seconds}
     write_result(output, {"benchmark": "loader", "options": options, "environment": environment(), "rows": rows})
-    print_table(rows, LIMIT)
-
-
-def _candidates(reader: SplitReader, batch: int, threads: int) -> list[Candidate]:
-    order = SampleOrder(samples=reader.samples, seed=0)
-    plain = Feed(reader=reader, order=order, classes=10)
-    augmented = Feed(reader=reader, order=order, classes=10, policy=Policy())
-    whole = BATCHES * batch
-    return [
-        Candidate(name=LIMIT, run=_limit(reader, order, batch, threads), images=whole),
-        Candidate(name="order alone", run=lambda: _order(order, batch), images=whole),
-        Candidate(name="gather of single images, order included", run=_gather(reader, order, batch), images=whole),
-        _loaded("gather, DALI, normalised float32 in torch", plain, batch, BATCHES),
-        _loaded("the same with the whole policy", augmented, batch, AUGMENTED_BATCHES),
-    ]
-
-
-def _limit(reader: SplitReader, order: SampleOrder, batch: int, threads: int) -> Callable[[], object]:
-    memory = np.empty((reader.samples, IMAGE_BYTES), np.uint8)
-    memory[:] = 1
-    buffer = np.zeros((batch, IMAGE_BYTES), np.uint8)
-    numbers = [order.at(number * batch, (number + 1) * batch) for number in range(BATCHES)]
-    pool = ThreadPoolExecutor(threads)
-
-    def take(part: tuple[NDArray[np.int64], NDArray[np.uint8]]) -> None:
-        np.take(memory, part[0], axis=0, out=part[1], mode="clip")
-
-    def run() -> None:
-        for chosen in numbers:
-            list(pool.map(take, zip(np.array_split(chosen, threads), np.array_split(buffer, threads), strict=True)))
-
-    return run
-
-
-def _order(order: SampleOrder, batch: int) -> None:
-    for number in range(BATCHES):
-        order.at(number * batch, (number + 1) * batch)
-
-
-def _gather(reader: SplitReader, order: SampleOrder, batch: int) -> Callable[[], object]:
-    buffer = np.zeros((batch, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
-
-    def run() -> None:
-        for number in range(BATCHES):
-            reader.gather(order.at(number * batch, (number + 1) * batch), buffer)
-
-    return run
-
-
-def _loaded(name: str, feed: Feed, batch: int, batches: int) -> Candidate:
-    """An endless loader, of which each run takes so many batches in steady state: starting it is not measured."""
-    stretches = ((start, start + batch) for start in range(0, 1 << 60, batch))
-    endless = iter(Loader(feed, stretches, torch.device("cpu"), largest=batch))
-
-    def take(count: int) -> None:
-        for _ in range(count):
-            next(endless)
-
-    ahead = 2 * PREFETCH + 2  # in our queue, in DALI's, and one under way in each
-    return Candidate(name=name, run=lambda: take(batches), images=batches * batch, prepare=lambda: take(ahead))
-
-
-def _made_up_set(folder: Path, images: int) -> ShardSet:
-    rng = np.random.default_rng(0)
-    counts = np.diff(np.linspace(0, images, SHARDS + 1).astype(int))
-    with OutputFolder(folder) as partial:
-        shards = []
-        for number, count in enumerate(counts):
-            blocks = (_block(rng, min(BLOCK, count - start)) for start in range(0, count, BLOCK))
-            shards.append(write_shard(partial / shard_name("train", number), blocks))
-        split = Split(shards=tuple(shards), samples_per_class=(images,), originals_per_class=(1,))
-        manifest = Manifest(
-            name="random pixels", licence="", lineage="unknown", classes=1, seed=0, splits={"train": split}
-        )
-        write_manifest(partial, manifest, "{}")
-    return ShardSet(folder)
-
-
-def _block(rng: np.random.Generator, count: int) -> Samples:
-    pixels = rng.integers(0, 256, (count, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
-    return Samples(pixels, np.zeros(count, np.int32), np.zeros(count, np.uint64))
+    print_rows(rows)

@@ -1,52 +1,92 @@
-"""How a rate is measured: warm-up, repeats in turn, median and spread, and what it was measured on."""
+"""How rates are measured: warm-up, repeats in turn, median and spread, and what they were measured on."""
 
 import json
 import os
 import platform
 import statistics
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from time import perf_counter, sleep
+from time import sleep
 from typing import Any
 
 import numpy
 import torch
 
+from benchmarks.peers import IMAGE_SIZE, Job
+from benchmarks.subject import Peer, PeerFailed, Subject
 from kkanji import __version__
 from kkanji.train import commit
 from shards import write_file
 
-SETTLE_S = 1.0  # prefetching threads of the candidate before fill their queues; the next must not pay for that
+SETTLE_S = 0.5  # prefetching threads of the peer before fill their queues; the next must not pay for that
+WARM_UP_S = 2.0
+Row = dict[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Candidate:
-    """Something to measure: `run` handles `images` images."""
+class Turns:
+    """Peers that take turns, so that a slow minute of a shared machine hits all of them."""
 
-    name: str
-    run: Callable[[], object]
-    images: int
-    prepare: Callable[[], object] = lambda: None
-    """Done before each run, unmeasured: uses up what was made ready ahead."""
+    def __init__(
+        self, action: str, jobs: Sequence[tuple[Peer, Job]], python: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """python: of the peers' environment. Use as a context manager: it ends their processes."""
+        self._stack = ExitStack()
+        self._rows: dict[str, Row] = {peer.name: {"name": peer.name, "order": peer.order} for peer, _ in jobs}
+        self._subjects: dict[str, Subject] = {}
+        for peer, job in jobs:
+            interpreter = Path(sys.executable) if peer.own else python
+            subject = Subject(action, peer, job, interpreter, environment)
+            self._subjects[peer.name] = self._stack.enter_context(subject)
+
+    def rows(self, repeats: int, seconds: float) -> list[Row]:
+        """Images/s of each after a warm-up, or why there is none."""
+        for name in list(self._subjects):
+            self._rows[name] |= self._try(name, Subject.answer)  # its versions
+        for name in list(self._subjects):
+            self._try(name, lambda subject: subject.measure(min(seconds, WARM_UP_S)))  # page cache, compilation, pools
+        answers: dict[str, list[Row]] = {name: [] for name in self._subjects}
+        for _ in range(repeats):
+            for name in list(self._subjects):
+                sleep(SETTLE_S)
+                answers[name].append(self._try(name, lambda subject: subject.measure(seconds)))
+        for name in self._subjects:
+            self._rows[name] |= _summary(answers[name])
+        return list(self._rows.values())
+
+    def _try(self, name: str, ask: Callable[[Subject], Row]) -> Row:
+        """An answer, or none from now on: then the row says why."""
+        try:
+            return ask(self._subjects[name])
+        except PeerFailed as failure:
+            self._rows[name]["skipped"] = str(failure)
+            del self._subjects[name]
+            sys.stderr.write(f"skipped: {name}: {failure}\n")
+            return {}
+
+    def __enter__(self) -> "Turns":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
 
-def measure(candidates: list[Candidate], repeats: int) -> list[dict[str, Any]]:
-    """Images/s of each. The candidates take turns, so that a slow minute of a shared machine hits all of them."""
-    for candidate in candidates:
-        candidate.run()  # warm-up: page cache, compilation, memory pools
-    rates: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
-    for _ in range(repeats):
-        for candidate in candidates:
-            sleep(SETTLE_S)
-            candidate.prepare()
-            start = perf_counter()
-            candidate.run()
-            rates[candidate.name].append(candidate.images / (perf_counter() - start))
-    return [_row(candidate.name, rates[candidate.name]) for candidate in candidates]
+def make_images(folder: Path, count: int) -> None:
+    """Random pixels, which no compression makes smaller."""
+    folder.mkdir()
+    rng = numpy.random.default_rng(0)
+    numpy.save(folder / "images.npy", rng.integers(0, 256, (count, IMAGE_SIZE, IMAGE_SIZE), numpy.uint8))
+
+
+def write_files(peers: Sequence[Peer], jobs: Mapping[str, Job], python: Path) -> None:
+    """Have each kind of files written once. Who cannot write them will say so when it is to read them."""
+    for peer in {peer.files: peer for peer in peers}.values():
+        interpreter = Path(sys.executable) if peer.own else python
+        with Subject("write", peer, jobs[peer.files], interpreter) as subject, suppress(PeerFailed):
+            subject.answer()
 
 
 def environment() -> dict[str, Any]:
@@ -72,23 +112,11 @@ def write_result(path: Path, result: dict[str, Any]) -> None:
     write_file(path, json.dumps(result, indent=1) + "\n")
 
 
-def print_table(rows: list[dict[str, Any]], reference: str) -> None:
-    """Rates beside each other, and as shares of the reference's median."""
-    whole = next(row["median"] for row in rows if row["name"] == reference)
-    sys.stdout.write(f"{'':44}{'images/s':>12}{'lowest':>12}{'highest':>12}{'share':>8}\n")
-    for row in rows:
-        figures = "".join(f"{row[name]:12,.0f}" for name in ("median", "lowest", "highest"))
-        sys.stdout.write(f"{row['name']:44}{figures}{row['median'] / whole:8.0%}\n")
-
-
-def _row(name: str, rates: list[float]) -> dict[str, Any]:
-    return {
-        "name": name,
-        "n": len(rates),
-        "median": statistics.median(rates),
-        "lowest": min(rates),
-        "highest": max(rates),
-    }
+def _summary(answers: Sequence[Row]) -> Row:
+    rates = [answer["images"] / answer["seconds"] for answer in answers]
+    summary = {"n": len(rates), "median": statistics.median(rates), "lowest": min(rates), "highest": max(rates)}
+    firsts = [answer["first_s"] for answer in answers if "first_s" in answer]
+    return summary | ({"first_batch_s": statistics.median(firsts)} if firsts else {})
 
 
 def _cpu_name() -> str:

@@ -4,10 +4,15 @@ Numba compiles them at first use and keeps the result beside this file. It infer
 policy is float32 [8] in the order of Policy's fields, rows float32 [n, ROW], images and out uint8 [n, 64, 64].
 """
 
+import ctypes
+
 import numpy as np
 from numba import njit
 
-from shards.layout import IMAGE_SIZE
+from shards.layout import IMAGE_BYTES, IMAGE_SIZE
+
+_memcpy = ctypes.CDLL(None).memcpy
+_memcpy.argtypes, _memcpy.restype = [ctypes.c_size_t] * 3, ctypes.c_size_t
 
 NODES = 5  # nodes a side of the elastic grid, 16 px apart: about the width of a stroke group in a 64 px character
 GRID_START = 12
@@ -77,6 +82,22 @@ def apply(images, rows, out):
         _erase(rows[i], out[i])
         if rows[i, 6] > 0:
             _add_noise(rows[i], out[i])
+
+
+@njit(nogil=True)
+def copy_from(addresses, out):
+    """Images from where they lie in memory (SplitReader.locate) to out [n, 64, 64, 1]."""
+    for i in range(len(addresses)):
+        _memcpy(out[i].ctypes.data, addresses[i], IMAGE_BYTES)
+
+
+@njit(nogil=True)
+def apply_from(addresses, rows, out):
+    """The same, augmented on the way: one image at a time, which stays in the processor's cache."""
+    image = np.empty((1, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+    for i in range(len(addresses)):
+        _memcpy(image.ctypes.data, addresses[i], IMAGE_BYTES)
+        apply(image, rows[i : i + 1], out[i].reshape(1, IMAGE_SIZE, IMAGE_SIZE))
 
 
 @njit(cache=True, nogil=True)

@@ -5,9 +5,9 @@
 | success | 0 | |
 | a problem found, as a command tells by SystemExit | 1 | |
 | InputError, a file or folder that cannot be used | 2 | `error: ...` |
-| Ctrl-C | 130 | `interrupted` |
+| Ctrl-C | 130 | `interrupted`, and how far it was |
 | a reader that went away (`... | head`) | 141 | |
-| SIGTERM | 143 | `terminated` |
+| SIGTERM | 143 | `terminated`, and how far it was |
 """
 
 import ctypes
@@ -71,16 +71,21 @@ def _exit_code(command: Callable[[], object]) -> int:
         if error.filename is None:
             raise
         return _fail(f"error: {error.filename}: {error.strerror}", INPUT_ERROR)
-    except KeyboardInterrupt:
-        return _fail("interrupted", INTERRUPTED)
-    except Terminated:
-        return _fail("terminated", TERMINATED)
+    except KeyboardInterrupt as end:
+        return _fail(_with_notes("interrupted", end), INTERRUPTED)
+    except Terminated as end:
+        return _fail(_with_notes("terminated", end), TERMINATED)
     return 0
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the clean-up
     raise Terminated
+
+
+def _with_notes(message: str, end: BaseException) -> str:
+    """What the code that was left had to say of how far it was (PEP 678)."""
+    return "; ".join([message, *getattr(end, "__notes__", [])])
 
 
 def _fail(message: str, code: int) -> int:

@@ -1,14 +1,17 @@
 """The options of a training run: one value, checked, saved with the run; the command line is made from it."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from shards import InputError
 
 # Options that may differ when a run is resumed: they do not change what it computes.
-FREE_TO_CHANGE = frozenset({"data", "output", "resume", "log_every", "save_every", "threads"})
+FREE_TO_CHANGE = frozenset({"data", "output", "resume", "log_every", "save_every", "threads", "cache_size"})
+# Options that a run settles when it starts, and their value until then: a resumed run takes what was settled.
+SETTLED = {"micro_batch": 0, "order": "auto", "window": 0}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,14 +21,28 @@ class TrainConfig:
     Example: accelerate launch launch/train.py --data shards --output runs/first --epochs 20
     """
 
-    data: Path
-    """Shard set: a folder made by `python -m tools pack` or `balance`."""
+    data: str
+    """Shard set: a folder made by `python -m tools pack` or `balance`, or a URL (s3://, gs://, az://, https://)."""
     output: Path
     """Folder for everything the run leaves: log, TensorBoard, checkpoints, report."""
     model: str = "kkanji_efficientnet_b0"
     """A network of kkanji.models, by its timm name."""
     epochs: int = 20
     """Passes over the training split."""
+    order: Literal["auto", "full", "windowed", "balanced"] = "auto"
+    """full: shuffled over the whole set. windowed: over some shards at a time, for sets larger than the disk. balanced:
+    equal draws of every class. auto: full if the set is local or fits into the cache, else windowed."""
+    window: int = 0
+    """Shards that order windowed mixes at a time; 0: 8, or what the cache has room for."""
+    lanes: int = 1
+    """Parts that order windowed divides the shards into; with a multiple of the nodes, each reads only its own."""
+    draws_per_class: int = 10_000
+    """Images of a class in an epoch of order balanced, on average."""
+    draw_exponent: float = 0.0
+    """Order balanced draws classes in proportion to images ** this: 0 all alike, 1 as they are."""
+    cache_size: float = 0.0
+    """Gigabytes of disk for shards that are streamed or unpacked, in $KKANJI_CACHE or ~/.cache/kkanji; 0: 80 % of
+    what is free."""
     batch_size: int = 256
     """Images in a global batch, whatever the number of devices: each takes its share in micro-batches."""
     micro_batch: int = 0
@@ -58,14 +75,15 @@ class TrainConfig:
     """Go on from the run's last good checkpoint, or start if it has none."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "threads", "log_every"):
+        for name in ("epochs", "batch_size", "threads", "log_every", "lanes", "draws_per_class"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        for name in ("micro_batch", "save_every", "seed"):
+        for name in ("micro_batch", "save_every", "seed", "window"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        for name in ("warmup_epochs", "weight_decay"):
+        for name in ("warmup_epochs", "weight_decay", "cache_size"):
             _require(0 <= getattr(self, name) < float("inf"), name, getattr(self, name), "0 or more")
         _require(0 < self.lr < float("inf"), "lr", self.lr, "above 0")
         _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "from 0 to below 1")
+        _require(0 <= self.draw_exponent <= 1, "draw_exponent", self.draw_exponent, "from 0 to 1")
         _require(0 <= self.augment <= 2, "augment", self.augment, "from 0 to 2")
         _require(
             self.warmup_epochs <= self.epochs, "warmup_epochs", self.warmup_epochs, f"at most {self.epochs} epochs"
@@ -74,6 +92,11 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+
+    def settled_as(self, saved: Mapping[str, Any]) -> "TrainConfig":
+        """These options, with those that were left open settled as an earlier start of the run did."""
+        left_open = [name for name, value in SETTLED.items() if getattr(self, name) == value and name in saved]
+        return replace(self, **{name: saved[name] for name in left_open})
 
     def check_resumes(self, saved: dict[str, Any]) -> None:
         """Refuse to go on with a run of other options. Raises InputError naming each that differs."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kkanji.metrics import TOP, Predictions
 from kkanji.pipeline import Feed, Loader
+from kkanji.pixels import normalise
 from shards import SampleOrder, ShardSet, SplitReader
 from shards.order import cut
 
@@ -31,7 +32,7 @@ def predict_split(accelerator: Accelerator, model: nn.Module, feed: Feed) -> Pre
     with Loader(feed, stretches, accelerator.device, largest=BATCH) as loader, torch.inference_mode():
         for batch in loader:
             with accelerator.autocast():
-                logits = model(batch.images)
+                logits = model(normalise(batch.images))
             columns.append(_columns(logits.float(), batch.labels))
     merged = [_merge(accelerator, list(column), feed.reader.samples) for column in zip(*columns, strict=True)]
     return Predictions(labels=merged[0], predicted=merged[1], probability=merged[2], label_probability=merged[3])

@@ -1,4 +1,4 @@
-"""The DALI pipeline: gather on the host -> device -> augment -> normalise -> torch. The only file that imports DALI.
+"""The DALI pipeline: order -> gather on the host -> device -> augment -> torch. The only file that imports DALI.
 
 One graph serves both devices. The state of a run stays outside of it: the source is told which stretches of the sample
 stream to bring, in which order, and everything random about a sample follows from its position there.
@@ -7,6 +7,7 @@ stream to bring, in which order, and everything random about a sample follows fr
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import tee
 from queue import Empty, Queue
 from threading import Event, Thread
 from time import perf_counter
@@ -17,16 +18,19 @@ import torch
 from numpy.typing import NDArray
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.pipeline import Pipeline
+from nvidia.dali.plugin.numba.fn.experimental import numba_function
 from torch import Tensor
 from torch.utils import dlpack
 
-from kkanji import augment, augment_torch
+from kkanji import augment, augment_kernels, augment_torch
 from kkanji.augment import Policy
-from kkanji.pixels import MEAN, STD
-from shards import CorruptShard, SampleOrder, SplitReader
+from shards import CorruptShard, Order, SplitReader
 from shards.layout import IMAGE_SIZE
+from shards.order import numbers_of
 
 PREFETCH = 2  # batches ready ahead of use; DALI keeps as many of its own under way
+KEEP = PREFETCH + 2  # batches whose pixels stay where they were located: DALI has not copied the last ones yet
+PARTS = 8  # that a batch is cut into, for DALI's threads: 4 gather at 65 % of NumPy's limit on 2 threads, 8 at 71 %
 Stretch = tuple[int, int]
 Arrays = list[NDArray[Any]]
 
@@ -36,7 +40,7 @@ class Batch:
     """One micro-batch on the device."""
 
     images: Tensor
-    """Normalised, [B, 1, 64, 64]; float32 on the CPU, float16 on a GPU."""
+    """uint8 [B, 1, 64, 64], to be normalised (`kkanji.pixels`): float32 takes four times as long to write on a CPU."""
     labels: Tensor
     """int64 [B]"""
 
@@ -46,7 +50,7 @@ class Feed:
     """What a loader brings: samples of a split, in an order, augmented or not."""
 
     reader: SplitReader
-    order: SampleOrder
+    order: Order
     classes: int
     policy: Policy | None = None
     """None: images as they are."""
@@ -66,9 +70,10 @@ class Loader:
         self._device = device
         self._queue: Queue[Batch | BaseException] = Queue(PREFETCH)
         self._closed = Event()
-        source = _Source(feed, iter(stretches), largest)
-        device_id = None if device.type == "cpu" else (device.index or 0)
-        self._pipeline = build_graph(source, device_id=device_id, augmented=feed.policy is not None, threads=threads)
+        self._source = _Source(feed, iter(stretches), largest)
+        device_id, augmented = None if device.type == "cpu" else (device.index or 0), feed.policy is not None
+        self._pipeline = _take_pipeline(_Kind(device_id=device_id, augmented=augmented, threads=threads), self._source)
+        self._ended = False
         self._in_use: deque[tuple[Batch, torch.cuda.Event]] = deque()
         self._thread = Thread(target=self._run, name="kkanji-loader", daemon=True)
         self._thread.start()
@@ -78,10 +83,10 @@ class Loader:
             start = perf_counter()
             item = self._queue.get()
             self.wait_s += perf_counter() - start
-            if isinstance(item, StopIteration):
+            if isinstance(item, StopIteration) and self._source.ended:
                 return
             if isinstance(item, BaseException):
-                raise item
+                raise RuntimeError("the loader's thread ended early") if isinstance(item, StopIteration) else item
             yield item
             self._keep_until_used(item)
 
@@ -94,6 +99,11 @@ class Loader:
             except Empty:
                 continue
         self._in_use.clear()
+        if self._ended:
+            self._pipeline.give_back()
+        else:
+            self._pipeline.graph._shutdown()  # waits for copies under way, before what they read is unmapped
+        self._source.close()
 
     def __enter__(self) -> "Loader":
         return self
@@ -104,8 +114,12 @@ class Loader:
     def _run(self) -> None:
         try:
             while not self._closed.is_set():
-                images, labels = self._pipeline.run()
-                self._queue.put(Batch(images=_to_torch(images), labels=_to_torch(labels)))
+                images, labels = self._pipeline.graph.run()
+                count = self._source.counts.popleft()
+                self._queue.put(Batch(images=_to_torch(images)[:count].movedim(3, 1), labels=_to_torch(labels)[:count]))
+        except StopIteration as end:
+            self._ended = True
+            self._queue.put(end)
         except BaseException as error:  # handed over, whatever it is: the consumer raises it
             self._queue.put(error)
 
@@ -120,75 +134,155 @@ class Loader:
             self._in_use.popleft()
 
 
-@pipeline_def(batch_size=1, prefetch_queue_depth=PREFETCH)
+@pipeline_def(batch_size=PARTS, prefetch_queue_depth=PREFETCH)
 def _graph(source: Callable[[], list[Arrays]], *, augmented: bool, device: str) -> tuple[Any, Any]:
-    """A batch is one DALI sample, a sequence of n frames: DALI's cost per sample is paid once a batch."""
+    """Each of a batch's PARTS is one DALI sample, a sequence of n frames, so DALI's cost per sample hardly counts."""
     kinds = _INPUTS if augmented else _INPUTS[:2]
-    layouts, dtypes, ndims = (list(column) for column in zip(*kinds, strict=True))
-    inputs = fn.external_source(
-        source, num_outputs=len(kinds), batch=True, no_copy=True, layout=layouts, dtype=dtypes, ndim=ndims
-    )
-    images, labels, *rows = (value.gpu() for value in inputs) if device == "gpu" else inputs
-    if augmented:
-        images = _augmented(images, rows[0], device)
-    dtype = types.FLOAT16 if device == "gpu" else types.FLOAT
-    images = fn.crop_mirror_normalize(images, dtype=dtype, mean=[MEAN], std=[STD], output_layout="FCHW")
-    return images, labels
+    dtypes, ndims = (list(column) for column in zip(*kinds, strict=True))
+    inputs = fn.external_source(source, num_outputs=len(kinds), batch=True, dtype=dtypes, ndim=ndims)
+    addresses, labels, *rows = inputs
+    on_cpu = device == "cpu"
+    images = _gathered(addresses, rows[0] if augmented and on_cpu else None)
+    if on_cpu:
+        return images, labels
+    if not augmented:
+        return images.gpu(), labels.gpu()
+    return fn.dl_tensor_python_function(
+        images.gpu(), rows[0].gpu(), device="gpu", function=_augment_gpu, batch_processing=True
+    ), labels.gpu()
 
 
-# Layout, type and dimensions of what the source brings: images, labels, augmentation rows.
-_INPUTS = (("FHWC", types.UINT8, 4), ("", types.INT64, 1), ("", types.FLOAT, 2))
+# Type and dimensions of what the source brings: addresses, labels, augmentation rows.
+_INPUTS = ((types.INT64, 1), (types.INT64, 1), (types.FLOAT, 2))
 
 
 def build_graph(
     source: Callable[[], list[Arrays]], *, device_id: int | None, augmented: bool, threads: int
 ) -> Pipeline:
-    """The pipeline on a GPU, or on the CPU for device_id None. Its outputs: images [1, n, 1, 64, 64], labels [1, n]."""
+    """The pipeline on a GPU, or on the CPU for device_id None.
+
+    Its outputs: images uint8 [PARTS, n, 64, 64, 1], labels int64 [PARTS, n].
+    """
     device = "cpu" if device_id is None else "gpu"
     return _graph(source, augmented=augmented, device=device, device_id=device_id, num_threads=threads)
 
 
-def _augmented(images: Any, rows: Any, device: str) -> Any:
-    if device == "cpu":
-        return fn.python_function(images, rows, function=_augment_cpu, output_layouts="FHWC")
-    return fn.dl_tensor_python_function(images, rows, device="gpu", function=_augment_gpu, output_layouts="FHWC")
+def _gathered(addresses: Any, rows: Any) -> Any:
+    """Compiled code copies pixels from the shards' mappings into DALI's memory, augmented by rows if there are any."""
+    run, inputs = (_copy, [addresses]) if rows is None else (_copy_augmented, [addresses, rows])
+    return numba_function(
+        *inputs,
+        run_fn=run,
+        setup_fn=_image_shapes,
+        in_types=[types.INT64, types.FLOAT][: len(inputs)],
+        ins_ndim=[1, 2][: len(inputs)],
+        out_types=[types.UINT8],
+        outs_ndim=[4],
+        batch_processing=False,
+    )
 
 
-def _augment_cpu(images: NDArray[np.uint8], rows: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """images uint8 [n, 64, 64, 1]"""
-    return augment.apply(images[..., 0], rows)[..., None]
+# Compiled by Numba.
+def _image_shapes(outs, ins):  # type: ignore[no-untyped-def]  # [output][sample][axis]
+    for sample in range(len(outs[0])):
+        outs[0][sample][0] = ins[0][sample][0]
+        outs[0][sample][1] = outs[0][sample][2] = IMAGE_SIZE
+        outs[0][sample][3] = 1
 
 
-def _augment_gpu(images: Any, rows: Any) -> Any:
-    """DLPack capsules of one batch on the GPU; DALI has synchronised them, and its thread waits for the result."""
-    images_nhwc, rows_nr = dlpack.from_dlpack(images), dlpack.from_dlpack(rows)
-    result = augment_torch.apply(images_nhwc[..., 0], rows_nr)[..., None].contiguous()
+def _copy(out, addresses):  # type: ignore[no-untyped-def]
+    augment_kernels.copy_from(addresses, out)
+
+
+def _copy_augmented(out, addresses, rows):  # type: ignore[no-untyped-def]
+    augment_kernels.apply_from(addresses, rows, out)
+
+
+def _augment_gpu(images: list[Any], rows: list[Any]) -> list[Any]:
+    """DLPack capsules of a batch's parts on the GPU. DALI has synchronised them; its thread waits for the result."""
+    parts_fhwc = torch.stack([dlpack.from_dlpack(part) for part in images])
+    rows_pnr = torch.stack([dlpack.from_dlpack(part) for part in rows])
+    result = augment_torch.apply(parts_fhwc.flatten(0, 1)[..., 0], rows_pnr.flatten(0, 1)).reshape(parts_fhwc.shape)
     if result.is_cuda:
         torch.cuda.current_stream().synchronize()
-    return dlpack.to_dlpack(result)  # type: ignore[attr-defined]
+    return [dlpack.to_dlpack(part) for part in result.contiguous()]  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Kind:
+    """What makes one graph differ from another."""
+
+    device_id: int | None
+    augmented: bool
+    threads: int
+
+
+class _Pipeline:
+    """A built graph, whose source can be exchanged once it has ended."""
+
+    def __init__(self, kind: _Kind) -> None:
+        self._kind = kind
+        self.source: _Source | None = None
+        self.graph = build_graph(self._bring, device_id=kind.device_id, augmented=kind.augmented, threads=kind.threads)
+
+    def give_back(self) -> None:
+        """Keep it for the next loader of the kind; only after its source's end."""
+        self.source = None
+        self.graph.reset()
+        _idle[self._kind] = self
+
+    def _bring(self) -> list[Arrays]:
+        assert self.source is not None  # noqa: S101  (set before the first run)
+        return self.source()
+
+
+_idle: dict[_Kind, _Pipeline] = {}  # compiling a graph's functions takes a second or two; evaluations come often
+
+
+def _take_pipeline(kind: _Kind, source: "_Source") -> _Pipeline:
+    pipeline = _idle.pop(kind, None) or _Pipeline(kind)
+    pipeline.source = source
+    return pipeline
 
 
 class _Source:
     """Called by DALI for each batch; raises StopIteration after the last stretch.
 
-    The buffers outlive DALI's use of them: it has at most PREFETCH batches under way, there is one more for the copy.
+    What it locates outlives DALI's use of it: shards stay mapped, and buffers as they are, for KEEP batches.
     """
 
     def __init__(self, feed: Feed, stretches: Iterator[Stretch], largest: int) -> None:
         self._feed = feed
-        self._stretches = stretches
-        self._buffers = [np.zeros((largest, IMAGE_SIZE, IMAGE_SIZE), np.uint8) for _ in range(PREFETCH + 2)]
+        self._stretches, ahead = tee(stretches)
+        self._numbers = feed.reader.follow(numbers_of(feed.order, ahead), keep=KEEP)
+        self._buffers = [np.empty((largest, IMAGE_SIZE, IMAGE_SIZE), np.uint8) for _ in range(KEEP)]
         self._calls = 0
+        self.counts: deque[int] = deque()
+        """Images of the batches that DALI has not given out yet; parts are padded."""
+        self.ended = False
+        """Whether all stretches were brought: any other StopIteration is an error, not the end."""
 
     def __call__(self) -> list[Arrays]:
-        start, stop = next(self._stretches)
-        buffer = self._buffers[self._calls % len(self._buffers)][: stop - start]
+        stretch = next(self._stretches, None)
+        if stretch is None:
+            self.ended = True
+            raise StopIteration
+        return self._bring(*stretch)
+
+    def _bring(self, start: int, stop: int) -> list[Arrays]:
+        numbers = next(self._numbers)
+        buffer = self._buffers[self._calls % KEEP][: stop - start]
         self._calls += 1
-        images, labels, _ = self._feed.reader.gather(self._feed.order.at(start, stop), buffer)
-        arrays: list[Arrays] = [[images[..., None]], [self._checked(labels)]]
+        self.counts.append(len(numbers))
+        addresses, labels = self._feed.reader.locate(numbers, buffer)
+        arrays = [_parts(addresses), _parts(self._checked(labels))]
         if self._feed.policy is not None:
-            arrays.append([augment.draw(self._feed.policy, self._feed.order.seed, np.arange(start, stop))])
+            arrays.append(_parts(augment.draw(self._feed.policy, self._feed.order.seed, np.arange(start, stop))))
         return arrays
+
+    def close(self) -> None:
+        """Let go of shards that were fetched ahead."""
+        self._numbers.close()
 
     def _checked(self, labels: NDArray[np.integer]) -> NDArray[np.int64]:
         """A label out of range would be a device-side assert on a GPU, which kills the process without saying why."""
@@ -198,6 +292,13 @@ class _Source:
         return labels.astype(np.int64)
 
 
+def _parts(array: NDArray[Any]) -> Arrays:
+    """A batch in PARTS of one length, which makes its output one tensor: the last image stands in for missing ones."""
+    length = -(-len(array) // PARTS)
+    missing = PARTS * length - len(array)
+    return list(np.concatenate([array, array[-1:].repeat(missing, axis=0)]).reshape(PARTS, length, *array.shape[1:]))
+
+
 def _to_torch(output: Any) -> Tensor:
-    """Zero-copy: the batch's only sample."""
-    return dlpack.from_dlpack(output.as_tensor())[0]
+    """Zero-copy: the batch's parts, one after another."""
+    return dlpack.from_dlpack(output.as_tensor()).flatten(0, 1)

@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from kkanji import checkpoint
 from kkanji.classes import ClassMap
 from kkanji.models import create_model
-from kkanji.pixels import MEAN, STD
+from kkanji.pixels import normalise
 from shards import InputError
 from shards.layout import IMAGE_SIZE
 
@@ -42,8 +42,8 @@ class CharacterReader:
     @torch.inference_mode()
     def read(self, images: NDArray[np.uint8], top: int) -> list[list[Guess]]:
         """The `top` most probable characters of each image; images [n, 64, 64], white ink on black."""
-        pixels = torch.from_numpy(images).to(self.device)[:, None].float()
-        probability = self.model((pixels - MEAN) / STD).float().softmax(dim=1)
+        pixels = torch.from_numpy(images).to(self.device)[:, None]
+        probability = self.model(normalise(pixels)).float().softmax(dim=1)
         best = probability.topk(min(top, len(self.classes)), dim=1)
         return [
             [self._guess(number, value) for number, value in zip(numbers, values, strict=True)]

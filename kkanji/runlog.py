@@ -14,6 +14,10 @@ LINE = (
     "step {step}  epoch {epoch:.2f}  loss {loss:.4f}  top-1 {top1:.2%}  lr {lr:.2e}  "
     "{images_per_s:,.0f} images/s  waited {wait_share:.1%}"
 )
+STREAMING = (
+    "  fetched {fetched_mb_per_s:,.0f} MB/s  {shards_ahead:.0f} shards ahead  {cache_hits:.0f} hits  "
+    "{cache_misses:.0f} misses  {refetched:.0f} refetched  {retries:.0f} retries"
+)
 EVALUATION = (
     "epoch {epoch:.2f}  evaluated {images:,} images of {split}: loss {loss:.4f}  top-1 {top1:.2%}  top-5 {top5:.2%}  "
     "balanced {balanced_accuracy:.2%}  weighted F1 {f1_weighted:.4f}"
@@ -37,7 +41,7 @@ class RunLog:
         """A training log line; values as LINE and `log.jsonl` name them."""
         if self.enabled:
             self._bar.update(values["samples"] - self._bar.n)
-            self._write("step", "train", values, LINE)
+            self._write("step", "train", values, LINE + STREAMING if "fetched_bytes" in values else LINE)
 
     def evaluation(self, **values: Any) -> None:
         """The measures after an evaluation."""

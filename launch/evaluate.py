@@ -10,12 +10,12 @@ import numpy as np
 from accelerate import Accelerator
 
 from kkanji import checkpoint, cli
-from kkanji.classes import read_class_map
+from kkanji.data import class_map, open_set
 from kkanji.evaluate import plain_feed, predict_split
 from kkanji.metrics import MEASURES, summarise
 from kkanji.models import create_model
 from kkanji.report import write_report
-from shards import InputError, ShardSet, write_file
+from shards import InputError, write_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,8 +27,8 @@ class EvaluateConfig:
 
     checkpoint: Path
     """Folder of a checkpoint: RUN/checkpoints/best, last or step-..."""
-    data: Path
-    """Shard set with the same classes."""
+    data: str
+    """Shard set with the same classes: a folder or a URL."""
     split: str = "val"
     """Part of the set to evaluate."""
     output: Path | None = None
@@ -41,7 +41,8 @@ def evaluate(config: EvaluateConfig) -> None:
     output = config.output or config.checkpoint.parent.parent
     if not output.is_dir() or (config.output is None and not (output / "config.json").is_file()):
         raise InputError(f"{output}: not a run's folder; give an existing folder for the results as --output")
-    data, classes = ShardSet(config.data), read_class_map(config.data)
+    data = open_set(config.data)
+    classes = class_map(data)
     known = checkpoint.read_classes(config.checkpoint)
     if known.identity() != classes.identity():
         found = f"{len(known)} classes, not those of {config.data} ({len(classes)})"
@@ -70,7 +71,7 @@ def evaluate(config: EvaluateConfig) -> None:
             output,
             characters=classes.characters,
             training_counts=originals,
-            images_of=lambda n: reader.gather(n).images,
+            images_of=lambda n: reader.collect(n).images,
         )
         sys.stdout.write(f"report: {report}\n")
 

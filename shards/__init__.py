@@ -1,14 +1,18 @@
-"""Bytes and order of an image set: layout, manifest, writer, random-access reader, epoch order, verification.
+"""Bytes and order of an image set: layout, manifest, writer, random-access reader, orders, object
+store, node-local cache, verification.
 
-Nothing here knows what an image means. Imports NumPy and the standard library only (no torch, no DALI).
+Nothing here knows what an image means. Imports NumPy, the storage and compression libraries (no torch, no DALI).
 """
 
+from shards.draws import DrawnOrder
 from shards.errors import ChangedShard, CorruptShard, InputError, MissingShard, ShardError, StorageError
 from shards.layout import BLOCK_SIZES, IMAGE_BYTES, IMAGE_SIZE
 from shards.manifest import Block, Manifest, Shard, Split, read_manifest
-from shards.order import Plan, SampleOrder
-from shards.reader import ShardSet, SplitReader
+from shards.order import Order, Plan, SampleOrder
+from shards.reader import SplitReader
+from shards.shard_set import ShardSet, default_cache
 from shards.verify import Verification, verify
+from shards.windowed import WindowedOrder
 from shards.writer import OutputFolder, Samples, shard_name, write_file, write_manifest, write_shard
 
 __all__ = [
@@ -18,9 +22,11 @@ __all__ = [
     "Block",
     "ChangedShard",
     "CorruptShard",
+    "DrawnOrder",
     "InputError",
     "Manifest",
     "MissingShard",
+    "Order",
     "OutputFolder",
     "Plan",
     "SampleOrder",
@@ -32,6 +38,8 @@ __all__ = [
     "SplitReader",
     "StorageError",
     "Verification",
+    "WindowedOrder",
+    "default_cache",
     "read_manifest",
     "shard_name",
     "verify",

@@ -21,6 +21,7 @@ TAR_BLOCK = 512
 NPY_HEADER = 128  # what numpy.save writes for arrays of this kind
 PIXELS_OFFSET = ALIGNMENT  # from a block's start: tar header and padded npy header
 LABEL_TYPE = np.dtype("<i4")
+MAX_LABEL = 2**31 - 1
 SOURCE_TYPE = np.dtype("<u8")
 BLOCK_SIZES = (125, 250, 625, 1250)  # divisors of 6,250, one rank's share of a global batch of 50,000 on 8 GPUs
 
@@ -77,25 +78,16 @@ def block_members(
     yield _member(f"{key}.sources.npy", sources.astype(SOURCE_TYPE), sources_header)
 
 
+def tar_header(name: str, size: int) -> bytes:
+    """A USTAR header without clock, user or machine in it: the same input gives the same bytes."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.mtime = size, 0o644, 0
+    return info.tobuf(tarfile.USTAR_FORMAT)
+
+
 def end_of_archive() -> bytes:
     """The zero blocks that close a tar, a whole page so that files stay aligned to each other when mapped in a row."""
     return bytes(ALIGNMENT)
-
-
-def index_line(start: int, samples: int, key: str) -> str:
-    """A block's line in a DALI index (wds2idx v1.2): `extension offset size name` for each member."""
-    parts = (
-        ("images.npy", TAR_BLOCK, PIXELS_OFFSET - TAR_BLOCK + samples * IMAGE_BYTES),
-        ("labels.npy", labels_offset(samples) - NPY_HEADER, NPY_HEADER + samples * LABEL_TYPE.itemsize),
-        ("sources.npy", sources_offset(samples) + TAR_BLOCK, _sources_size(samples)),
-    )
-    return " ".join(f"{extension} {start + offset} {size} {key}.{extension}" for extension, offset, size in parts)
-
-
-def dali_index(blocks: list[tuple[int, int]]) -> str:
-    """The DALI index of a shard, from (offset, samples) of its blocks."""
-    lines = [index_line(offset, samples, block_key(number)) for number, (offset, samples) in enumerate(blocks)]
-    return "\n".join([f"v1.2 {len(lines)}", *lines]) + "\n"
 
 
 def block_key(number: int) -> str:
@@ -120,24 +112,11 @@ def _sources_room(samples: int) -> int:
     return round_up(start + least, ALIGNMENT) - start
 
 
-def _sources_size(samples: int) -> int:
-    """Bytes of the sources' member: its npy header fills what is left of the page."""
-    padding = round_up(samples * SOURCE_TYPE.itemsize, TAR_BLOCK) - samples * SOURCE_TYPE.itemsize
-    return _sources_room(samples) - TAR_BLOCK - padding
-
-
 def _member(name: str, array: NDArray[np.generic], npy_header_bytes: int) -> Member:
     size = npy_header_bytes + array.nbytes
-    header = _tar_header(name, size) + _npy_header(array, npy_header_bytes)
+    header = tar_header(name, size) + _npy_header(array, npy_header_bytes)
     padding = bytes(round_up(size, TAR_BLOCK) - size)
     return Member(name=name, header=header, data=array.tobytes() + padding, size=size)
-
-
-def _tar_header(name: str, size: int) -> bytes:
-    """A USTAR header without clock, user or machine in it: the same input gives the same bytes."""
-    info = tarfile.TarInfo(name)
-    info.size, info.mode, info.mtime = size, 0o644, 0
-    return info.tobuf(tarfile.USTAR_FORMAT)
 
 
 def _npy_header(array: NDArray[np.generic], length: int) -> bytes:

@@ -1,25 +1,32 @@
-"""`dataset.json`: what a shard set consists of. The set exists only when this file does; it is written last."""
+"""`dataset.json`: what a shard set consists of. The set exists only when this file does; it is written last.
+
+Version 2 has the fields that say how shards are stored. A plain packed set is still written as version 1, without them:
+older releases read it, and one that they wrote keeps its identity.
+"""
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 from shards.errors import CorruptShard, MissingShard, StorageError
 from shards.layout import ALIGNMENT, IMAGE_SIZE, block_bytes
+from shards.manifest_rules import check_manifest
 
 FORMAT = "kkanji-shards"
-VERSION = 1
+VERSIONS = (1, 2)
 MANIFEST_NAME = "dataset.json"
 CLASSES_NAME = "index.json"
-SHARD_NAME = re.compile(r"\w[\w.-]*\.tar")  # a plain file name: nothing outside the folder, nothing hidden
 BLOCK_FIELDS = ("offset", "bytes", "samples", "crc32")
+COMPRESSED_FIELDS = (*BLOCK_FIELDS, "plain_crc32")
 MOST = 1 << 47  # bytes that a process can address; no count in a manifest is larger
 
 Lineage = Literal["known", "unknown"]
+Layout = Literal["packed", "image"]
+Compression = Literal["none", "zstd", "lz4"]
 Value = TypeVar("Value")
 
 
@@ -34,21 +41,54 @@ class Block:
     samples: int
     crc32: int
     """Over all of the block's bytes."""
+    plain_crc32: int | None = None
+    """Over the bytes that a compressed block unpacks to; None for what is stored as it is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shard:
-    """One tar."""
+    """One tar, as it is stored."""
 
     name: str
     bytes: int
     sha256: str
     blocks: tuple[Block, ...]
+    """Ranges of whole samples, one after another from byte 0 on; only the end of the archive follows them."""
+    table_sha256: str | None = None
+    """Of `table_name`; None in the packed layout, which needs no table."""
 
     @property
     def samples(self) -> int:
         """Images in the shard."""
         return sum(block.samples for block in self.blocks)
+
+    @property
+    def index_name(self) -> str:
+        """The file beside it with its DALI index."""
+        return self.name.removesuffix(".tar") + ".idx"
+
+    @property
+    def table_name(self) -> str:
+        """In the image layout, the file with its table of samples, beside `dataset.json`."""
+        return self.name.removesuffix(".tar") + ".samples.npy"
+
+    @property
+    def plain(self) -> tuple[Block, ...]:
+        """The blocks after unpacking; those stored where nothing is compressed."""
+        if all(block.plain_crc32 is None for block in self.blocks):
+            return self.blocks
+        sizes = [block_bytes(block.samples) for block in self.blocks]
+        starts = accumulate(sizes, initial=0)
+        return tuple(
+            Block(offset=start, bytes=size, samples=block.samples, crc32=block.plain_crc32 or 0)
+            for start, size, block in zip(starts, sizes, self.blocks, strict=False)
+        )
+
+    @property
+    def plain_bytes(self) -> int:
+        """Bytes of the tar after unpacking."""
+        plain = self.plain
+        return self.bytes if plain == self.blocks else plain[-1].offset + plain[-1].bytes + ALIGNMENT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +119,12 @@ class Manifest:
     """Whether the original of every image is known, so that splits can be proved apart."""
     classes: int
     seed: int
+    layout: Layout = "packed"
+    """`packed`: blocks of many images as arrays. `image`: a PNG or JPEG file and its label for each."""
+    compression: Compression = "none"
+    """Of the images in each block of the packed layout."""
+    base: str = ""
+    """Folder or prefix of the tars where others made them; empty if they lie beside `dataset.json`."""
     history: Mapping[str, Any] = field(default_factory=dict)
     """How the set was made: tools, their options, counts of what was dropped."""
     splits: Mapping[str, Split]
@@ -92,21 +138,26 @@ class Manifest:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Read and check a set's `dataset.json`.
+class Readable(Protocol):
+    """Where small files are read from: `shards.storage.Store`."""
+
+    location: str
+
+    def read(self, name: str) -> bytes:
+        """A whole file. Raises MissingShard, StorageError."""
+
+
+def read_manifest(source: Path | Readable) -> Manifest:
+    """Read and check the `dataset.json` of a set in a folder or an object store.
 
     Raises: MissingShard without one, CorruptShard when it is not what this version writes, StorageError.
     """
-    path = folder / MANIFEST_NAME
-    if not path.is_file():
-        raise MissingShard(_no_manifest(folder))
+    where = f"{source if isinstance(source, Path) else source.location}/{MANIFEST_NAME}"
     try:
-        return parse_manifest(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}") from error
+        return parse_manifest(_read(source).decode())
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         found = f"no field {error}" if isinstance(error, KeyError) else str(error)
-        raise CorruptShard(f"{path}: {found}; make the set again with `python -m tools pack`") from error
+        raise CorruptShard(f"{where}: {found}; make the set again with `python -m tools pack`") from error
 
 
 def parse_manifest(text: str) -> Manifest:
@@ -114,116 +165,103 @@ def parse_manifest(text: str) -> Manifest:
     data = json.loads(text)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ValueError(f"not a shard set: expected an object with format {FORMAT!r}")
-    if data["version"] != VERSION:
-        raise ValueError(f"format version {data['version']}, but this kkanji reads version {VERSION}")
+    if data["version"] not in VERSIONS:
+        raise ValueError(f"format version {data['version']}, but this kkanji reads versions {VERSIONS}")
     if data["image_shape"] != [IMAGE_SIZE, IMAGE_SIZE]:
         raise ValueError(f"images of shape {data['image_shape']}, expected {[IMAGE_SIZE, IMAGE_SIZE]}")
-    if data["lineage"] not in ("known", "unknown"):
-        raise ValueError(f"lineage {data['lineage']!r}, expected 'known' or 'unknown'")
+    stored = data if data["version"] > 1 else {"layout": "packed", "compression": "none", "base": ""}
     splits = _of_type(dict, data, "splits")
+    compressed, tables = stored["compression"] != "none", stored["layout"] == "image"
     manifest = Manifest(
         name=_of_type(str, data, "name"),
         licence=_of_type(str, data, "licence"),
-        lineage=data["lineage"],
+        lineage=_one_of(Lineage, data, "lineage"),
         classes=_count(data["classes"], "classes"),
         seed=_of_type(int, data, "seed"),
+        layout=_one_of(Layout, stored, "layout"),
+        compression=_one_of(Compression, stored, "compression"),
+        base=_of_type(str, stored, "base"),
         history=_of_type(dict, data, "history"),
-        splits={name: _split_from_dict(split) for name, split in splits.items()},
+        splits={name: _split_from_dict(split, _fields(compressed), tables) for name, split in splits.items()},
     )
-    _check(manifest)
+    check_manifest(manifest)
     if _manifest_to_dict(manifest) != data:
         raise ValueError("fields that contradict each other, or that this version does not write")
     return manifest
 
 
-def _check(manifest: Manifest) -> None:
-    if manifest.classes < 1:
-        raise ValueError("classes is 0, expected at least one")
-    manifest.identity()  # UnicodeEncodeError, a ValueError, for half a surrogate pair, which nothing can print
-    for name, split in manifest.splits.items():
-        _check_split(name, split, manifest.classes)
-    names = [shard.name for split in manifest.splits.values() for shard in split.shards]
-    if len(set(names)) < len(names):
-        raise ValueError(f"{len(names)} shards but {len(set(names))} names; expected a file for each")
-
-
-def _check_split(name: str, split: Split, classes: int) -> None:
-    if len(split.samples_per_class) != classes or sum(split.samples_per_class) != split.samples:
-        raise ValueError(f"split {name!r}: counts per class do not add up to {split.samples} samples")
-    pairs = zip(split.originals_per_class, split.samples_per_class, strict=True)
-    if any(originals > samples for originals, samples in pairs):
-        raise ValueError(f"split {name!r}: a class has more originals than images")
-    for shard in split.shards:
-        _check_shard(shard)
-
-
-def _check_shard(shard: Shard) -> None:
-    """A shard must be a plain name, and its blocks must follow each other without a gap."""
-    if not SHARD_NAME.fullmatch(shard.name):
-        raise ValueError(f"shard name {shard.name!r} is not a plain file name that ends in .tar")
-    if not re.fullmatch("[0-9a-f]{64}", shard.sha256):
-        raise ValueError(f"{shard.name}: sha256 {shard.sha256!r}, expected 64 hexadecimal digits")
-    position = 0
-    for block in shard.blocks:
-        if block.offset != position or block.samples < 1 or block.bytes != block_bytes(block.samples):
-            raise ValueError(f"{shard.name}: block at {block.offset} does not fit the packed layout")
-        position += block.bytes
-    if shard.bytes != position + ALIGNMENT:
-        raise ValueError(f"{shard.name}: {shard.bytes} bytes, expected {position + ALIGNMENT}")
-
-
 def _manifest_to_dict(manifest: Manifest) -> dict[str, Any]:
+    stored = {"layout": manifest.layout, "compression": manifest.compression, "base": manifest.base}
+    new = tuple(stored.values()) != ("packed", "none", "")
     return {
         "format": FORMAT,
-        "version": VERSION,
+        "version": 2 if new else 1,
         "name": manifest.name,
         "licence": manifest.licence,
         "lineage": manifest.lineage,
         "image_shape": [IMAGE_SIZE, IMAGE_SIZE],
         "classes": manifest.classes,
         "seed": manifest.seed,
+        **(stored if new else {}),
         "history": dict(manifest.history),
-        "splits": {name: _split_to_dict(split) for name, split in manifest.splits.items()},
+        "splits": {name: _split_to_dict(manifest, split) for name, split in manifest.splits.items()},
     }
 
 
-def _split_to_dict(split: Split) -> dict[str, Any]:
+def _split_to_dict(manifest: Manifest, split: Split) -> dict[str, Any]:
+    fields = _fields(manifest.compression != "none")
     return {
         "samples": split.samples,
         "samples_per_class": list(split.samples_per_class),
         "originals_per_class": list(split.originals_per_class),
-        "block_fields": list(BLOCK_FIELDS),
-        "shards": [
-            {
-                "name": shard.name,
-                "bytes": shard.bytes,
-                "sha256": shard.sha256,
-                "blocks": [[block.offset, block.bytes, block.samples, block.crc32] for block in shard.blocks],
-            }
-            for shard in split.shards
-        ],
+        "block_fields": list(fields),
+        "shards": [_shard_to_dict(manifest, shard, fields) for shard in split.shards],
     }
 
 
-def _split_from_dict(data: dict[str, Any]) -> Split:
+def _shard_to_dict(manifest: Manifest, shard: Shard, fields: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "name": shard.name,
+        "bytes": shard.bytes,
+        "sha256": shard.sha256,
+        **({"table_sha256": shard.table_sha256} if manifest.layout == "image" else {}),
+        "blocks": [[getattr(block, field) for field in fields] for block in shard.blocks],
+    }
+
+
+def _fields(compressed: bool) -> tuple[str, ...]:
+    """What a row of the block table has."""
+    return COMPRESSED_FIELDS if compressed else BLOCK_FIELDS
+
+
+def _split_from_dict(data: dict[str, Any], fields: tuple[str, ...], tables: bool) -> Split:
     return Split(
-        shards=tuple(_shard_from_dict(shard) for shard in data["shards"]),
+        shards=tuple(_shard_from_dict(shard, fields, tables) for shard in data["shards"]),
         samples_per_class=tuple(_count(number, "samples_per_class") for number in data["samples_per_class"]),
         originals_per_class=tuple(_count(number, "originals_per_class") for number in data["originals_per_class"]),
     )
 
 
-def _shard_from_dict(data: dict[str, Any]) -> Shard:
-    blocks = (dict(zip(BLOCK_FIELDS, map(_count, row, BLOCK_FIELDS), strict=True)) for row in data["blocks"])
+def _shard_from_dict(data: dict[str, Any], fields: tuple[str, ...], tables: bool) -> Shard:
+    blocks = (dict(zip(fields, map(_count, row, fields), strict=True)) for row in data["blocks"])
     return Shard(
         name=data["name"],
         bytes=_count(data["bytes"], "bytes"),
         sha256=data["sha256"],
         blocks=tuple(Block(**block) for block in blocks),
+        table_sha256=_of_type(str, data, "table_sha256") if tables else None,
     )
 
 
-def _of_type(kind: type[Value], data: dict[str, Any], field: str) -> Value:
+def _one_of(choices: Any, data: Mapping[str, Any], field: str) -> Any:
+    """The value of a field whose type is this Literal."""
+    if data[field] not in get_args(choices):
+        known = " or ".join(map(repr, get_args(choices)))
+        raise ValueError(f"{field} {data[field]!r}, expected {known}")
+    return data[field]
+
+
+def _of_type(kind: type[Value], data: Mapping[str, Any], field: str) -> Value:
     value = data[field]
     if type(value) is not kind:
         raise TypeError(f"{field} is {str(value)[:60]!r}, expected {kind.__name__}")
@@ -236,10 +274,28 @@ def _count(value: Any, field: str) -> int:
     return value
 
 
-def _no_manifest(folder: Path) -> str:
+def _read(source: Path | Readable) -> bytes:
+    if isinstance(source, Path):
+        return _read_local(source)
+    try:
+        return source.read(MANIFEST_NAME)
+    except MissingShard as error:
+        raise MissingShard(f"{source.location}: {_NO_MANIFEST}") from error
+
+
+def _read_local(folder: Path) -> bytes:
     if not folder.exists():
-        return f"{folder}: no such folder; expected a shard set (made by `python -m tools pack`)"
-    return (
-        f"{folder}: no {MANIFEST_NAME}, so this is not a complete shard set; "
-        "make it with `python -m tools pack` (an interrupted run leaves none: run it again)"
-    )
+        raise MissingShard(f"{folder}: no such folder; expected a shard set (made by `python -m tools pack`)")
+    path = folder / MANIFEST_NAME
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise MissingShard(f"{folder}: {_NO_MANIFEST}") from None
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}") from error
+
+
+_NO_MANIFEST = (
+    f"no {MANIFEST_NAME}, so this is not a complete shard set; "
+    "make it with `python -m tools pack` (an interrupted run leaves none: run it again)"
+)

@@ -9,6 +9,7 @@ import mmap
 import os
 import weakref
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -19,50 +20,61 @@ from shards.layout import round_up
 
 PAGE = mmap.PAGESIZE  # where a mapping may start: 4 KiB on x86, up to 64 KiB on arm64
 _MAP_FIXED, _MAP_NORESERVE, _FAILED = 0x10, 0x4000, ctypes.c_void_p(-1).value  # <asm-generic/mman.h>, Linux
+_PROT_NONE = 0
+_RESERVE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
-def map_in_a_row(files: Sequence[tuple[Path, int]]) -> NDArray[np.uint8]:
-    """The bytes of all files as one read-only array, unmapped when its last view is gone.
+class AddressRange:
+    """Room for files in one range of addresses; each can be mapped and unmapped on its own.
 
-    files: (path, size). Each takes `room(size)` bytes of the array.
-    Raises: MissingShard, ChangedShard (another size than stated), StorageError.
+    `bytes` is the whole range, read-only, one file after another; what is not mapped there must not be read (SIGSEGV).
+    The range is given back when the last view of `bytes` is gone.
     """
-    total = sum(room(size) for _, size in files)
-    if total == 0:
-        return np.empty(0, np.uint8)
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-    base = _mmap(None, total, flags, -1, f"{len(files)} files from {files[0][0]} on")
-    memory = (ctypes.c_uint8 * total).from_address(base)
-    unmap = weakref.finalize(memory, _libc.munmap, base, total)
-    unmap.atexit = False  # a daemon thread may still be reading then; the kernel unmaps in the end
-    position = base
-    for path, size in files:
-        _map_file(path, size, position)
-        position += room(size)
-    array: NDArray[np.uint8] = np.ctypeslib.as_array(memory)
-    array.flags.writeable = False
-    return array
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        """sizes: of the files. File number i takes `room(sizes[i])` bytes from `starts[i]` on."""
+        self.starts = [0, *accumulate(room(size) for size in sizes)]
+        self._sizes = list(sizes)
+        total = self.starts.pop()
+        if total == 0:
+            self.bytes: NDArray[np.uint8] = np.empty(0, np.uint8)
+            return
+        self._base = _mmap(None, total, _RESERVE, -1, f"room for {len(sizes)} files")
+        memory = (ctypes.c_uint8 * total).from_address(self._base)
+        unmap = weakref.finalize(memory, _libc.munmap, self._base, total)
+        unmap.atexit = False  # a daemon thread may still be reading then; the kernel unmaps in the end
+        self.bytes = np.ctypeslib.as_array(memory)
+        self.bytes.flags.writeable = False
+
+    def map(self, number: int, path: Path) -> None:
+        """Put a file at its place.
+
+        A file shorter than its mapping would end the process with SIGBUS at first touch, so its size is checked here.
+        Raises: MissingShard, ChangedShard (another size than stated), StorageError.
+        """
+        descriptor = _open(path)
+        try:
+            found, size = os.fstat(descriptor).st_size, self._sizes[number]
+            if found != size:
+                remedy = "it was cut or replaced: copy or pack it again"
+                raise ChangedShard(f"{path}: {found} bytes, expected {size}; {remedy}")
+            _mmap(self._base + self.starts[number], size, mmap.MAP_SHARED | _MAP_FIXED, descriptor, str(path))
+        finally:
+            os.close(descriptor)
+
+    def unmap(self, number: int) -> None:
+        """Make a file's place empty room again."""
+        address, size = self._base + self.starts[number], self._sizes[number]
+        _mmap(address, size, _RESERVE | _MAP_FIXED, -1, "room for a file")
 
 
 def room(size: int) -> int:
     """Bytes from a file's start to where the next one can start."""
     return round_up(size, PAGE)
-
-
-def _map_file(path: Path, size: int, address: int) -> None:
-    """A file shorter than its mapping would end the process with SIGBUS at first touch, so its size is checked here."""
-    descriptor = _open(path)
-    try:
-        found = os.fstat(descriptor).st_size
-        if found != size:
-            raise ChangedShard(f"{path}: {found} bytes, expected {size}; it was cut or replaced: copy or pack it again")
-        _mmap(address, size, mmap.MAP_SHARED | _MAP_FIXED, descriptor, str(path))
-    finally:
-        os.close(descriptor)
 
 
 def _open(path: Path) -> int:
@@ -75,7 +87,8 @@ def _open(path: Path) -> int:
 
 
 def _mmap(address: int | None, size: int, flags: int, descriptor: int, what: str) -> int:
-    result = _libc.mmap(address, size, mmap.PROT_READ, flags, descriptor, 0)
+    access = mmap.PROT_READ if descriptor >= 0 else _PROT_NONE
+    result = _libc.mmap(address, size, access, flags, descriptor, 0)
     if result is None or result == _FAILED:
         reason = os.strerror(ctypes.get_errno())
         raise StorageError(f"{what}: mapping {size} bytes failed: {reason} (limits: ulimit -v, vm.max_map_count)")

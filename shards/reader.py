@@ -1,111 +1,137 @@
-"""Random access to single images of a packed set, at the speed of memory."""
+"""Random access to single samples of a split, by number."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shards import layout
-from shards.errors import ChangedShard, InputError
-from shards.manifest import Manifest, Split, read_manifest
-from shards.mapping import map_in_a_row, room
+from shards.files import SplitFiles
+from shards.layout import IMAGE_SIZE
+from shards.lookahead import Lookahead, Numbers
+from shards.mapping import AddressRange
+from shards.order import cut
 from shards.writer import Samples
 
-Number = TypeVar("Number", bound=np.generic)
 
+class SplitReader(ABC):
+    """The samples 0..n-1 of a split, in stored order.
 
-class ShardSet:
-    """A set on a local disk."""
+    All shards have their place in one range of addresses. Those of a local set are mapped from the start. Others are
+    while `follow` serves requests that need them, and `collect` brings what it needs itself.
+    """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.manifest: Manifest = read_manifest(folder)
-
-    def split(self, name: str, *, threads: int = 1) -> "SplitReader":
-        """A reader of one split. Raises InputError when the set has none of that name."""
-        if name not in self.manifest.splits:
-            known = ", ".join(sorted(self.manifest.splits))
-            raise InputError(f"{self.folder}: no split {name!r}; it has: {known}")
-        return SplitReader(self.folder, self.manifest.splits[name], threads=threads)
-
-
-class SplitReader:
-    """The samples 0..n-1 of a split, in stored order, by number."""
-
-    def __init__(self, folder: Path, split: Split, *, threads: int = 1) -> None:
-        self.samples = split.samples
-        self._bytes = map_in_a_row([(folder / shard.name, shard.bytes) for shard in split.shards])
-        self._rows = self._bytes.reshape(-1, layout.IMAGE_BYTES)
-        self._labels = self._bytes.view(layout.LABEL_TYPE)
-        self._sources = self._bytes.view(layout.SOURCE_TYPE)
-        starts = np.cumsum([0, *(room(shard.bytes) for shard in split.shards)])[:-1].tolist()
-        self._refuse_other_versions(folder, split, starts)
-        self._index_blocks(split, starts)
+    def __init__(self, files: SplitFiles, *, threads: int = 1) -> None:
+        self.samples = sum(shard.samples for shard in files.shards)
+        self._files = files
+        self._range = AddressRange(files.sizes)
+        self._last_of_shard = np.cumsum([shard.samples for shard in files.shards], dtype=np.int64)
+        self._mapped = np.zeros(len(files.shards), bool)
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self._lookahead: Lookahead | None = None
+        if files.in_place:
+            for number in range(len(files.shards)):
+                self.put(number, self._path(number))
 
-    def gather(self, numbers: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> Samples:
+    def gather(self, numbers: Numbers, out: NDArray[np.uint8] | None = None, *, sources: bool = True) -> Samples:
         """The samples of these numbers, in their order, pixels copied into out [n, 64, 64] if given.
 
-        Raises IndexError for a number outside 0..samples-1.
+        sources: False spares looking them up; there are none in the result then.
+        Raises: IndexError for a number outside 0..samples-1, or of a shard that is not at hand (see `follow`).
         """
+        self._check(numbers)
+        count = len(numbers)
+        images = np.empty((count, IMAGE_SIZE, IMAGE_SIZE), np.uint8) if out is None else out
+        if len(images) != count:
+            raise ValueError(f"a buffer for {len(images)} images, expected one for {count}")
+        samples = Samples(images, np.empty(count, np.int32), np.empty(count if sources else 0, np.uint64))
+        if self._pool is None:
+            self._fill(numbers, samples)
+            return samples
+        parts = (slice(*cut(0, count, part, self._threads)) for part in range(self._threads))
+        list(self._pool.map(lambda part: self._fill(numbers[part], _cut(samples, part)), parts))
+        return samples
+
+    @abstractmethod
+    def locate(self, numbers: Numbers, buffer: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Where in memory the pixels of these samples lie, and their labels, for code that copies them itself.
+
+        Each address is of 4,096 bytes: in the shard's mapping, good while the numbers are at hand (see `follow`), or in
+        `buffer` [n, 64, 64], where images are decoded that are not stored as pixels.
+        """
+
+    def follow(self, requests: Iterable[Numbers], *, keep: int = 1) -> Generator[Numbers]:
+        """Requests for samples, each given back when it can be gathered; what later ones need is fetched ahead.
+
+        keep: how many of the requests given back last stay at hand.
+
+        One at a time for each reader. Raises what fetching raises, and InputError for more than the cache can hold.
+        """
+        if self._files.in_place:
+            yield from requests
+            return
+        self._lookahead = Lookahead(self._files, self, self._shards_of)
+        yield from self._lookahead.serve(requests, keep=keep)
+
+    def collect(self, numbers: Numbers) -> Samples:
+        """The samples of these numbers, wherever they lie: shard by shard, so for small numbers of samples."""
+        shard = self._shard_of(numbers)
+        rows = [np.flatnonzero(shard == number) for number in np.unique(shard)]
+        parts = [self.gather(wanted) for wanted in self.follow(numbers[row] for row in rows)]
+        back = np.argsort(np.concatenate([np.empty(0, np.intp), *rows]))
+        empty = self.gather(numbers[:0])
+        return Samples(*(np.concatenate(columns)[back] for columns in zip(empty, *parts, strict=True)))
+
+    @abstractmethod
+    def labels(self) -> NDArray[np.int32]:
+        """The labels of all samples [n]."""
+
+    @abstractmethod
+    def sources(self) -> NDArray[np.uint64]:
+        """The originals of all samples [n]."""
+
+    def traffic(self) -> dict[str, int]:
+        """What streaming moved so far, and how many shards are ready ahead; empty for a local set."""
+        traffic = self._files.traffic()
+        return traffic and traffic | {"shards_ahead": self._lookahead.depth if self._lookahead else 0}
+
+    def put(self, number: int, path: Path) -> None:
+        """Map a shard's file."""
+        self._range.map(number, path)
+        self._mapped[number] = True
+
+    def take_off(self, number: int) -> None:
+        """Unmap it."""
+        self._mapped[number] = False
+        self._range.unmap(number)
+
+    @abstractmethod
+    def _fill(self, numbers: Numbers, samples: Samples) -> None:
+        """Write these samples into arrays of their length; of no length for sources that are not wanted."""
+
+    def _check(self, numbers: Numbers) -> None:
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < self.samples:
             found = f"{numbers.min()}..{numbers.max()}"
             raise IndexError(f"sample numbers {found}; the split has 0..{self.samples - 1}")
-        block = np.searchsorted(self._first_sample, numbers, side="right") - 1
-        within = numbers - self._first_sample[block]
-        images = np.empty((len(numbers), layout.IMAGE_SIZE, layout.IMAGE_SIZE), np.uint8) if out is None else out
-        self._take_rows(self._first_row[block] + within, images.reshape((len(numbers), layout.IMAGE_BYTES), copy=False))
-        labels = self._labels[self._first_label[block] + within]
-        return Samples(images, labels, self._sources[self._first_source[block] + within])
+        if not self._files.in_place:
+            absent = [shard for shard in self._shards_of(numbers) if not self._mapped[shard]]
+            if absent:
+                raise IndexError(f"{self._files.where(absent[0])} is not at hand; gather what `follow` gives back")
 
-    def labels(self) -> NDArray[np.int32]:
-        """The labels of all samples [n]."""
-        return self._column(self._labels, self._first_label)
+    def _shards_of(self, numbers: Numbers) -> list[int]:
+        return [int(shard) for shard in np.unique(self._shard_of(numbers))]
 
-    def sources(self) -> NDArray[np.uint64]:
-        """The originals of all samples [n]."""
-        return self._column(self._sources, self._first_source)
+    def _shard_of(self, numbers: Numbers) -> NDArray[np.intp]:
+        return np.searchsorted(self._last_of_shard, numbers, side="right")
 
-    def _refuse_other_versions(self, folder: Path, split: Split, starts: list[int]) -> None:
-        """A shard packed anew has its old size, so the smallest block of each, the last, is compared too."""
-        for start, shard in zip(starts, split.shards, strict=True):
-            for block in shard.blocks[-1:]:
-                first = start + block.offset
-                found = layout.checksum(self._bytes[first : first + block.bytes].data)
-                if found != block.crc32:
-                    where = f"{folder / shard.name}: block at byte {block.offset}"
-                    raise ChangedShard(
-                        f"{where} has crc32 {found:08x}, expected {block.crc32:08x}: not the shard that "
-                        "dataset.json describes; copy or pack the set again"
-                    )
+    def _path(self, number: int) -> Path:
+        path = self._files.obtain(number)
+        assert path is not None  # noqa: S101  (only a file brought ahead may be refused)
+        return path
 
-    def _index_blocks(self, split: Split, starts: list[int]) -> None:
-        """Per block: its first sample, and the first row, label and source as positions in the mapped bytes."""
-        blocks = [
-            (start + block.offset, block.samples)
-            for start, shard in zip(starts, split.shards, strict=True)
-            for block in shard.blocks
-        ]
-        offsets = np.array([offset for offset, _ in blocks], np.int64)
-        self._counts = np.array([samples for _, samples in blocks], np.int64)
-        self._first_sample = np.cumsum(self._counts) - self._counts
-        self._first_row = (offsets + layout.PIXELS_OFFSET) // layout.IMAGE_BYTES
-        labels = np.array([layout.labels_offset(samples) for _, samples in blocks], np.int64)
-        sources = np.array([layout.sources_data_offset(samples) for _, samples in blocks], np.int64)
-        self._first_label = (offsets + labels) // layout.LABEL_TYPE.itemsize
-        self._first_source = (offsets + sources) // layout.SOURCE_TYPE.itemsize
 
-    def _take_rows(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
-        """np.take into a given buffer releases the GIL; mode 'clip' spares it a second buffer."""
-        if self._pool is None:
-            np.take(self._rows, rows, axis=0, out=out, mode="clip")
-            return
-        parts = zip(np.array_split(rows, self._threads), np.array_split(out, self._threads), strict=True)
-        list(self._pool.map(lambda part: np.take(self._rows, part[0], axis=0, out=part[1], mode="clip"), parts))
-
-    def _column(self, values: NDArray[Number], first: NDArray[np.int64]) -> NDArray[Number]:
-        parts = [values[start : start + count] for start, count in zip(first, self._counts, strict=True)]
-        return np.concatenate([values[:0], *parts])  # a split may be empty
+def _cut(samples: Samples, part: slice) -> Samples:
+    return Samples(samples.images[part], samples.labels[part], samples.sources[part])

@@ -1,18 +1,18 @@
 """Proof that a set is whole and honest: every byte, every label, and no original in two splits."""
 
-import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shards import layout
-from shards.manifest import CLASSES_NAME, MANIFEST_NAME, Manifest, Shard, Split, read_manifest
-from shards.reader import SplitReader
+from shards.errors import ShardError
+from shards.manifest import CLASSES_NAME, MANIFEST_NAME, Manifest, Split, read_manifest
+from shards.shard_check import Columns, Progress, check_shard, local_files, read_columns
+from shards.storage import Store, open_store
 
-Progress = Callable[[int], object]
+OURS = (".tar", ".idx", ".json", ".npy")  # people may keep other files beside a set
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,76 +23,57 @@ class Verification:
     bytes: int
     problems: tuple[str, ...]
     """One sentence each: where, what was found, what was expected. Empty for a clean set."""
+    listed: bool = True
+    """Whether it was looked for files that are not of the set; a web server does not list what it has."""
 
 
-def verify(folder: Path, *, progress: Progress = lambda _: None) -> Verification:
-    """Check a set against its manifest. `progress` is told of bytes as they are read.
+def verify(location: str | Path, *, progress: Progress = lambda _: None) -> Verification:
+    """Check a set against its manifest, wherever it lies. `progress` is told of bytes as they are checked.
 
-    Raises: MissingShard or CorruptShard when there is no readable manifest.
+    Raises: MissingShard or CorruptShard when there is no readable manifest, StorageError when a store fails.
     """
-    manifest = read_manifest(folder)
-    problems = [*_strangers(folder, manifest)]
+    store = open_store(location)
+    manifest = read_manifest(store.folder or store)
+    problems = [*_strangers(store, manifest)] if store.can_list else []
     sources: dict[str, NDArray[np.uint64]] = {}
     for name, split in manifest.splits.items():
-        damage = [problem for shard in split.shards for problem in _shard_problems(folder, shard, progress)]
+        damage, columns = _check_shards(store, manifest, split, progress)
         problems += damage
         if not damage:
-            reader = SplitReader(folder, split)
-            found = reader.sources()
-            sources[name] = _distinct(found)
-            problems += _content_problems(name, split, reader.labels(), found)
+            sources[name] = _distinct(columns.sources)
+            problems += _content_problems(name, split, *columns)
     problems += _leaks(manifest, sources)
     samples = sum(split.samples for split in manifest.splits.values())
     size = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
-    return Verification(samples=samples, bytes=size, problems=tuple(problems))
+    return Verification(samples=samples, bytes=size, problems=tuple(problems), listed=store.can_list)
 
 
-def _strangers(folder: Path, manifest: Manifest) -> Iterator[str]:
+def _strangers(store: Store, manifest: Manifest) -> Iterator[str]:
     """Files that the manifest does not know: left from another set, or put there by hand."""
-    shards = [shard.name for split in manifest.splits.values() for shard in split.shards]
-    known = {MANIFEST_NAME, CLASSES_NAME, *shards, *(Path(name).with_suffix(".idx").name for name in shards)}
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".tar", ".idx", ".json") and path.name not in known:
-            yield f"{path}: not part of this set; remove it"
+    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    known = {MANIFEST_NAME, CLASSES_NAME, *(shard.index_name for shard in shards)}
+    if not manifest.base:
+        known |= {shard.name for shard in shards}
+    if manifest.layout == "image":
+        known |= {shard.table_name for shard in shards}
+    for name in sorted(store.list()):
+        if PurePath(name).suffix in OURS and name not in known:
+            yield f"{store.url(name)}: not part of this set; remove it"
 
 
-def _shard_problems(folder: Path, shard: Shard, progress: Progress) -> Iterator[str]:
-    path = folder / shard.name
-    try:
-        size = path.stat().st_size
-        if size == shard.bytes:
-            yield from _byte_problems(path, shard, progress)
-        else:
-            yield f"{path}: {size} bytes, expected {shard.bytes}"
-    except OSError as error:
-        yield f"{path}: {error.strerror}; expected {shard.bytes} bytes"
-    yield from _index_problems(path.with_suffix(".idx"), shard)
-
-
-def _byte_problems(path: Path, shard: Shard, progress: Progress) -> Iterator[str]:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for number, block in enumerate(shard.blocks):
-            data = file.read(block.bytes)
-            digest.update(data)
-            progress(len(data))
-            if layout.checksum(data) != block.crc32:
-                found = f"crc32 {layout.checksum(data):08x}, expected {block.crc32:08x}"
-                yield f"{path}: block {layout.block_key(number)} at byte {block.offset}: {found}"
-        rest = file.read()
-        digest.update(rest)
-        progress(len(rest))
-    if digest.hexdigest() != shard.sha256:
-        yield f"{path}: sha256 {digest.hexdigest()}, expected {shard.sha256}"
-
-
-def _index_problems(path: Path, shard: Shard) -> Iterator[str]:
-    expected = layout.dali_index([(block.offset, block.samples) for block in shard.blocks])
-    try:
-        if path.read_bytes() != expected.encode():
-            yield f"{path}: not the DALI index of its shard; pack the set again"
-    except OSError as error:
-        yield f"{path}: {error.strerror}; DALI's own reader needs it"
+def _check_shards(store: Store, manifest: Manifest, split: Split, progress: Progress) -> tuple[list[str], Columns]:
+    """Problems, and the columns of all samples if there are none."""
+    tars = open_store(manifest.base) if manifest.base else store
+    problems, columns = [], [Columns(np.empty(0, np.int32), np.empty(0, np.uint64))]
+    for shard, file in local_files(tars, split.shards):
+        if isinstance(file, ShardError):
+            problems.append(str(file))
+            continue
+        problems += check_shard(store, tars, manifest, shard, file, progress)
+        if not problems:
+            columns.append(read_columns(store, manifest, shard, file))
+    labels, sources = (np.concatenate(parts) for parts in zip(*columns, strict=True))
+    return problems, Columns(labels, sources)
 
 
 def _content_problems(name: str, split: Split, labels: NDArray[np.int32], sources: NDArray[np.uint64]) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """An order for streaming: shuffled single images over a few shards at a time, every shard brought once an epoch.
 
 The shards of an epoch are shuffled into a row. Each shard's samples are shuffled and dealt into `window` parts, and
-part j of the row's i-th shard goes to group i + j; a group is shuffled as a whole. So a group mixes `window` shards, and
-the next group needs one shard more and one less.
+part j of the row's i-th shard goes to group i + j; a group is shuffled as a whole. So a group mixes `window` shards,
+and the next group needs one shard more and one less.
 
 Lanes serve several nodes. The row is cut into that many lanes, each with groups of its own, and every global batch
 takes an equal part from each, in their order. As a rank's share of a batch is a stretch of it, a node reads only the

@@ -13,9 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shards import layout
+from shards import layout, ustar
+from shards.compression import compress_block
 from shards.errors import InputError, StorageError
-from shards.manifest import CLASSES_NAME, MANIFEST_NAME, Block, Manifest, Shard
+from shards.manifest import CLASSES_NAME, MANIFEST_NAME, Block, Compression, Manifest, Shard
+from shards.manifest_rules import MOST_COMPRESSED, check_manifest
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -26,6 +28,15 @@ class Samples(NamedTuple):
     images: NDArray[np.uint8]
     labels: NDArray[np.integer]
     sources: NDArray[np.uint64]
+
+
+class StoredBlock(NamedTuple):
+    """A block as it goes into a tar: whole members with their headers and padding."""
+
+    data: bytes
+    samples: int
+    plain_crc32: int | None = None
+    """Of the packed block, where data is compressed."""
 
 
 class OutputFolder:
@@ -62,6 +73,8 @@ class OutputFolder:
                 self._commit()
             elif isinstance(error, OSError) and error.errno in DISK_FULL:
                 raise StorageError(self._disk_full(error)) from error
+            elif error is not None and not isinstance(error, Exception):  # Ctrl-C, SIGTERM
+                error.add_note(f"{self.final}: not made: {self._written()} and removed again")
         except OSError as failure:
             raise StorageError(f"{self.final}: cannot be written: {failure}") from failure
         finally:
@@ -128,33 +141,54 @@ class OutputFolder:
         shutil.rmtree(replaced, ignore_errors=True)
 
     def _disk_full(self, error: OSError) -> str:
-        written = sum(path.lstat().st_size for path in self.partial.rglob("*"))
         free = shutil.disk_usage(self.partial).free
-        found = f"{written / 1e6:.1f} MB written, {free / 1e6:.1f} MB free"
+        found = f"{self._written()}, {free / 1e6:.1f} MB free"
         return f"{self.final}: {error.strerror}: {found}; free some space or choose another --output"
 
+    def _written(self) -> str:
+        files = [path.lstat() for path in self.partial.rglob("*")]
+        return f"{sum(file.st_size for file in files) / 1e6:.1f} MB written in {len(files)} files"
 
-def write_shard(path: Path, blocks: Iterable[Samples]) -> Shard:
-    """Write one tar and its DALI index beside it; returns what the manifest says of it. Blocks have any sizes."""
+
+def write_shard(path: Path, blocks: Iterable[Samples], *, compression: Compression = "none") -> Shard:
+    """Write one packed tar and its DALI index; returns what the manifest says of it. Blocks have any sizes."""
+    return write_tar(path, (encode_block(number, block, path, compression) for number, block in enumerate(blocks)))
+
+
+def encode_block(number: int, block: Samples, path: Path, compression: Compression) -> StoredBlock:
+    """A packed block as it goes into the tar at `path`. Raises InputError for what does not belong there."""
+    key, plain = layout.block_key(number), layout.encode_block(layout.block_key(number), *check_samples(block, path))
+    samples = len(block.labels)
+    if compression == "none":
+        return StoredBlock(plain, samples)
+    if samples > MOST_COMPRESSED:
+        raise InputError(f"{path}: a compressed block of {samples} images; expected {MOST_COMPRESSED} at most")
+    return StoredBlock(compress_block(key, plain, samples, compression), samples, layout.checksum(plain))
+
+
+def write_tar(path: Path, blocks: Iterable[StoredBlock]) -> Shard:
+    """Write one tar of these blocks, whatever their layout, and its DALI index."""
     digest, table, position = hashlib.sha256(), [], 0
     with path.open("wb") as file:
-        for number, block in enumerate(blocks):
-            data = layout.encode_block(layout.block_key(number), *check_samples(block, path))
-            table.append(_block(position, data, len(block.labels)))
-            position += len(data)
-            digest.update(data)
-            file.write(data)
+        for block in blocks:
+            table.append(_block(position, block))
+            position += len(block.data)
+            digest.update(block.data)
+            file.write(block.data)
         digest.update(layout.end_of_archive())
         file.write(layout.end_of_archive())
         sync_file(file.fileno())
-    index = layout.dali_index([(block.offset, block.samples) for block in table])
-    write_file(path.with_suffix(".idx"), index)
-    size = position + len(layout.end_of_archive())
-    return Shard(name=path.name, bytes=size, sha256=digest.hexdigest(), blocks=tuple(table))
+    archive = ustar.read_archive(path, max_member_bytes=ustar.MAX_SIZE)
+    write_file(path.with_suffix(".idx"), ustar.dali_index(archive))
+    return Shard(name=path.name, bytes=archive.bytes, sha256=digest.hexdigest(), blocks=tuple(table))
 
 
 def write_manifest(folder: Path, manifest: Manifest, classes_json: str) -> None:
-    """Complete a set: the class map, then, last, the manifest."""
+    """Complete a set: the class map, then, last, the manifest. Raises InputError for one that nobody could read."""
+    try:
+        check_manifest(manifest)
+    except ValueError as error:
+        raise InputError(f"{folder / MANIFEST_NAME}: {error}") from error
     write_file(folder / CLASSES_NAME, classes_json)
     write_file(folder / MANIFEST_NAME, manifest.to_json())
 
@@ -188,7 +222,7 @@ def check_samples(samples: Samples, path: Path) -> Samples:
         raise InputError(f"{path}: found {found}; expected uint8 {shapes[0]}, a whole label and a uint64 source each")
     if labels.size == 0:
         raise InputError(f"{path}: a block without samples; expected at least one")
-    if labels.min() < 0 or labels.max() > np.iinfo(layout.LABEL_TYPE).max:
+    if labels.min() < 0 or labels.max() > layout.MAX_LABEL:
         raise InputError(f"{path}: labels {labels.min()}..{labels.max()}; expected numbers from 0 on, below 2**31")
     return samples
 
@@ -207,5 +241,8 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _block(offset: int, data: bytes, samples: int) -> Block:
-    return Block(offset=offset, bytes=len(data), samples=samples, crc32=layout.checksum(data))
+def _block(offset: int, block: StoredBlock) -> Block:
+    crc32 = layout.checksum(block.data)
+    return Block(
+        offset=offset, bytes=len(block.data), samples=block.samples, crc32=crc32, plain_crc32=block.plain_crc32
+    )

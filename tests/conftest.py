@@ -2,12 +2,15 @@
 
 import os
 import shutil
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests.faults.seaweed import PUBLIC_BUCKET, SeaweedFS
 from tools.combine import combine
 from tools.pack import pack
 from tools.split import split
@@ -48,3 +51,24 @@ def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     split(folder / "originals", val=0.25)
     pack(folder / "originals", output=folder / "shards", block_size=125)
     return folder / "shards"
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
+    """A real S3 server for the whole session."""
+    with SeaweedFS(tmp_path_factory.mktemp("seaweed")) as server:
+        server.make_bucket("tests")
+        server.make_bucket(PUBLIC_BUCKET)
+        yield server
+
+
+@pytest.fixture
+def bucket(seaweed: SeaweedFS, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """A new `s3://` location with nothing in it, and the environment by which S3 clients find its server."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "GOOGLE_", "AZURE_"))]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "no-profiles"))
+    for name, value in seaweed.environment.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://tests/{uuid.uuid4().hex}"

@@ -5,13 +5,18 @@ import tyro
 from kkanji.cli import run
 from tools.balance import balance
 from tools.combine import combine
+from tools.convert import convert
+from tools.index import index
 from tools.pack import pack
+from tools.push import push
 from tools.sample import sample
 from tools.show import show
 from tools.split import split
 from tools.verify import verify
 
-COMMANDS = {command.__name__: command for command in (combine, split, pack, balance, verify, show, sample)}
+COMMANDS = {
+    command.__name__: command for command in (combine, split, pack, balance, convert, index, push, verify, show, sample)
+}
 DESCRIPTION = "Raw archives of characters -> originals -> split -> shard sets. Each command has its own --help."
 
 

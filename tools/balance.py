@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from kkanji import augment_kernels
 from kkanji.augment import Policy, draw
 from shards import IMAGE_SIZE, InputError, Samples
+from shards.manifest import Compression
 from tools import originals
 from tools.originals import Originals, check_images, read_originals, read_split
 from tools.packing import Content, Target, gather, shuffled, split_history, split_key, summary, unchanged, write_set
@@ -29,6 +30,7 @@ def balance(
     output: Path = Path("balanced"),
     block_size: int = 1250,
     shard_size: int = 25_000,
+    compression: Compression = "none",
     seed: int = 0,
     workers: int | None = None,
     overwrite: bool = False,
@@ -45,13 +47,20 @@ def balance(
         output: folder to make
         block_size: images that are one sample for a WebDataset reader: 125, 250, 625 or 1250
         shard_size: images in a tar (25,000 take 103 MB), a multiple of the block size
+        compression: none, zstd (a third of the bytes) or lz4 (faster to unpack); readers unpack shards into their cache
         seed: of the choice, the augmentation and the stored order; 0 or more
         workers: threads; one per core if not given. The bytes written do not depend on it
         overwrite: replace OUTPUT if it exists
     """
     started = time.perf_counter()
     target = Target(
-        output=output, block_size=block_size, shard_size=shard_size, seed=seed, workers=workers, overwrite=overwrite
+        output=output,
+        block_size=block_size,
+        shard_size=shard_size,
+        compression=compression,
+        seed=seed,
+        workers=workers,
+        overwrite=overwrite,
     )
     if per_class < 1:
         raise InputError(f"--per-class {per_class}: expected 1 or more")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import tyro
 
+from shards.manifest import Compression
 from tools.originals import check_images, read_originals, read_split
 from tools.packing import Target, split_history, summary, unchanged, write_set
 
@@ -16,6 +17,7 @@ def pack(
     output: Path = Path("shards"),
     block_size: int = 1250,
     shard_size: int = 25_000,
+    compression: Compression = "none",
     seed: int = 0,
     workers: int | None = None,
     overwrite: bool = False,
@@ -29,13 +31,20 @@ def pack(
         output: folder to make
         block_size: images that are one sample for a WebDataset reader: 125, 250, 625 or 1250
         shard_size: images in a tar (25,000 take 103 MB), a multiple of the block size
+        compression: none, zstd (a third of the bytes) or lz4 (faster to unpack); readers unpack shards into their cache
         seed: of the stored order; 0 or more
         workers: threads; one per core if not given. The bytes written do not depend on it
         overwrite: replace OUTPUT if it exists
     """
     started = time.perf_counter()
     target = Target(
-        output=output, block_size=block_size, shard_size=shard_size, seed=seed, workers=workers, overwrite=overwrite
+        output=output,
+        block_size=block_size,
+        shard_size=shard_size,
+        compression=compression,
+        seed=seed,
+        workers=workers,
+        overwrite=overwrite,
     )
     combined = read_originals(folder)
     table = read_split(combined)

@@ -28,7 +28,9 @@ from shards import (
     write_manifest,
     write_shard,
 )
-from shards.order import mix, permute
+from shards.images import MAX_IMAGES
+from shards.manifest import Compression, Layout
+from shards.permutation import mix, permute
 from tools.originals import SPLITS, Originals, SplitTable, check_seed
 from tools.progress import count_images
 
@@ -46,8 +48,14 @@ class Target:
     workers: int | None
     """Threads; one per core if None."""
     overwrite: bool
+    layout: Layout = "packed"
+    compression: Compression = "none"
 
     def __post_init__(self) -> None:
+        if self.layout == "image" and self.compression != "none":
+            raise InputError(f"--compression {self.compression}: for --layout packed; PNG and JPEG are compressed")
+        if self.layout == "image" and self.shard_size > MAX_IMAGES:
+            raise InputError(f"--shard-size {self.shard_size}: expected {MAX_IMAGES} at most for --layout image")
         if self.block_size not in BLOCK_SIZES:
             raise InputError(f"--block-size {self.block_size}: expected one of {', '.join(map(str, BLOCK_SIZES))}")
         if self.shard_size < 1 or self.shard_size % self.block_size:
@@ -123,6 +131,7 @@ def write_set(
             lineage="known",
             classes=len(combined.classes),
             seed=target.seed,
+            compression=target.compression,
             history={"kkanji": __version__, "originals": _lineage(combined), **history},
             splits=_write_splits(folder, contents, target),
         )
@@ -153,7 +162,9 @@ def _write_splits(folder: Path, contents: Mapping[str, Content], target: Target)
         try:
             futures = {
                 name: [
-                    pool.submit(write_shard, path, _until(stop, blocks, progress.update))
+                    pool.submit(
+                        write_shard, path, _until(stop, blocks, progress.update), compression=target.compression
+                    )
                     for path, blocks in _shards(folder, name, content, target)
                 ]
                 for name, content in contents.items()

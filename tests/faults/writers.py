@@ -3,14 +3,19 @@
     python tests/faults/writers.py write FOLDER COUNT     undisturbed
     python tests/faults/writers.py killed-by-step FOLDER  one process for each step that touches a file, SIGKILLed there
     python tests/faults/writers.py killed-by-clock FOLDER KILLS  each killed after a random part of the usual time
+    python tests/faults/writers.py killed-by-write FOLDER  the same for each write and fsync: before it, half way, after
+    python tests/faults/writers.py signalled FOLDER SIGNAL COUNT  each sent the signal at a random moment of writing
     python tests/faults/writers.py racing FOLDER ROUNDS   two processes at once on each output
     python tests/faults/writers.py full FOLDER            more than fits on the file system
+    python tests/faults/writers.py full-at-end FOLDER     the shards fit on the file system, what completes the set not
     python tests/faults/writers.py limited FOLDER         more than the process may write (ulimit -f)
 
 Output goes to FOLDER/00000, FOLDER/00001 ...; an output that exists is replaced. What happened is printed as JSON: exit
 codes, negative for a signal, or messages. Processes are forks of this one, which makes a kill cost milliseconds.
 """
 
+import contextlib
+import io
 import itertools
 import json
 import os
@@ -22,14 +27,17 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from kkanji import cli
 from shards import InputError, Manifest, OutputFolder, Samples, Split, shard_name, write_manifest, write_shard
 
 REFUSED = 3
 BLOCKS = ((2, 1), (1,))
 SAMPLES = sum(map(sum, BLOCKS))
+NAMES: dict[str, Any] = {"name": "", "licence": "", "lineage": "known", "seed": 0}
 
 
 def write(output: Path, *, overwrite: bool = False) -> None:
@@ -39,8 +47,7 @@ def write(output: Path, *, overwrite: bool = False) -> None:
         for number, sizes in enumerate(BLOCKS):
             shards.append(write_shard(folder / shard_name("train", number), [block(size) for size in sizes]))
         split = Split(shards=tuple(shards), samples_per_class=(SAMPLES,), originals_per_class=(2,))
-        manifest = Manifest(name="", licence="", lineage="known", classes=1, seed=0, splits={"train": split})
-        write_manifest(folder, manifest, "{}")
+        write_manifest(folder, Manifest(classes=1, splits={"train": split}, **NAMES), "{}")
 
 
 def block(size: int) -> Samples:
@@ -99,17 +106,115 @@ def killed_by_step(folder: Path) -> list[int]:
 
 
 def killed_by_clock(folder: Path, kills: int) -> list[int]:
-    """A kill at a random moment each."""
+    """Kills at random moments until there were so many; a process that was ready before it is no kill."""
     start = time.perf_counter()
     write(folder / "undisturbed")
     usual_s = time.perf_counter() - start
-    codes = []
-    for number in range(kills):
-        child = fork(partial(write, folder / f"{number:05d}", overwrite=True))
+    codes: list[int] = []
+    while codes.count(-signal.SIGKILL) < kills:
+        child = fork(partial(write, folder / f"{len(codes):05d}", overwrite=True))
         time.sleep(random.uniform(0, usual_s))
         os.kill(child, signal.SIGKILL)
         codes.append(wait(child))
     return codes
+
+
+class Dying:
+    """Counts what goes to the disk: each write is three steps, before it, half way and after it; an fsync is two."""
+
+    def __init__(self, step: int) -> None:
+        self._left = step
+        self._write, self._fsync = os.write, os.fsync
+
+    def step(self) -> None:
+        if self._left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._left -= 1
+
+    def write(self, descriptor: int, data: Any) -> int:
+        """All of it, as a disk does that has room."""
+        view = memoryview(data).cast("B")
+        self.step()
+        for part in (view[: len(view) // 2], view[len(view) // 2 :]):
+            self._write(descriptor, part)
+            self.step()
+        return len(view)
+
+    def fsync(self, descriptor: int) -> None:
+        self.step()
+        self._fsync(descriptor)
+        self.step()
+
+    def open(self, file: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        """As io.open; what is opened for writing writes by the method above."""
+        if mode != "wb":
+            return opened(file, mode, *arguments, **options)
+        return io.BufferedWriter(DyingFile(file, self))
+
+
+class DyingFile(io.FileIO):
+    def __init__(self, path: Path, dying: Dying) -> None:
+        super().__init__(path, "wb")
+        self._dying = dying
+
+    def write(self, data: Any) -> int:
+        return self._dying.write(self.fileno(), data)
+
+
+opened = io.open
+
+
+def killed_at_write(step: int, output: Path) -> None:
+    """Write, but die at the step-th of these steps."""
+    dying = Dying(step)
+    io.open, os.fsync = dying.open, dying.fsync  # type: ignore[assignment]
+    write(output, overwrite=True)
+
+
+def killed_by_write(folder: Path) -> list[int]:
+    """As killed_by_step."""
+    codes: list[int] = []
+    while not codes or codes[-1]:
+        codes.append(wait(fork(partial(killed_at_write, len(codes), folder / f"{len(codes):05d}"))))
+    return codes
+
+
+def signalled(folder: Path, number: int, count: int) -> list[dict[str, Any]]:
+    """How each command ended that would have written for a minute: its code, seconds, stderr and what it left."""
+    return [signalled_once(folder / f"{turn:05d}", number) for turn in range(count)]
+
+
+def signalled_once(folder: Path, number: int) -> dict[str, Any]:
+    folder.mkdir()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.dup2(writing, 2)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+        try:
+            cli.run(partial(write_long, folder / "set"))
+        except SystemExit as ended:
+            os._exit(int(ended.code or 0))
+    os.close(writing)
+    while not any(folder.glob(".set.partial/*.tar")):
+        time.sleep(0.001)
+    time.sleep(random.uniform(0, 0.05))
+    os.kill(child, number)
+    asked = time.perf_counter()
+    code = wait(child)
+    seconds = time.perf_counter() - asked
+    with os.fdopen(reading) as errors:
+        return {"code": code, "seconds": seconds, "told": errors.read(), "left": sorted(map(str, folder.iterdir()))}
+
+
+def write_long(output: Path) -> None:
+    """A shard after another, as pack does in one thread."""
+    deadline = time.monotonic() + 60
+    with OutputFolder(output) as folder:
+        for number in itertools.count():
+            write_shard(folder / shard_name("train", number), (block(250) for _ in range(4)))
+            if time.monotonic() > deadline:
+                return
 
 
 def racing(folder: Path, rounds: int) -> list[list[int]]:
@@ -143,6 +248,27 @@ def too_much(folder: Path) -> dict[str, object]:
     return {}
 
 
+def full_at_end(folder: Path) -> dict[str, object]:
+    """Write a set, but for the last of it find the disk filled by others."""
+    try:
+        with OutputFolder(folder / "00000") as partial:
+            shard = write_shard(partial / shard_name("train", 0), [block(100)])
+            fill(folder / "of-others")
+            split = Split(shards=(shard,), samples_per_class=(100,), originals_per_class=(100,))
+            write_manifest(partial, Manifest(classes=1, splits={"train": split}, **NAMES), "{}" * 5000)
+    except InputError as error:
+        left = sorted(path.name for path in folder.iterdir())
+        return {"kind": type(error).__name__, "message": str(error), "left": left}
+    return {}
+
+
+def fill(path: Path) -> None:
+    """Take all that the file system has left."""
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
 def limited(folder: Path) -> dict[str, object]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
     return too_much(folder)
@@ -155,8 +281,11 @@ def main() -> None:
         "write": undisturbed,
         "killed-by-step": killed_by_step,
         "killed-by-clock": killed_by_clock,
+        "killed-by-write": killed_by_write,
+        "signalled": signalled,
         "racing": racing,
         "full": too_much,
+        "full-at-end": full_at_end,
         "limited": limited,
     }
     sys.stdout.write(json.dumps(commands[command](Path(folder), *map(int, counts))))

@@ -124,3 +124,32 @@ def test_killed_while_saving_loses_at_most_one(tmp_path: Path) -> None:
         found = checkpoint.newest(folder)
         assert found is not None
         assert int(found.name.removeprefix("step-")) >= reported[-1]
+
+
+FILLER = """
+import sys
+from pathlib import Path
+from kkanji import cli
+sys.path.insert(0, sys.argv[2])
+from test_checkpoint import save
+from tests.faults.writers import fill
+folder = Path(sys.argv[1])
+save(folder / "checkpoints", 1)
+fill(folder / "of-others")
+cli.run(lambda: save(folder / "checkpoints", 2))
+"""
+
+
+def test_a_full_disk_is_named_and_the_checkpoint_before_kept(tmp_path: Path) -> None:
+    script = f'mount -t tmpfs -o size=2m tmpfs {tmp_path} && "$@"; code=$?; ls -a {tmp_path}/checkpoints; exit $code'
+    command = ["unshare", "-rm", "sh", "-c", script, "sh", sys.executable, "-c", FILLER, str(tmp_path)]
+    if subprocess.run([*command[:2], "true"], capture_output=True, check=False).returncode:
+        pytest.skip("unshare -rm is not permitted here: no small file system to fill")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    result = subprocess.run(
+        [*command, str(Path(__file__).parent)], capture_output=True, text=True, env=environment, check=False
+    )
+    assert result.returncode == 2, result.stderr
+    expected = f"error: {tmp_path}/checkpoints/step-000000002: No space left on device: "
+    assert expected in result.stderr and "0.0 MB free" in result.stderr and "Traceback" not in result.stderr
+    assert result.stdout.split() == [".", "..", "last", "step-000000001"]

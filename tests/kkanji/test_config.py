@@ -12,7 +12,7 @@ def changed(**values: Any) -> TrainConfig:
     return replace(CONFIG, **values)
 
 
-CONFIG = TrainConfig(data=Path("data"), output=Path("runs/x"))
+CONFIG = TrainConfig(data="data", output=Path("runs/x"))
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,11 @@ CONFIG = TrainConfig(data=Path("data"), output=Path("runs/x"))
         ("weight_decay", -0.1),
         ("threads", 0),
         ("seed", -1),
+        ("window", -1),
+        ("lanes", 0),
+        ("draws_per_class", 0),
+        ("draw_exponent", 1.5),
+        ("cache_size", -1.0),
     ],
 )
 def test_senseless_options_are_refused_by_name(name: str, value: float) -> None:
@@ -59,3 +64,13 @@ def test_bad_json_is_named(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(InputError, match=rf"x\.json: {message}"):
         read_json(tmp_path / "x.json")
+
+
+def test_a_resumed_run_takes_what_the_first_start_settled() -> None:
+    saved = changed(micro_batch=96, order="windowed", window=5, lr=0.5).to_dict()
+    resumed = CONFIG.settled_as(saved)
+    assert (resumed.micro_batch, resumed.order, resumed.window) == (96, "windowed", 5)
+    assert resumed.lr == CONFIG.lr
+    assert changed(micro_batch=32, order="full").settled_as(saved).micro_batch == 32
+    assert changed(order="full").settled_as(saved).order == "full"
+    assert CONFIG.settled_as({}) == CONFIG

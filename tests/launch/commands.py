@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 Result = subprocess.CompletedProcess[str]
 
 
-def train_command(data: Path, run: Path, *options: str) -> list[str]:
+def train_command(data: Path | str, run: Path, *options: str) -> list[str]:
     """A short training on the tiny set: 108 images, 14 steps of 16 images in 2 epochs."""
     fixed = ("--model", "kkanji_efficientnet_fused_s", "--epochs", "2", "--batch-size", "16", "--log-every", "1")
     return [str(ROOT / "launch" / "train.py"), "--data", str(data), "--output", str(run), *fixed, *options]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from shards import Manifest, OutputFolder, Samples, Shard, Split, shard_name, write_manifest, write_shard
-from shards.manifest import Lineage
+from shards.manifest import Compression, Lineage
 
 CLASSES = 7
 
@@ -38,10 +38,11 @@ def write_set(tmp_path_factory: pytest.TempPathFactory) -> WriteSet:
         *,
         output: Path | None = None,
         lineage: Lineage = "known",
+        compression: Compression = "none",
     ) -> Path:
         output = output or tmp_path_factory.mktemp("sets", numbered=True) / "set"
         with OutputFolder(output, overwrite=True) as folder:
-            splits = {name: write_split(folder, name, part, blocks) for name, part in samples.items()}
+            splits = {name: write_split(folder, name, part, blocks, compression) for name, part in samples.items()}
             manifest = Manifest(
                 name="Test",
                 licence="none",
@@ -50,6 +51,7 @@ def write_set(tmp_path_factory: pytest.TempPathFactory) -> WriteSet:
                 seed=1,
                 history={"by": "a test"},
                 splits=splits,
+                compression=compression,
             )
             write_manifest(folder, manifest, "{}")
         return output
@@ -65,13 +67,16 @@ def describe(splits: Mapping[str, Split], lineage: Lineage) -> Manifest:
     )
 
 
-def write_split(folder: Path, name: str, samples: Samples, blocks: Sequence[Sequence[int]]) -> Split:
+def write_split(
+    folder: Path, name: str, samples: Samples, blocks: Sequence[Sequence[int]], compression: Compression = "none"
+) -> Split:
     """Write a split's shards, which together hold all its samples."""
     position = itertools.count()
     shards: list[Shard] = []
     for number, sizes in enumerate(blocks):
         rows = [list(itertools.islice(position, size)) for size in sizes]
-        shards.append(write_shard(folder / shard_name(name, number), take_blocks(samples, rows)))
+        path = folder / shard_name(name, number)
+        shards.append(write_shard(path, take_blocks(samples, rows), compression=compression))
     assert next(position) == len(samples.labels), "the blocks do not add up to the samples"
     pairs = set(zip(samples.labels.tolist(), samples.sources.tolist(), strict=True))
     return Split(

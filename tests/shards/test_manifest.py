@@ -11,8 +11,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards import CorruptShard, Manifest, Samples, ShardError, ShardSet, StorageError, read_manifest
+from shards import (
+    Block,
+    CorruptShard,
+    Manifest,
+    MissingShard,
+    Samples,
+    Shard,
+    ShardError,
+    ShardSet,
+    Split,
+    StorageError,
+    read_manifest,
+)
 from shards.manifest import MANIFEST_NAME, parse_manifest
+from shards.storage import open_store
+from tests.shards.kinds import Kind, drawn, write_set_of
 
 MakeSamples = Callable[..., Samples]
 WriteSet = Callable[..., Path]
@@ -121,10 +135,10 @@ def test_a_manifest_cut_at_any_length(manifest: Manifest) -> None:
 
 
 def test_a_manifest_that_the_disk_refuses(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> str:
+    def refuse(*_: object, **__: object) -> bytes:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(StorageError, match=r"dataset.json: Permission denied"):
         read_manifest(folder)
 
@@ -136,7 +150,8 @@ BLOCK: Steps = (*SHARD, "blocks", 1)
 @pytest.mark.parametrize(
     ("steps", "value", "message"),
     [
-        (("version",), 2, "format version 2, but this kkanji reads version 1"),
+        (("version",), 3, r"format version 3, but this kkanji reads versions \(1, 2\)"),
+        (("version",), 2, "no field 'compression'"),
         (("image_shape",), [32, 32], r"images of shape \[32, 32\], expected \[64, 64\]"),
         (("lineage",), "perhaps", "lineage 'perhaps', expected 'known' or 'unknown'"),
         (("lineage",), [], r"lineage \[\]"),
@@ -234,3 +249,97 @@ def assert_opens_or_refuses(found: ShardSet) -> None:
         except ShardError:
             continue
         assert len(reader.labels()) == split.samples
+
+
+@pytest.fixture(scope="module", params=["zstd", "png"])
+def version_2(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set that version 1 cannot describe."""
+    blocks = [drawn(2), drawn(1, 1)]
+    return write_set_of(tmp_path_factory.mktemp("v2") / "set", request.param, {"train": blocks, "val": [drawn(2, 9)]})
+
+
+def test_round_trip_of_version_2(version_2: Path) -> None:
+    found = read_manifest(version_2)
+    text = (version_2 / MANIFEST_NAME).read_text(encoding="utf-8")
+    assert found.to_json() == text and json.loads(text)["version"] == 2
+    assert parse_manifest(text) == found
+
+
+def test_a_plain_packed_set_is_still_version_1(valid: Json, manifest: Manifest) -> None:
+    assert valid["version"] == 1 and not {"layout", "compression", "base"} & set(valid)
+    assert (manifest.layout, manifest.compression, manifest.base) == ("packed", "none", "")
+    elsewhere = replace(manifest, base="s3://bucket/prefix")
+    assert parse_manifest(elsewhere.to_json()) == elsewhere and json.loads(elsewhere.to_json())["version"] == 2
+
+
+def test_a_manifest_is_read_from_a_store_too(version_2: Path, tmp_path: Path) -> None:
+    assert read_manifest(open_store(version_2)) == read_manifest(version_2)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MissingShard, match=r"empty: no dataset.json, so this is not a complete shard set"):
+        read_manifest(open_store(tmp_path / "empty"))
+
+
+def first_block(data: Json, column: int, value: Json) -> Json:
+    return change(data, ("splits", "train", "shards", 0, "blocks", 0, column), value)
+
+
+@pytest.mark.parametrize("kind", ["zstd", "png"])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: {**data, "version": 1}, "no field|contradict|does not fit|shorter|longer"),
+        (lambda data: {**data, "layout": "rows"}, "layout 'rows', expected 'packed' or 'image'"),
+        (lambda data: {**data, "layout": []}, r"layout \[\]"),
+        (lambda data: {**data, "compression": "gzip"}, "compression 'gzip', expected 'none' or 'zstd' or 'lz4'"),
+        (lambda data: {**data, "base": None}, "base is 'None', expected str"),
+        (lambda data: {**data, "base": "pipe:cat /etc/passwd"}, "base 'pipe:cat /etc/passwd', expected a location"),
+        (lambda data: {**data, "base": "../elsewhere"}, "expected a location"),
+        (
+            lambda data: {**data, "layout": "image", "compression": "lz4"},
+            "compression 'lz4' of the image layout|no field|shorter",
+        ),
+        (lambda data: first_block(data, 0, 512), "block at 512 does not fit the"),
+        (lambda data: first_block(data, 1, 511), "block at 0 does not fit the"),
+        (lambda data: first_block(data, 1, 1 << 40), "does not fit the"),
+        (lambda data: first_block(data, 2, 0), "do not add up"),
+        (lambda data: first_block(data, 3, -1), "crc32 is '-1'"),
+    ],
+)
+def test_damage_of_version_2(
+    tmp_path_factory: pytest.TempPathFactory, kind: Kind, damage: Callable[[Json], Json], message: str
+) -> None:
+    folder = write_set_of(tmp_path_factory.mktemp("v2") / "set", kind, {"train": [drawn(2), drawn(1, 1)]})
+    write(folder, damage(json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))))
+    assert_refused(folder, message)
+
+
+def test_a_compressed_block_too_large_to_unpack_in_memory(manifest: Manifest) -> None:
+    block = Block(offset=0, bytes=512 * 1000, samples=1 << 20, crc32=0, plain_crc32=0)
+    shard = Shard(name="a.tar", bytes=block.bytes + 4096, sha256="0" * 64, blocks=(block,))
+    split = Split(shards=(shard,), samples_per_class=(1 << 20,), originals_per_class=(1,))
+    huge = replace(manifest, classes=1, compression="zstd", splits={"train": split})
+    with pytest.raises(ValueError, match="block at 0 does not fit"):
+        parse_manifest(huge.to_json())
+
+
+def test_every_missing_field_of_version_2(version_2: Path) -> None:
+    data = json.loads((version_2 / MANIFEST_NAME).read_text(encoding="utf-8"))
+    for steps in nodes(data):
+        if isinstance(steps[-1], str) and steps[0] != "history" and len(steps) != 2:
+            with pytest.raises((ValueError, KeyError)):
+                parse_manifest(json.dumps(remove(data, steps)))
+
+
+@settings(max_examples=300)
+@given(data=st.data())
+def test_random_damage_of_version_2_is_refused_or_harmless(version_2: Path, data: st.DataObject) -> None:
+    content = json.loads((version_2 / MANIFEST_NAME).read_text(encoding="utf-8"))
+    for _ in range(data.draw(st.integers(1, 3))):
+        steps = data.draw(st.sampled_from(nodes(content)))
+        content = remove(content, steps) if data.draw(st.booleans()) else change(content, steps, data.draw(values))
+    try:
+        found = parse_manifest(json.dumps(content))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return
+    assert json.loads(found.to_json()) == content
+    assert all(shard.plain_bytes > 0 for split in found.splits.values() for shard in split.shards)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from shards import Plan, SampleOrder
+from shards import order as order_module
 from shards.order import cut
 from shards.permutation import mix, permute
 
@@ -200,6 +201,22 @@ def test_a_cut_loses_nothing(start: int, count: int, parts: int) -> None:
     stretches = [cut(start, start + count, part, parts) for part in range(parts)]
     assert (stretches[0][0], stretches[-1][1]) == (start, start + count)
     assert all(first[1] == second[0] for first, second in pairwise(stretches))
+
+
+@given(
+    lengths=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 9)), max_size=20),
+    together=st.sampled_from([1, 10, 100]),
+)
+def test_stretches_looked_up_together(lengths: list[tuple[int, int]], together: int) -> None:
+    """With gaps, as a rank's shares of global batches have, and without."""
+    order, stretches, position = SampleOrder(samples=50, seed=1), [], 0
+    for gap, length in lengths:
+        stretches.append((position + gap, position + gap + length))
+        position += gap + length
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(order_module, "TOGETHER", together)
+        found = list(order_module.numbers_of(order, stretches))
+    assert [numbers.tolist() for numbers in found] == [order.at(*stretch).tolist() for stretch in stretches]
 
 
 @pytest.mark.parametrize("field", ["samples", "epochs", "batch_size"])

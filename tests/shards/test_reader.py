@@ -20,6 +20,7 @@ from shards import (
     Block,
     ChangedShard,
     InputError,
+    Manifest,
     MissingShard,
     Samples,
     Shard,
@@ -29,6 +30,7 @@ from shards import (
     StorageError,
     layout,
     mapping,
+    write_manifest,
 )
 
 MakeSamples = Callable[..., Samples]
@@ -220,7 +222,7 @@ def mapped(folder: Path) -> int:
 def test_memory_is_unmapped_with_the_last_view(copy: Path) -> None:
     reader = ShardSet(copy).split("train")
     assert mapped(copy) == 3
-    view = reader._labels[:5]
+    view = reader._range.bytes[:5]
     del reader
     gc.collect()
     assert mapped(copy) == 3
@@ -247,7 +249,7 @@ def test_a_refused_set_leaves_nothing_mapped(copy: Path) -> None:
 
 def test_the_mapping_is_read_only(known: Known) -> None:
     with pytest.raises(ValueError, match="read-only"):
-        known.reader()._bytes[0] = 1
+        known.reader()._range.bytes[0] = 1
 
 
 def test_descriptors_and_threads_stay_constant(known: Known) -> None:
@@ -284,7 +286,7 @@ def test_memory_does_not_grow(known: Known) -> None:
 
 AT_EXIT = """
 import atexit
-atexit.register(lambda: print(reader._bytes[::4096].sum()))  # runs after what shards registers
+atexit.register(lambda: print(reader._range.bytes[::4096].sum()))  # runs after what shards registers
 import sys
 from pathlib import Path
 from shards import ShardSet
@@ -312,5 +314,7 @@ def test_positions_hold_beyond_32_bits(tmp_path: Path, make_samples: MakeSamples
     blocks = [Block(offset=offset, bytes=block_bytes, samples=size, crc32=crc32) for offset in offsets]
     shard = Shard(name="train-00000.tar", bytes=count * block_bytes + 4096, sha256="0" * 64, blocks=tuple(blocks))
     split = Split(shards=(shard,), samples_per_class=(count * size,), originals_per_class=(1,))
-    found = SplitReader(tmp_path, split).gather(np.arange((count - 1) * size, count * size))
+    manifest = Manifest(name="", licence="", lineage="unknown", classes=1, seed=0, splits={"train": split})
+    write_manifest(tmp_path, manifest, "{}")
+    found = ShardSet(tmp_path).split("train").gather(np.arange((count - 1) * size, count * size))
     assert_same(found, last)

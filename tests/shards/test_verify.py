@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from shards import CorruptShard, MissingShard, Samples, read_manifest, verify, write_shard
-from shards.verify import _byte_problems
+from shards.shard_check import byte_problems
 
 MakeSamples = Callable[..., Samples]
 WriteSet = Callable[..., Path]
@@ -74,7 +74,7 @@ def test_no_flipped_bit_of_a_shard_goes_unseen(make_samples: MakeSamples, write_
     shard = read_manifest(folder).splits["train"].shards[0]
     first, second = shard.blocks
     for position, _ in flips(folder / shard.name, every_bit=False):
-        found = [*_byte_problems(folder / shard.name, shard, lambda _: None)]
+        found = [*byte_problems(shard.name, folder / shard.name, shard, lambda _: None)]
         assert "train-00000.tar: sha256" in found[-1], position
         number = 0 if position < second.offset else 1
         if position < second.offset + second.bytes:
@@ -117,7 +117,7 @@ def test_a_file_that_the_disk_refuses(folder: Path, monkeypatch: pytest.MonkeyPa
         return opened(path, *arguments, **options)
 
     monkeypatch.setattr(Path, "open", refuse)
-    assert problems(folder).startswith(f"{folder / name}: Input/output error; ")
+    assert problems(folder).startswith(f"{folder / name}: Input/output error")
 
 
 @pytest.mark.parametrize("name", ["train-00002.tar", "test-00000.idx", "old.json"])

@@ -3,6 +3,7 @@
 import hashlib
 import tracemalloc
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,7 +118,7 @@ def test_memory_does_not_depend_on_the_samples(size: int) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"sizes": []}, {"sizes": [0, 0]}, {"window": 0}, {"lanes": 0}, {"batch_size": 0}])
-def test_nonsense_is_refused(wrong: dict[str, object]) -> None:
+def test_nonsense_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected at least one"):
         WindowedOrder(**{"sizes": [3], "seed": 0, **wrong})
 

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -93,6 +94,18 @@ def test_ctrl_c_while_a_shard_is_written_leaves_nothing(tmp_path: Path, make_sam
     with pytest.raises(KeyboardInterrupt), OutputFolder(tmp_path / "set") as folder:
         write_shard(folder / "a.tar", blocks())
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(("number", "code", "word"), [(15, 143, "terminated"), (2, 130, "interrupted")])
+def test_a_signal_leaves_nothing_and_says_how_far_it_was(tmp_path: Path, number: int, code: int, word: str) -> None:
+    """Ten times each. How long that takes is in docs/FAULTS.md."""
+    ended = run_injector("signalled", tmp_path, number, 10)
+    assert [each["code"] for each in ended] == [code] * 10
+    for turn, each in enumerate(ended):
+        told = rf"{word}; {tmp_path}/{turn:05d}/set: not made: \d+\.\d MB written in \d+ files and removed again\n"
+        assert re.fullmatch(told, each["told"]), each["told"]
+        assert each["left"] == []
+        assert each["seconds"] < 30
 
 
 def test_an_exception_keeps_what_was_to_be_replaced(tmp_path: Path) -> None:
@@ -234,12 +247,15 @@ def test_racing_processes_have_one_winner(tmp_path: Path, undisturbed: dict[str,
         assert contents(folder) == undisturbed
 
 
-@pytest.mark.parametrize(("command", "counts"), [("killed-by-step", ()), ("killed-by-clock", (40,))])
+@pytest.mark.parametrize(
+    ("command", "counts", "kills"),
+    [("killed-by-step", (), 15), ("killed-by-write", (), 40), ("killed-by-clock", (200,), 200)],
+)
 def test_sigkill_leaves_all_or_nothing(
-    tmp_path: Path, undisturbed: dict[str, bytes], command: str, counts: tuple[int, ...]
+    tmp_path: Path, undisturbed: dict[str, bytes], command: str, counts: tuple[int, ...], kills: int
 ) -> None:
     codes = run_injector(command, tmp_path, *counts)
-    assert codes.count(-signal.SIGKILL) >= 15
+    assert codes.count(-signal.SIGKILL) >= kills
     present = {name: contents(tmp_path / name) for name in names(tmp_path) if not name.startswith(".")}
     assert all(content == undisturbed for content in present.values())
     run_injector("write", tmp_path, len(codes))
@@ -278,6 +294,15 @@ def test_a_full_disk_is_named_and_left_clean(tmp_path: Path) -> None:
     assert found["message"].startswith(f"{tmp_path}/00000: No space left on device: 2.")
     assert "0.0 MB free" in found["message"]
     assert found["left"] == []
+
+
+@pytest.mark.skipif(not namespace_permitted(), reason="unshare -rm is not permitted here: no small file system to fill")
+def test_a_disk_full_at_the_index_is_named_and_left_clean(tmp_path: Path) -> None:
+    script = f'mount -t tmpfs -o size=2m tmpfs {tmp_path} && exec "$@"'
+    found = run_injector("full-at-end", tmp_path, wrap=("unshare", "-rm", "sh", "-c", script, "sh"))
+    assert found["kind"] == "StorageError"
+    assert found["message"].startswith(f"{tmp_path}/00000: No space left on device: 0.4 MB written in ")
+    assert found["left"] == ["of-others"]
 
 
 def test_a_file_size_limit_is_named_and_left_clean(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_nonsense_is_refused(tmp_path: Path, options: dict[str, int], message: s
 
 
 def test_an_error_while_writing_leaves_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(path: Path, _: object) -> None:
+    def fail(path: Path, *_: object, **__: object) -> None:
         raise OSError(5, "Input/output error", str(path))
 
     monkeypatch.setattr("tools.packing.write_shard", fail)

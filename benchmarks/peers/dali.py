@@ -1,0 +1,62 @@
+"""DALI's own reader of tars, over our shards."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from nvidia.dali import fn, pipeline_def
+from torch.utils import dlpack
+
+from benchmarks.peers import BLOCK, IMAGE_SIZE, Batch, Epoch, Job
+from benchmarks.peers.ours import write
+from shards.layout import NPY_HEADER, PIXELS_OFFSET, TAR_BLOCK
+
+__all__ = ["AHEAD", "PACKAGES", "bucket", "local", "write"]
+PACKAGES = ("nvidia-dali-cuda120", "torch")
+PREFETCH = 2
+AHEAD = 2 * PREFETCH + 2
+SHUFFLED_BLOCKS = 100
+
+
+def local(job: Job) -> Epoch:
+    """fn.readers.webdataset over our packed shards: whole blocks are shuffled, in a buffer of 100."""
+    pipeline = _reader(job, [str(path) for path in job.files(".tar")], shuffled=True)
+
+    def epoch() -> Iterator[Batch]:
+        while True:
+            yield _blocks(pipeline.run())
+
+    return epoch
+
+
+def bucket(job: Job) -> Iterator[Batch]:
+    """The same from the object store, in stored order, with the indexes at hand."""
+    pipeline = _reader(job, [f"{job.url}/{path.name}" for path in job.files(".tar")], shuffled=False)
+    for _ in range(0, len(job.images()), job.batch):
+        yield _blocks(pipeline.run())
+
+
+def _reader(job: Job, paths: list[str], shuffled: bool) -> Any:
+    options: dict[str, Any] = {"paths": paths, "index_paths": [str(path) for path in job.files(".idx")]}
+    if shuffled:
+        options |= {"random_shuffle": True, "initial_fill": SHUFFLED_BLOCKS}
+    blocks = max(1, job.batch // BLOCK)
+    return _webdataset(options, batch_size=blocks, num_threads=job.threads, device_id=None)
+
+
+@pipeline_def(prefetch_queue_depth=PREFETCH)
+def _webdataset(options: dict[str, Any]) -> tuple[Any, Any]:
+    """A DALI sample is one block: two npy members. Their headers are cut off later, which copies nothing."""
+    outputs: Any = fn.readers.webdataset(ext=["images.npy", "labels.npy"], **options)
+    return outputs[0], outputs[1]
+
+
+def _blocks(outputs: Any) -> Batch:
+    """Blocks of one size as one tensor, a view behind the headers."""
+    images, labels = (_tensor(output) for output in outputs)
+    pixels = images[:, PIXELS_OFFSET - TAR_BLOCK :].unflatten(1, (BLOCK, IMAGE_SIZE, IMAGE_SIZE))
+    return Batch(pixels, labels[:, NPY_HEADER:].contiguous().view(torch.int32).flatten())
+
+
+def _tensor(output: Any) -> torch.Tensor:
+    return dlpack.from_dlpack(output.as_tensor())

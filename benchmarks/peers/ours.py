@@ -1,0 +1,112 @@
+"""kkanji's own feed, measured as the others are."""
+
+from collections.abc import Iterator
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.peers import BLOCK, IMAGE_SIZE, Batch, Epoch, Job
+from kkanji.augment import Policy
+from kkanji.pipeline import PREFETCH, Feed, Loader
+from kkanji.pixels import normalise
+from shards import (
+    Manifest,
+    OutputFolder,
+    SampleOrder,
+    Samples,
+    Shard,
+    ShardSet,
+    Split,
+    SplitReader,
+    shard_name,
+    write_manifest,
+    write_shard,
+)
+from shards.layout import IMAGE_BYTES
+from shards.order import numbers_of
+
+PACKAGES = ("torch", "nvidia-dali-cuda120")
+AHEAD = 2 * PREFETCH + 2  # in our queue, in DALI's, and one under way in each
+Images = NDArray[np.uint8]
+
+
+def write(job: Job) -> None:
+    """Packed shards in blocks of 250; each image is a class of its own."""
+    images = job.images()
+    in_shard = max(1, job.shard_bytes // IMAGE_BYTES // BLOCK) * BLOCK
+    with OutputFolder(Path(job.folder)) as folder:
+        parts = [range(first, min(first + in_shard, len(images))) for first in range(0, len(images), in_shard)]
+        shards = [_shard(folder / shard_name("train", number), images, part) for number, part in enumerate(parts)]
+        ones = (1,) * len(images)
+        split = Split(shards=tuple(shards), samples_per_class=ones, originals_per_class=ones)
+        splits = {"train": split}
+        made = Manifest(name="", licence="", lineage="unknown", classes=len(images), seed=0, splits=splits)
+        write_manifest(folder, made, "{}")
+
+
+def gather(job: Job) -> Epoch:
+    """Shuffled numbers and np.take from the mapped shards into one buffer."""
+    reader, order = open_packed(job)
+    buffer = np.zeros((job.batch, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+
+    def epoch() -> Iterator[Batch]:
+        stretches = ((start, start + job.batch) for start in count(0, job.batch))
+        for numbers in numbers_of(order, stretches):
+            images, labels, _ = reader.gather(numbers, buffer, sources=False)
+            yield Batch(images, labels)
+
+    return epoch
+
+
+def loaded(job: Job) -> Epoch:
+    """The training loader without augmentation: the gather through DALI, uint8 in torch."""
+    return partial(_loaded, job, open_packed(job), policy=None)
+
+
+def normalised(job: Job) -> Epoch:
+    """The same, and normalised float32, the network's input, on a CPU."""
+    reader_and_order = open_packed(job)
+
+    def epoch() -> Iterator[Batch]:
+        for batch in _loaded(job, reader_and_order, policy=None):
+            yield Batch(normalise(batch.images), batch.labels)
+
+    return epoch
+
+
+def augmented(job: Job) -> Epoch:
+    """The training loader with the whole augmentation policy; what comes are not the set's images any more."""
+    reader_and_order = open_packed(job)
+
+    def epoch() -> Iterator[Batch]:
+        for batch in _loaded(job, reader_and_order, policy=Policy()):
+            yield Batch(None, batch.labels)
+
+    return epoch
+
+
+def _loaded(job: Job, reader_and_order: tuple[SplitReader, SampleOrder], policy: Policy | None) -> Iterator[Batch]:
+    reader, order = reader_and_order
+    feed = Feed(reader=reader, order=order, classes=reader.samples, policy=policy)
+    stretches = ((start, start + job.batch) for start in count(0, job.batch))
+    with Loader(feed, stretches, torch.device("cpu"), largest=job.batch, threads=job.threads) as loader:
+        for batch in loader:
+            yield Batch(batch.images, batch.labels)
+
+
+def open_packed(job: Job) -> tuple[SplitReader, SampleOrder]:
+    """The set and its shuffled order."""
+    reader = ShardSet(Path(job.folder)).split("train", threads=job.threads)
+    return reader, SampleOrder(samples=reader.samples, seed=0)
+
+
+def _shard(path: Path, images: Images, part: range) -> Shard:
+    return write_shard(path, (_samples(images, part[first : first + BLOCK]) for first in range(0, len(part), BLOCK)))
+
+
+def _samples(images: Images, part: range) -> Samples:
+    return Samples(images[part.start : part.stop], np.array(part), np.array(part, np.uint64))

@@ -1,0 +1,47 @@
+"""kkanji's own streaming, measured as the others are."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.peers import IMAGE_SIZE, WINDOW, Batch, Job
+from benchmarks.peers.ours import write
+from shards import ShardSet
+from shards.cache import Cache
+from shards.lookahead import AHEAD
+from shards.order import numbers_of
+from shards.storage import open_store
+from shards.windowed import WindowedOrder
+
+__all__ = ["PACKAGES", "bucket", "downloaded", "write"]
+PACKAGES = ("obstore",)
+CACHE_BYTES = 1 << 40
+
+
+def downloaded(job: Job) -> Iterator[Batch]:
+    """Only the bytes, by what the cache fetches shards with, as many shards at a time."""
+    store = open_store(job.url)
+
+    def download(path: Path) -> None:
+        store.download(path.name, path.stat().st_size, Path(job.cache) / path.name)
+
+    with ThreadPoolExecutor(AHEAD) as pool:
+        list(pool.map(download, job.files(".tar")))
+    yield Batch(None, range(len(job.images())))
+
+
+def bucket(job: Job) -> Iterator[Batch]:
+    """As training does: shards of a window are fetched ahead, verified, mapped from the cache, gathered from."""
+    cache = Cache(Path(job.cache), CACHE_BYTES)
+    found = ShardSet(job.url, cache=cache)
+    reader = found.split("train", threads=job.threads)
+    sizes = [shard.samples for shard in found.manifest.splits["train"].shards]
+    order = WindowedOrder(sizes, seed=0, window=WINDOW)
+    buffer = np.zeros((job.batch, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+    starts = range(0, reader.samples, job.batch)
+    stretches = ((start, min(start + job.batch, reader.samples)) for start in starts)
+    for numbers in reader.follow(numbers_of(order, stretches)):
+        images, labels, _ = reader.gather(numbers, buffer[: len(numbers)], sources=False)
+        yield Batch(images, labels)

@@ -1,0 +1,218 @@
+"""Where an object store is and who asks: clients by URL scheme, credentials as the ecosystem's other tools find them.
+
+- `s3://bucket/prefix`: S3 and what speaks it. `AWS_ENDPOINT_URL[_S3]`, `AWS_REGION`, `AWS_ACCESS_KEY_ID` ..., else a
+  profile, else the role of the machine; `AWS_SKIP_SIGNATURE=true` for a public bucket.
+- `gs://bucket/prefix`: Google Cloud Storage. `GOOGLE_APPLICATION_CREDENTIALS` ..., `GOOGLE_BASE_URL`.
+- `az://container/prefix`: Azure Blob Storage. `AZURE_STORAGE_ACCOUNT_NAME`, `AZURE_STORAGE_ACCOUNT_KEY` ...,
+  `AZURE_STORAGE_ENDPOINT`.
+- `https://host/path`, `http://...`: any web server, read only, nobody in particular.
+
+Everything named AWS_*, GOOGLE_* and AZURE_* that obstore documents works. Profiles are read here, as obstore knows
+none: `AWS_PROFILE` (or `default`) of `~/.aws/credentials` and `~/.aws/config`, static keys only.
+"""
+
+import configparser
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
+
+from shards.errors import InputError
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig, S3Credential
+
+CLIENTS = 16  # kept at most: each has connections
+SCHEMES = ("s3", "gs", "az", "http", "https")
+PROFILE_LASTS = timedelta(minutes=5)  # then its file is read again: tools that rotate keys write them there
+NOT_STATIC = ("role_arn", "sso_session", "sso_start_url", "credential_process", "web_identity_token_file")
+ROLE_VARIABLES = (
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Access:
+    """A bucket, and how it is reached."""
+
+    scheme: str
+    bucket: str
+    """Bucket or container; for a web server the URL of its root."""
+    host: str
+    """Where requests go, for messages."""
+    identity: str
+    """Who asks, for messages: nothing secret."""
+    options: tuple[tuple[str, str], ...] = ()
+    """Settings for the client that are not its own reading of the environment."""
+    profile: str | None = None
+    """The AWS profile with the keys, if one is used."""
+    environment: tuple[tuple[str, str], ...] = field(default_factory=lambda: tuple(_environment().items()), repr=False)
+    """What else the client may read there, secrets included: another environment is another access."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileKeys:
+    """Gives obstore the keys of an AWS profile, anew every few minutes."""
+
+    name: str
+
+    def __call__(self) -> "S3Credential":
+        """Read them."""
+        keys = read_profile(self.name)
+        return {
+            "access_key_id": keys["aws_access_key_id"],
+            "secret_access_key": keys["aws_secret_access_key"],
+            "token": keys.get("aws_session_token"),
+            "expires_at": datetime.now(UTC) + PROFILE_LASTS,
+        }
+
+
+def split_location(location: str) -> tuple[str, str, str]:
+    """Scheme, bucket and prefix of a URL; for a web server `host[:port]` and path. Raises InputError."""
+    scheme, _, rest = location.partition("://")
+    bucket, _, prefix = rest.rstrip("/").partition("/")
+    if scheme not in SCHEMES:
+        known = ", ".join(f"{name}://" for name in (*SCHEMES, "file"))
+        raise InputError(f"{location}: unknown kind of location {scheme}://; expected a folder or one of {known}")
+    if not bucket or any(part in ("", ".", "..") for part in prefix.split("/") if prefix):
+        raise InputError(f"{location}: expected {scheme}://{'host' if scheme[0] == 'h' else 'bucket'}/prefix")
+    if scheme.startswith("http") and re.search("[@?#]", rest):
+        raise InputError(f"{scheme}://{rest.rpartition('@')[2]}: a web location is a host and a path, nothing else")
+    return scheme, bucket, unquote(prefix) if scheme.startswith("http") else prefix
+
+
+def find_access(scheme: str, bucket: str) -> Access:
+    """Endpoint and identity from the environment. Raises InputError where it contradicts itself."""
+    environment = _environment()
+    if scheme == "s3":
+        return _s3_access(bucket, environment)
+    if scheme == "gs":
+        host = environment.get("GOOGLE_BASE_URL", "https://storage.googleapis.com")
+        return Access(scheme=scheme, bucket=bucket, host=host, identity=_google_identity(environment))
+    if scheme == "az":
+        return _azure_access(bucket, environment)
+    url = f"{scheme}://{bucket}"
+    return Access(scheme=scheme, bucket=url, host=url, identity="anonymous")
+
+
+@lru_cache(maxsize=CLIENTS)
+def connect(access: Access, timeout_s: float, retries: int) -> "ObjectStore":
+    """The client; one for all who ask alike, so that they share its connections.
+
+    timeout_s: for a whole request, from connecting to the last byte of the body.
+    retries: how often obstore itself sends a request again.
+    """
+    client: ClientConfig = {
+        "allow_http": access.host.startswith("http://"),
+        "timeout": timedelta(seconds=timeout_s),
+        "connect_timeout": timedelta(seconds=min(timeout_s, 5)),
+    }
+    retry: RetryConfig = {"max_retries": retries, "retry_timeout": timedelta(seconds=(retries + 1) * timeout_s)}
+    config: Any = dict(access.options)
+    if access.scheme == "s3":
+        keys = ProfileKeys(access.profile) if access.profile else None
+        return S3Store(
+            access.bucket, config=config, client_options=client, retry_config=retry, credential_provider=keys
+        )
+    if access.scheme == "gs":
+        return GCSStore(access.bucket, config=config, client_options=client, retry_config=retry)
+    if access.scheme == "az":
+        return AzureStore(access.bucket, config=config, client_options=client, retry_config=retry)
+    return HTTPStore.from_url(access.bucket, client_options=client, retry_config=retry)
+
+
+def read_profile(name: str) -> dict[str, str]:
+    """What `~/.aws/credentials` and `~/.aws/config` say of a profile; empty when they do not know it."""
+    found: dict[str, str] = {}
+    config = os.environ.get("AWS_CONFIG_FILE", "~/.aws/config")
+    credentials = os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")
+    for file, section in ((config, "default" if name == "default" else f"profile {name}"), (credentials, name)):
+        parser = configparser.ConfigParser(interpolation=None, default_section="")
+        path = Path(file).expanduser()
+        try:
+            parser.read(path, encoding="utf-8")
+        except (configparser.Error, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: {error}; expected [{section}] with lines `aws_access_key_id = ...`") from error
+        if parser.has_section(section):
+            found |= dict(parser[section])
+    return found
+
+
+def _environment() -> dict[str, str]:
+    """The variables that object stores' clients read."""
+    return {key: value for key, value in os.environ.items() if key.startswith(("AWS_", "GOOGLE_", "AZURE_"))}
+
+
+def _s3_access(bucket: str, environment: Mapping[str, str]) -> Access:
+    name = environment.get("AWS_PROFILE", "default")
+    profile = read_profile(name)
+    if "AWS_PROFILE" in environment and not profile:
+        raise InputError(f"AWS_PROFILE={name}: no such profile in ~/.aws/credentials or ~/.aws/config")
+    endpoints = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+    endpoint = next((environment[key] for key in endpoints if environment.get(key)), profile.get("endpoint_url"))
+    regions = (environment.get("AWS_REGION"), environment.get("AWS_DEFAULT_REGION"), profile.get("region"))
+    region = next(filter(None, regions), "us-east-1")
+    identity, keys = _s3_identity(name, profile, environment)
+    options = {"region": region} | ({"endpoint": endpoint} if endpoint else {})
+    return Access(
+        scheme="s3",
+        bucket=bucket,
+        host=endpoint or f"https://s3.{region}.amazonaws.com",
+        identity=identity,
+        options=tuple(options.items()),
+        profile=keys,
+    )
+
+
+def _s3_identity(name: str, profile: Mapping[str, str], environment: Mapping[str, str]) -> tuple[str, str | None]:
+    """Who asks, and the profile whose keys are used: in the order of AWS's own tools."""
+    if environment.get("AWS_SKIP_SIGNATURE", "").lower() in ("1", "true"):
+        return "anonymous (AWS_SKIP_SIGNATURE)", None
+    if key := environment.get("AWS_ACCESS_KEY_ID"):
+        if not environment.get("AWS_SECRET_ACCESS_KEY"):
+            raise InputError("AWS_ACCESS_KEY_ID is set but AWS_SECRET_ACCESS_KEY is not; set both or neither")
+        return f"access key {shorten(key)} (AWS_ACCESS_KEY_ID)", None
+    if role := next((variable for variable in ROLE_VARIABLES if variable in environment), None):
+        return f"the role of {role}", None
+    if "aws_access_key_id" in profile and "aws_secret_access_key" in profile:
+        return f"access key {shorten(profile['aws_access_key_id'])} (profile {name})", name
+    if kind := next((field for field in NOT_STATIC if field in profile), None):
+        raise InputError(
+            f"AWS profile {name} gets its keys by {kind}, which kkanji does not do; run "
+            f"`aws configure export-credentials --profile {name} --format env` and set what it prints"
+        )
+    return "this machine's role (no AWS_ACCESS_KEY_ID and no profile with keys)", None
+
+
+def _google_identity(environment: Mapping[str, str]) -> str:
+    if environment.get("GOOGLE_SKIP_SIGNATURE", "").lower() in ("1", "true"):
+        return "anonymous (GOOGLE_SKIP_SIGNATURE)"
+    for variable in ("GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_PATH", "GOOGLE_APPLICATION_CREDENTIALS"):
+        if variable in environment:
+            return f"{environment[variable]} ({variable})"
+    return "Google's application default credentials"
+
+
+def _azure_access(container: str, environment: Mapping[str, str]) -> Access:
+    account = environment.get("AZURE_STORAGE_ACCOUNT_NAME")
+    if not account:
+        raise InputError("AZURE_STORAGE_ACCOUNT_NAME is not set; az://container/prefix needs the account's name")
+    named = (environment.get(key) for key in ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"))
+    host = next(filter(None, named), f"https://{account}.blob.core.windows.net")
+    anonymous = environment.get("AZURE_SKIP_SIGNATURE", "").lower() in ("1", "true")
+    identity = "anonymous (AZURE_SKIP_SIGNATURE)" if anonymous else f"account {account}"
+    return Access(scheme="az", bucket=container, host=host, identity=identity)
+
+
+def shorten(key: str) -> str:
+    """Enough of a key's name to recognise it."""
+    return f"{key[:4]}...{key[-2:]}"

@@ -1,0 +1,58 @@
+"""Shards of PNG or JPEG images, one a sample, as everybody's WebDataset has them: decoded as they are gathered."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.files import SplitFiles
+from shards.images import TABLE_TYPE
+from shards.layout import IMAGE_BYTES
+from shards.lookahead import Numbers
+from shards.reader import SplitReader
+from shards.writer import Samples
+
+Decode = Callable[[NDArray[np.uint8], NDArray[np.uint8]], None]
+"""Decodes an image's bytes [n] into pixels [64, 64]; raises InputError."""
+
+
+class EncodedReader(SplitReader):
+    """Reads the image layout by its tables: where each image lies in its tar, its label and its source."""
+
+    def __init__(
+        self, files: SplitFiles, tables: Sequence[NDArray[Any]], decode: Decode | None, *, threads: int = 1
+    ) -> None:
+        """tables: of each shard, as `shards.images.read_table` gives them."""
+        super().__init__(files, threads=threads)
+        self._decode = decode
+        self._table: NDArray[Any] = np.concatenate([np.empty(0, TABLE_TYPE), *tables])
+        starts = np.repeat(self._range.starts, [len(table) for table in tables])
+        self._offsets = self._table["offset"].astype(np.int64) + starts.astype(np.int64)
+
+    def locate(self, numbers: Numbers, buffer: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Decode these images into buffer [n, 64, 64]; where each lies there, and the labels."""
+        samples = self.gather(numbers, buffer, sources=False)
+        return np.arange(len(numbers)) * IMAGE_BYTES + buffer.ctypes.data, samples.labels.astype(np.int32)
+
+    def encoded(self, numbers: Numbers) -> list[NDArray[np.uint8]]:
+        """The files of these images, as views of the mapped tars."""
+        starts, sizes = self._offsets[numbers], self._table["bytes"][numbers]
+        return [self._range.bytes[start : start + size] for start, size in zip(starts, sizes, strict=True)]
+
+    def _fill(self, numbers: Numbers, samples: Samples) -> None:
+        if self._decode is None:
+            raise TypeError("a reader of PNG or JPEG images, opened without a decode function, was asked for pixels")
+        samples.labels[:] = self._table["label"][numbers]
+        if len(samples.sources):
+            samples.sources[:] = self._table["source"][numbers]
+        for data, pixels in zip(self.encoded(numbers), samples.images, strict=True):
+            self._decode(data, pixels)
+
+    def labels(self) -> NDArray[np.int32]:
+        """The labels of all samples [n]."""
+        return self._table["label"].astype(np.int32)
+
+    def sources(self) -> NDArray[np.uint64]:
+        """The originals of all samples [n]."""
+        return self._table["source"].astype(np.uint64)

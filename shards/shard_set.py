@@ -1,0 +1,75 @@
+"""A set, wherever it lies: a folder or a prefix of an object store."""
+
+import os
+import shutil
+from pathlib import Path
+
+from shards.cache import Cache
+from shards.encoded import Decode, EncodedReader
+from shards.errors import InputError
+from shards.files import SplitFiles, check_listing
+from shards.images import read_table
+from shards.manifest import Manifest, read_manifest
+from shards.packed import PackedReader
+from shards.reader import SplitReader
+from shards.storage import Store, open_store
+
+CACHE_SHARE = 0.8  # of what the disk has free, for a cache without a stated limit
+
+
+class ShardSet:
+    """A shard set that can be read."""
+
+    def __init__(self, location: str | Path, *, cache: Cache | None = None, decode: Decode | None = None) -> None:
+        """location: a folder or a URL (s3://, gs://, az://, https://).
+
+        cache: for remote and for compressed sets; the default one if None. decode: for sets of PNG or JPEG images.
+        Raises: MissingShard or CorruptShard without a readable manifest, StorageError.
+        """
+        self._store = open_store(location)
+        self.location = self._store.location
+        self.manifest: Manifest = read_manifest(self._store.folder or self._store)
+        self._cache, self._decode = cache, decode
+
+    def read(self, name: str) -> bytes:
+        """One of the set's small files."""
+        return self._store.read(name)
+
+    def split(self, name: str, *, threads: int = 1) -> SplitReader:
+        """A reader of one split.
+
+        Raises: InputError when the set has none of that name, MissingShard or ChangedShard for tars that are not its.
+        """
+        if name not in self.manifest.splits:
+            known = ", ".join(sorted(self.manifest.splits))
+            raise InputError(f"{self.location}: no split {name!r}; it has: {known}")
+        check_listing(self._tars, self.manifest, name)
+        files = SplitFiles(self._tars, self.manifest, name, None if self.in_place else self.cache)
+        if self.manifest.layout == "packed":
+            return PackedReader(files, threads=threads)
+        tables = [read_table(self._store, shard) for shard in files.shards]
+        return EncodedReader(files, tables, self._decode, threads=threads)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the shards are used where they lie, without the cache."""
+        return self._tars.folder is not None and self.manifest.compression == "none"
+
+    @property
+    def cache(self) -> Cache:
+        """Where shards are kept that cannot be used where they lie."""
+        if self._cache is None:
+            self._cache = default_cache()
+        return self._cache
+
+    @property
+    def _tars(self) -> Store:
+        return open_store(self.manifest.base) if self.manifest.base else self._store
+
+
+def default_cache(limit_bytes: int = 0) -> Cache:
+    """The cache in $KKANJI_CACHE, or ~/.cache/kkanji; limit 0: most of what the disk has free."""
+    folder = Path(os.environ.get("KKANJI_CACHE") or Path.home() / ".cache" / "kkanji")
+    folder.mkdir(parents=True, exist_ok=True)
+    held = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    return Cache(folder, limit_bytes or int(CACHE_SHARE * (shutil.disk_usage(folder).free + held)))

@@ -1,0 +1,65 @@
+"""Which order a run gets, from its options and from what its machine has room for."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kkanji.config import TrainConfig
+from kkanji.data import class_map, open_set, settle_order, training_order
+from shards import DrawnOrder, InputError, SampleOrder, ShardSet, WindowedOrder
+from shards.cache import Cache
+from tools.convert import convert
+
+CONFIG = TrainConfig(data="data", output=Path("runs/x"), batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def compressed(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("compressed") / "set"
+    convert(str(tiny_set), output=output, compression="zstd")
+    return output
+
+
+def cached(folder: Path, cache: Path, sets: float) -> ShardSet:
+    """With room for so many times the set."""
+    splits = ShardSet(folder).manifest.splits.values()
+    size = sum(shard.plain_bytes for split in splits for shard in split.shards)
+    return ShardSet(folder, cache=Cache(cache, int(size * sets)))
+
+
+def test_a_local_set_is_shuffled_as_a_whole(tiny_set: Path) -> None:
+    data = ShardSet(tiny_set)
+    settled = settle_order(CONFIG, data)
+    assert settled.order == "full"
+    assert isinstance(training_order(settled, data, data.split("train")), SampleOrder)
+
+
+def test_a_set_that_fits_into_the_cache_too(compressed: Path, tmp_path: Path) -> None:
+    assert settle_order(CONFIG, cached(compressed, tmp_path, 1.1)).order == "full"
+
+
+def test_a_larger_one_gets_a_window_that_fits(compressed: Path, tmp_path: Path) -> None:
+    data = cached(compressed, tmp_path, 0.9)
+    with pytest.raises(InputError, match=r"of cache, there are .*give --cache-size or a smaller --window"):
+        settle_order(CONFIG, data)  # one shard of most of the cache
+    wide = ShardSet(compressed, cache=Cache(tmp_path, 10**9))
+    settled = settle_order(replace(CONFIG, order="windowed"), wide)
+    assert settled.window == 8
+    order = training_order(settled, wide, wide.split("train"))
+    assert isinstance(order, WindowedOrder) and order.samples == 108
+
+
+def test_balanced_draws(tiny_set: Path) -> None:
+    data = ShardSet(tiny_set)
+    config = settle_order(replace(CONFIG, order="balanced", draws_per_class=50), data)
+    order = training_order(config, data, data.split("train"))
+    assert isinstance(order, DrawnOrder)
+    labels = data.split("train").labels()[order.at(0, order.samples)]
+    assert np.bincount(labels).tolist() == [50] * 6
+
+
+def test_the_class_map_comes_with_the_set(tiny_set: Path) -> None:
+    assert len(class_map(open_set(tiny_set))) == 6
+    assert open_set(str(tiny_set)).location == str(tiny_set)
