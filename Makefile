@@ -1,13 +1,16 @@
 # make train   set up, draw nothing, download no data: train on the embedded sample, evaluate, write a report
 # make test    set up, run all tests          make check   lint and types
-# make bench   host feed benchmark            make clean   remove what the others made
+# make bench   host feed and streaming        make clean   remove what the others made
+# make peers   other loaders, for make bench to measure beside ours
 PYTHON ?= python3.11
 VENV ?= .venv
 SAMPLE ?= runs/sample
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: all setup train test check bench clean
+PEERS := $(if $(wildcard .venv-peers/bin/python),--peers .venv-peers/bin/python)
+
+.PHONY: all setup train test check bench peers clean
 all: train
 
 setup: $(INSTALLED)
@@ -39,7 +42,15 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 
 bench: $(INSTALLED)
-	$(BIN)/python -m benchmarks loader
+	$(BIN)/python -m benchmarks loader $(PEERS)
+	$(BIN)/python -m benchmarks stream $(PEERS)
+
+# Other projects' loaders, to be measured beside ours: an environment of their own, as some need an older NumPy.
+peers: $(INSTALLED)
+	$(PYTHON) -m venv .venv-peers
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+		> $$(.venv-peers/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/kkanji.pth
+	.venv-peers/bin/pip install --quiet --disable-pip-version-check --requirement benchmarks/peers/requirements.txt
 
 clean:
-	rm -rf $(VENV) $(SAMPLE) *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-peers $(SAMPLE) *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

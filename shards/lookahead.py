@@ -2,8 +2,8 @@
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from concurrent.futures import Future
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from shards.errors import InputError
 from shards.files import SplitFiles
+from shards.patience import Workers
 
 Numbers = NDArray[np.int64]
 AHEAD = 4  # shards under way or ready beyond those in use
@@ -66,25 +67,23 @@ class Lookahead:
         """The requests, one by one. The shards of the last `keep` that were yielded can be gathered from."""
         source = iter(requests)
         self._next = self._request(next(source, None))
-        with ThreadPoolExecutor(AHEAD, thread_name_prefix="kkanji-fetch") as pool:
-            try:
-                while self._look_ahead(source, pool):
-                    self._shelve(self._queue[0].shards)
-                    self._look_ahead(source, pool)  # so that what comes next is known before anything is let go
-                    self._at_yield = True
-                    yield self._queue[0].numbers
-                    self._at_yield = False
-                    self._finish(keep)
-            finally:
-                self._close()
-                pool.shutdown(cancel_futures=True)
+        try:
+            while self._look_ahead(source):
+                self._shelve(self._queue[0].shards)
+                self._look_ahead(source)  # so that what comes next is known before anything is let go
+                self._at_yield = True
+                yield self._queue[0].numbers
+                self._at_yield = False
+                self._finish(keep)
+        finally:
+            self._close()
 
-    def _look_ahead(self, source: Iterator[Numbers], pool: ThreadPoolExecutor) -> bool:
+    def _look_ahead(self, source: Iterator[Numbers]) -> bool:
         """Queue requests until they need enough shards beyond those in use; False when there are none left."""
         while self._next is not None and (not self._queue or self._may_look_further(self._next)):
             self._enqueue(self._next)
             self._next = self._request(next(source, None))
-        self._fetch(pool)
+        self._fetch()
         return bool(self._queue)
 
     def _may_look_further(self, request: _Request) -> bool:
@@ -113,12 +112,12 @@ class Lookahead:
         new = (shard for shard in request.shards if shard not in self._shelved and shard not in self._coming)
         self._wanted.update(dict.fromkeys(new))
 
-    def _fetch(self, pool: ThreadPoolExecutor) -> None:
+    def _fetch(self) -> None:
         """Have the next shards brought. One that the cache had no room for is brought when it is needed."""
         under_way = sum(not future.done() for future in self._coming.values())
         for number in list(self._wanted)[: max(0, AHEAD - under_way)]:
             del self._wanted[number]
-            self._coming[number] = pool.submit(self._files.obtain, number, ahead=True)
+            self._coming[number] = _fetchers().submit(self._files.obtain, number, ahead=True)
 
     def _shelve(self, shards: list[int]) -> None:
         for number in shards:
@@ -173,3 +172,9 @@ class Lookahead:
 
     def _let_go(self, number: int, _: Future[Path | None]) -> None:
         self._files.release(number)
+
+
+@cache
+def _fetchers() -> Workers:
+    """All lookaheads share these threads, which are daemons: Ctrl-C does not wait for a server that stalls."""
+    return Workers(AHEAD)

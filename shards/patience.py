@@ -114,6 +114,8 @@ class Workers:
         future: Future[Result] = Future()
 
         def work() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
             try:
                 future.set_result(call(*arguments, **named))
             except BaseException as error:

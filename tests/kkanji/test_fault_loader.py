@@ -143,10 +143,11 @@ def write_sharded(folder: Path) -> None:
 
 def test_a_reader_that_ends_early_is_never_a_short_epoch(data: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = data.split("train")
-    follow = reader.follow
+    follow, open_ones = reader.follow, []
 
     def short(requests: Iterator[Any], **options: Any) -> Iterator[Any]:
-        for _, numbers in zip(range(4), follow(requests, **options), strict=False):
+        open_ones.append(follow(requests, **options))  # closing it would unmap what is being read
+        for _, numbers in zip(range(4), open_ones[-1], strict=False):
             yield numbers
 
     monkeypatch.setattr(reader, "follow", short)

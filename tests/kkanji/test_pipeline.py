@@ -6,7 +6,7 @@ from threading import active_count
 import numpy as np
 import pytest
 import torch
-from torch.utils.dlpack import from_dlpack, to_dlpack
+from torch.utils import dlpack
 
 from kkanji import augment
 from kkanji.augment import Policy
@@ -110,10 +110,11 @@ def test_the_gpu_function_takes_a_batch_in_parts() -> None:
     """Run on the CPU: the parts come back as augmented by the reference, to one gray level."""
     images = np.random.default_rng(0).integers(0, 256, (6, 64, 64), np.uint8)
     rows = augment.draw(Policy(), 0, np.arange(6))
-    parts = [to_dlpack(torch.from_numpy(part[..., None])) for part in np.split(images, 3)]
-    found = [
-        from_dlpack(part) for part in _augment_gpu(parts, [to_dlpack(torch.from_numpy(r)) for r in np.split(rows, 3)])
+    capsules = [
+        [dlpack.to_dlpack(torch.from_numpy(part)) for part in np.split(array, 3)]  # type: ignore[attr-defined]
+        for array in (images[..., None], rows)
     ]
+    found = [dlpack.from_dlpack(part) for part in _augment_gpu(*capsules)]
     difference = torch.cat(found)[..., 0].int() - torch.from_numpy(augment.apply(images, rows)).int()
     assert [part.shape for part in found] == [(2, 64, 64, 1)] * 3
     assert difference.abs().max() <= 1

@@ -39,7 +39,7 @@ def uneven(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(data: Path, output: Path, *, ranks: int = 1, stop_after: int = 0, resume: bool = False) -> int:
     """Train, or kill it after a step."""
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(ranks), "--master_port", "29641"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
     command = train_command(data, output, *OPTIONS, *(["--resume"] if resume else []))
     whole = [sys.executable, *(launcher if ranks > 1 else []), *command]
     with subprocess.Popen(
@@ -77,8 +77,7 @@ def test_a_run_from_a_bucket_with_64_open_files(uneven: Path, bucket: str, tmp_p
     store = open_store(bucket)
     for path in uneven.iterdir():
         store.upload(path.name, path)
-    command = ["prlimit", "--nofile=64:64", sys.executable, *train_command(Path("DATA"), tmp_path / "run", *OPTIONS)]
-    command[command.index("DATA")] = bucket
+    command = ["prlimit", "--nofile=64:64", sys.executable, *train_command(bucket, tmp_path / "run", *OPTIONS)]
     variables = environment(KKANJI_CACHE=str(tmp_path / "cache"))
     result = subprocess.run(command, capture_output=True, text=True, env=variables, timeout=240, check=False)
     assert result.returncode == 0, result.stderr

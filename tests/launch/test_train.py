@@ -122,7 +122,7 @@ def test_two_ranks_compute_what_one_does(tiny_set: Path, tmp_path: Path) -> None
     result = start(*train_command(tiny_set, one, "--micro-batch", "8"))
     assert result.returncode == 0, result.stderr
     assert ("torch uses 1 thread(s)" in result.stderr) == (len(os.sched_getaffinity(0)) > 1)
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     result = start(*launcher, *train_command(tiny_set, two), ACCELERATE_USE_CPU="true")
     assert result.returncode == 0, result.stderr
     assert "2 x cpu in micro-batches of 8" in result.stdout

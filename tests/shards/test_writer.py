@@ -15,7 +15,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shards import InputError, OutputFolder, Samples, ShardSet, StorageError, verify, write_file, write_shard, writer
+from shards import (
+    InputError,
+    Manifest,
+    OutputFolder,
+    Samples,
+    ShardSet,
+    Split,
+    StorageError,
+    verify,
+    write_file,
+    write_manifest,
+    write_shard,
+    writer,
+)
 
 MakeSamples = Callable[..., Samples]
 WriteSet = Callable[..., Path]
@@ -394,6 +407,16 @@ IMAGES, LABELS, SOURCES = np.zeros((2, 64, 64), np.uint8), np.zeros(2, np.int64)
 def test_arrays_that_do_not_belong_are_refused(tmp_path: Path, samples: tuple[Any, Any, Any], message: str) -> None:
     with pytest.raises(InputError, match=f"a.tar: .*{message}"):
         write_shard(tmp_path / "a.tar", [Samples(*samples)])
+
+
+def test_a_label_beyond_the_classes_is_refused_as_the_set_is_completed(tmp_path: Path) -> None:
+    """A shard does not know how many classes there are; counts tell."""
+    shard = write_shard(tmp_path / "a.tar", [Samples(IMAGES, LABELS + 1, SOURCES)])
+    split = Split(shards=(shard,), samples_per_class=(0, 2), originals_per_class=(0, 1))
+    manifest = Manifest(name="", licence="", lineage="known", classes=1, seed=0, splits={"train": split})
+    with pytest.raises(InputError, match=r"dataset.json: split 'train': counts per class do not add up to 2 samples"):
+        write_manifest(tmp_path, manifest, "{}")
+    assert names(tmp_path) == ["a.idx", "a.tar"]
 
 
 def test_arrays_in_any_memory_order_are_stored_alike(tmp_path: Path, make_samples: MakeSamples) -> None:
