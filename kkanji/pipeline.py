@@ -28,6 +28,7 @@ from shards import CorruptShard, Order, SplitReader
 from shards.layout import IMAGE_SIZE
 from shards.order import numbers_of
 
+LEAVE_S = 2  # for a batch under way, of which a large one takes some 0.1 s
 PREFETCH = 2  # batches ready ahead of use; DALI keeps as many of its own under way
 KEEP = PREFETCH + 2  # batches whose pixels stay where they were located: DALI has not copied the last ones yet
 PARTS = 8  # that a batch is cut into, for DALI's threads: 4 gather at 65 % of NumPy's limit on 2 threads, 8 at 71 %
@@ -91,9 +92,12 @@ class Loader:
             self._keep_until_used(item)
 
     def close(self) -> None:
-        """End the thread and free the pipeline."""
+        """End the thread and free the pipeline; a thread that waits for a server is left to the end of the process."""
         self._closed.set()
+        until = perf_counter() + LEAVE_S
         while self._thread.is_alive():
+            if perf_counter() > until:
+                return
             try:
                 self._queue.get(timeout=0.05)
             except Empty:

@@ -4,8 +4,10 @@ import io
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
@@ -229,3 +231,36 @@ def test_an_epoch_from_a_bucket_with_64_open_files(
     order = WindowedOrder([5] * 60, seed=0, window=6)
     assert digest == sha256(samples.images[order.at(0, 600)].tobytes()).hexdigest()
     assert 10 < int(most) < 64
+
+
+STREAMED = """
+import sys
+import numpy as np
+from kkanji import cli
+from shards import ShardSet
+from shards.cache import Cache
+def stream():
+    reader = ShardSet(sys.argv[1], cache=Cache(sys.argv[2], 1 << 20)).split("train")
+    for numbers in reader.follow(np.array([number]) for number in range(3)):
+        reader.gather(numbers)
+cli.run(stream)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_while_a_shard_is_fetched_does_not_wait_for_the_server(
+    bucket: str, seaweed: SeaweedFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    copied(write_set_of(tmp_path / "set", "none", {"train": [drawn(3)]}), bucket)
+    with FaultProxy(seaweed.port) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
+        stall = proxy.arm("stall", match="train-00000.tar")
+        command = [sys.executable, "-c", STREAMED, bucket, str(tmp_path / "cache")]
+        with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+            deadline = time.monotonic() + 60
+            while not stall.met:
+                assert time.monotonic() < deadline and process.poll() is None
+                time.sleep(0.01)
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=30)  # half of what patience with the server takes
+    assert process.returncode == code and "Traceback" not in errors

@@ -93,7 +93,7 @@ def test_shards_are_brought_before_they_are_needed() -> None:
     bench = Bench(10)
     stream = bench.serve(requests(*([number] for number in range(10))))
     next(stream)
-    wait_until(lambda: {*bench.ahead} >= set(range(AHEAD)))
+    wait_until(lambda: {*bench.ahead} >= set(range(1, AHEAD)))  # the first may be needed before a thread takes it
     assert max(bench.ahead) <= AHEAD + 1
     assert bench.shelved == {0}
 
