@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,10 @@ from tests.faults.seaweed import PUBLIC_BUCKET, SeaweedFS
 from tools.combine import combine
 from tools.pack import pack
 from tools.split import split
+
+# A job that a shell started in the background ignores Ctrl-C, and so would the commands that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tests may share two busy cores with a training run: slowness is no failure.
 settings.register_profile("kkanji", deadline=None, suppress_health_check=[HealthCheck.too_slow])
