@@ -18,9 +18,9 @@ WINDOW = 8  # shards that order windowed mixes at a time: 200,000 images of the 
 def open_set(location: str | Path, *, cache_size: float = 0.0) -> ShardSet:
     """A set in a folder or in an object store; cache_size: gigabytes, 0 for most of what the disk has free."""
     data = ShardSet(location, decode=decode_into)
-    if data.in_place or not cache_size:
-        return data
-    return ShardSet(location, cache=default_cache(int(cache_size * GIGABYTE)), decode=decode_into)
+    if cache_size and not data.in_place:
+        data.cache = default_cache(int(cache_size * GIGABYTE))
+    return data
 
 
 def class_map(data: ShardSet) -> ClassMap:

@@ -19,7 +19,7 @@ class SplitFiles:
     """
 
     def __init__(self, store: Store, manifest: Manifest, split: str, cache: Cache | None) -> None:
-        """store: where the tars lie. cache: not used by a set that `is_in_place`."""
+        """store: where the tars lie. cache: None for a set that is used in place."""
         self.shards: Sequence[Shard] = manifest.splits[split].shards
         self.sizes = [shard.plain_bytes for shard in self.shards]
         self._store, self._compression, self._cache = store, manifest.compression, cache

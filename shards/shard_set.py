@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from functools import cached_property
 from pathlib import Path
 
 from shards.cache import Cache
@@ -12,7 +13,7 @@ from shards.images import read_table
 from shards.manifest import Manifest, read_manifest
 from shards.packed import PackedReader
 from shards.reader import SplitReader
-from shards.storage import Store, open_store
+from shards.storage import open_store
 
 CACHE_SHARE = 0.8  # of what the disk has free, for a cache without a stated limit
 
@@ -29,7 +30,10 @@ class ShardSet:
         self._store = open_store(location)
         self.location = self._store.location
         self.manifest: Manifest = read_manifest(self._store.folder or self._store)
-        self._cache, self._decode = cache, decode
+        self._tars = open_store(self.manifest.base) if self.manifest.base else self._store
+        self._decode = decode
+        if cache is not None:
+            self.cache = cache
 
     def read(self, name: str) -> bytes:
         """One of the set's small files."""
@@ -55,16 +59,10 @@ class ShardSet:
         """Whether the shards are used where they lie, without the cache."""
         return self._tars.folder is not None and self.manifest.compression == "none"
 
-    @property
+    @cached_property
     def cache(self) -> Cache:
-        """Where shards are kept that cannot be used where they lie."""
-        if self._cache is None:
-            self._cache = default_cache()
-        return self._cache
-
-    @property
-    def _tars(self) -> Store:
-        return open_store(self.manifest.base) if self.manifest.base else self._store
+        """Where shards are kept that cannot be used where they lie. May be set before the first split is opened."""
+        return default_cache()
 
 
 def default_cache(limit_bytes: int = 0) -> Cache:
