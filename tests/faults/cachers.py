@@ -1,13 +1,13 @@
 """Processes that use a cache and that something happens to; a test then looks at what they left.
 
-    python tests/faults/cachers.py churn FOLDER PROCESSES KILLS  random use of a small cache, SIGKILLs at random moments
-    python tests/faults/cachers.py killed-by-step FOLDER  one process for each step that touches a file, SIGKILLed there
-    python tests/faults/cachers.py dying-maker FOLDER     another process waits for what a killed one was making
-    python tests/faults/cachers.py stopped-maker FOLDER   another process waits for what a SIGSTOPped one is making
-    python tests/faults/cachers.py forked FOLDER          a fork outlives the process whose cache it was
-    python tests/faults/cachers.py together FOLDER PROCESSES  all need the same files at the same moment
-    python tests/faults/cachers.py descriptors FOLDER     at most 64 open files, 100 files in use by 8 threads
-    python tests/faults/cachers.py full FOLDER            more than fits on the file system
+    python -m tests.faults.cachers churn FOLDER PROCESSES KILLS  random use of a small cache, SIGKILLs at random moments
+    python -m tests.faults.cachers killed-by-step FOLDER  one process for each step that touches a file, SIGKILLed there
+    python -m tests.faults.cachers dying-maker FOLDER     another process waits for what a killed one was making
+    python -m tests.faults.cachers stopped-maker FOLDER   another process waits for what a SIGSTOPped one is making
+    python -m tests.faults.cachers forked FOLDER          a fork outlives the process whose cache it was
+    python -m tests.faults.cachers together FOLDER PROCESSES  all need the same files at the same moment
+    python -m tests.faults.cachers descriptors FOLDER     at most 64 open files, 100 files in use by 8 threads
+    python -m tests.faults.cachers full FOLDER            more than fits on the file system
 
 What happened is printed as JSON. A file's content follows from its number, and its key is the content's sha256, so that
 whoever looks needs no list. Processes are forks of this one.
@@ -33,6 +33,7 @@ from pathlib import Path
 
 from shards import InputError
 from shards.cache import Cache, Item
+from tests.faults.injector import answer
 from tests.faults.writers import fork, wait
 
 FILES = 12
@@ -326,7 +327,6 @@ def full(folder: Path) -> dict[str, object]:
 
 def main() -> None:
     """Run a command of the table above."""
-    command, folder, *counts = sys.argv[1:]
     commands: dict[str, Callable[..., object]] = {
         "churn": churn,
         "killed-by-step": killed_by_step,
@@ -337,7 +337,7 @@ def main() -> None:
         "descriptors": descriptors,
         "full": full,
     }
-    sys.stdout.write(json.dumps(commands[command](Path(folder), *map(int, counts))))
+    answer(commands)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 """Writes small shard sets in processes that something happens to; a test then looks at what they left.
 
-    python tests/faults/writers.py write FOLDER COUNT     undisturbed
-    python tests/faults/writers.py killed-by-step FOLDER  one process for each step that touches a file, SIGKILLed there
-    python tests/faults/writers.py killed-by-clock FOLDER KILLS  each killed after a random part of the usual time
-    python tests/faults/writers.py killed-by-write FOLDER  the same for each write and fsync: before it, half way, after
-    python tests/faults/writers.py signalled FOLDER SIGNAL COUNT  each sent the signal at a random moment of writing
-    python tests/faults/writers.py racing FOLDER ROUNDS   two processes at once on each output
-    python tests/faults/writers.py full FOLDER            more than fits on the file system
-    python tests/faults/writers.py full-at-end FOLDER     the shards fit on the file system, what completes the set not
-    python tests/faults/writers.py limited FOLDER         more than the process may write (ulimit -f)
+    python -m tests.faults.writers write FOLDER COUNT     undisturbed
+    python -m tests.faults.writers killed-by-step FOLDER  one process for each step that touches a file, SIGKILLed there
+    python -m tests.faults.writers killed-by-clock FOLDER KILLS  each killed after a random part of the usual time
+    python -m tests.faults.writers killed-by-write FOLDER  the same for each write and fsync: before it, half way, after
+    python -m tests.faults.writers signalled FOLDER SIGNAL COUNT  each sent the signal at a random moment of writing
+    python -m tests.faults.writers racing FOLDER ROUNDS   two processes at once on each output
+    python -m tests.faults.writers full FOLDER            more than fits on the file system
+    python -m tests.faults.writers full-at-end FOLDER     the shards fit on the file system, what completes the set not
+    python -m tests.faults.writers limited FOLDER         more than the process may write (ulimit -f)
 
 Output goes to FOLDER/00000, FOLDER/00001 ...; an output that exists is replaced. What happened is printed as JSON: exit
 codes, negative for a signal, or messages. Processes are forks of this one, which makes a kill cost milliseconds.
@@ -17,7 +17,6 @@ codes, negative for a signal, or messages. Processes are forks of this one, whic
 import contextlib
 import io
 import itertools
-import json
 import os
 import random
 import resource
@@ -33,6 +32,7 @@ import numpy as np
 
 from kkanji import cli
 from shards import InputError, Manifest, OutputFolder, Samples, Split, shard_name, write_manifest, write_shard
+from tests.faults.injector import answer
 
 REFUSED = 3
 BLOCKS = ((2, 1), (1,))
@@ -276,7 +276,6 @@ def limited(folder: Path) -> dict[str, object]:
 
 def main() -> None:
     """Run a command of the table above."""
-    command, folder, *counts = sys.argv[1:]
     commands: dict[str, Callable[..., object]] = {
         "write": undisturbed,
         "killed-by-step": killed_by_step,
@@ -288,7 +287,7 @@ def main() -> None:
         "full-at-end": full_at_end,
         "limited": limited,
     }
-    sys.stdout.write(json.dumps(commands[command](Path(folder), *map(int, counts))))
+    answer(commands)
 
 
 if __name__ == "__main__":

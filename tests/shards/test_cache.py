@@ -3,27 +3,26 @@
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from shards import CorruptShard, MissingShard, StorageError
 from shards.cache import Cache, Item
+from tests.faults import injector
+from tests.faults.injector import needs_small_disk, on_small_disk
 
 ROOT = Path(__file__).parents[2]
-INJECTOR = ROOT / "tests" / "faults" / "cachers.py"
 SIZE = 100
+run_injector = partial(injector.run_injector, "cachers")
 
 
 class Source:
@@ -90,14 +89,6 @@ def finished(cache: Cache) -> set[str]:
 
 def keys(source: Source, *numbers: int) -> set[str]:
     return {source.item(number).key for number in numbers}
-
-
-def run_injector(command: str, folder: Path, *counts: int, wrap: Sequence[str] = ()) -> Any:
-    """What the fault injector tells of a command of its own."""
-    arguments = [*wrap, sys.executable, str(INJECTOR), command, str(folder), *map(str, counts)]
-    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(arguments, capture_output=True, text=True, check=True, env=variables)
-    return json.loads(result.stdout)
 
 
 def test_a_file_is_made_once_and_then_found(open_cache: OpenCache, source: Source) -> None:
@@ -673,18 +664,9 @@ def test_64_descriptors_suffice_and_none_leaks(tmp_path: Path) -> None:
     assert found[0][0] < 20
 
 
-def namespace_permitted() -> bool:
-    """Whether this user may mount a file system of its own."""
-    try:
-        return subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode == 0
-    except OSError:
-        return False
-
-
-@pytest.mark.skipif(not namespace_permitted(), reason="unshare -rm is not permitted here: no small file system to fill")
+@needs_small_disk
 def test_a_full_disk_is_named_and_left_clean(tmp_path: Path) -> None:
-    script = f'mount -t tmpfs -o size=2m tmpfs {tmp_path} && exec "$@"'
-    found = run_injector("full", tmp_path, wrap=("unshare", "-rm", "sh", "-c", script, "sh"))
+    found = run_injector("full", tmp_path, wrap=on_small_disk(tmp_path))
     assert found["kind"] == "StorageError"
     assert "No space left on device: 3,145,728 bytes needed, 2,0" in found["message"]
     assert "free; free some space or lower --cache-size" in found["message"]

@@ -2,13 +2,11 @@
 
 import errno
 import fcntl
-import json
 import os
 import re
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +27,15 @@ from shards import (
     write_shard,
     writer,
 )
+from tests.faults import injector
+from tests.faults.injector import needs_small_disk, on_small_disk
 
 MakeSamples = Callable[..., Samples]
 WriteSet = Callable[..., Path]
 
 ROOT = Path(__file__).parents[2]
-INJECTOR = ROOT / "tests" / "faults" / "writers.py"
 REFUSED = 3
-
-
-def run_injector(
-    command: str, folder: Path, *counts: int, wrap: Sequence[str] = (), environment: Mapping[str, str] | None = None
-) -> Any:
-    """What the fault injector tells of a command of its own."""
-    arguments = [*wrap, sys.executable, str(INJECTOR), command, str(folder), *map(str, counts)]
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
-    result = subprocess.run(arguments, capture_output=True, text=True, check=True, env=variables)
-    return json.loads(result.stdout)
+run_injector = partial(injector.run_injector, "writers")
 
 
 def names(folder: Path) -> list[str]:
@@ -291,28 +281,18 @@ def test_sigkill_while_overwriting_leaves_old_or_new_or_nothing(
     assert 60 - len(found) <= len(replaced)
 
 
-def namespace_permitted() -> bool:
-    """Whether this user may mount a file system of its own."""
-    try:
-        return subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode == 0
-    except OSError:
-        return False
-
-
-@pytest.mark.skipif(not namespace_permitted(), reason="unshare -rm is not permitted here: no small file system to fill")
+@needs_small_disk
 def test_a_full_disk_is_named_and_left_clean(tmp_path: Path) -> None:
-    script = f'mount -t tmpfs -o size=2m tmpfs {tmp_path} && exec "$@"'
-    found = run_injector("full", tmp_path, wrap=("unshare", "-rm", "sh", "-c", script, "sh"))
+    found = run_injector("full", tmp_path, wrap=on_small_disk(tmp_path))
     assert found["kind"] == "StorageError"
     assert found["message"].startswith(f"{tmp_path}/00000: No space left on device: 2.")
     assert "0.0 MB free" in found["message"]
     assert found["left"] == []
 
 
-@pytest.mark.skipif(not namespace_permitted(), reason="unshare -rm is not permitted here: no small file system to fill")
+@needs_small_disk
 def test_a_disk_full_at_the_index_is_named_and_left_clean(tmp_path: Path) -> None:
-    script = f'mount -t tmpfs -o size=2m tmpfs {tmp_path} && exec "$@"'
-    found = run_injector("full-at-end", tmp_path, wrap=("unshare", "-rm", "sh", "-c", script, "sh"))
+    found = run_injector("full-at-end", tmp_path, wrap=on_small_disk(tmp_path))
     assert found["kind"] == "StorageError"
     assert found["message"].startswith(f"{tmp_path}/00000: No space left on device: 0.4 MB written in ")
     assert found["left"] == ["of-others"]
