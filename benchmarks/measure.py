@@ -19,7 +19,7 @@ import torch
 from benchmarks.peers import IMAGE_SIZE, Job
 from benchmarks.subject import Peer, PeerFailed, Subject
 from kkanji import __version__
-from kkanji.train import commit
+from kkanji.environment import commit
 from shards import write_file
 
 SETTLE_S = 0.5  # prefetching threads of the peer before fill their queues; the next must not pay for that

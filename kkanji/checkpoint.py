@@ -1,7 +1,8 @@
 """Checkpoints: folders that are whole or absent, hashed, without pickle.
 
-`RUN/checkpoints/step-000001234/` holds `model.safetensors`, `optimizer.safetensors`, `state.json`, `index.json` (the
-class map) and, written last, `manifest.json` with the sha256 of the others. `best` and `last` are links to two of them.
+`RUN/checkpoints/step-000001234/` holds `model.safetensors` (to be evaluated and used), `training.safetensors` (to go on
+from, where the model is an average), `optimizer.safetensors`, `state.json`, `index.json` (the class map) and, written
+last, `manifest.json` with the sha256 of the others. `best` and `last` are links to two of them.
 """
 
 import hashlib
@@ -25,6 +26,7 @@ from shards import InputError, OutputFolder, write_file
 
 KEEP = 2  # newest ones kept beside the best: one to go on from, one to fall back to
 MANIFEST, MODEL, STATE, CLASSES = "manifest.json", "model.safetensors", "state.json", "index.json"
+TRAINING, OPTIMIZER = "training.safetensors", "optimizer.safetensors"
 
 
 class CorruptCheckpoint(InputError):
@@ -36,20 +38,26 @@ def save(
     step: int,
     *,
     model: nn.Module,
+    average: nn.Module | None = None,
     optimizer: Optimizer,
     state: Mapping[str, Any],
     classes: ClassMap,
     best: bool,
 ) -> Path:
-    """Save as step `step`, point `last` (and `best`) at it, then remove what is no longer needed."""
+    """Save as step `step`, point `last` (and `best`) at it, then remove what is no longer needed.
+
+    average: the model to evaluate and to use, if it is not `model`, the one that is trained.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:09d}"
     contents: dict[str, str | bytes] = {
-        MODEL: safetensors.torch.save(_contiguous(model.state_dict())),
-        "optimizer.safetensors": safetensors.torch.save(_contiguous(_optimizer_tensors(optimizer))),
+        MODEL: safetensors.torch.save(_contiguous((average or model).state_dict())),
+        OPTIMIZER: safetensors.torch.save(_contiguous(_optimizer_tensors(optimizer))),
         STATE: json.dumps(dict(state) | {"optimizer": _optimizer_groups(optimizer)}, indent=1),
         CLASSES: classes.to_json(),
     }
+    if average:
+        contents[TRAINING] = safetensors.torch.save(_contiguous(model.state_dict()))
     _write(path, contents)
     _link(folder / "last", path)
     if best:
@@ -114,7 +122,17 @@ def read_classes(path: Path) -> ClassMap:
 
 def load_model(path: Path, model: nn.Module) -> None:
     """Put the checkpoint's weights into a model of the same architecture and classes."""
-    file = path / MODEL
+    _load(path / MODEL, model)
+
+
+def load_training(path: Path, model: nn.Module, average: nn.Module | None) -> None:
+    """Put the weights to go on from into a model, and their average into its copy if there is one."""
+    _load(path / (TRAINING if average else MODEL), model)
+    if average:
+        _load(path / MODEL, average)
+
+
+def _load(file: Path, model: nn.Module) -> None:
     try:
         model.load_state_dict(safetensors.torch.load_file(file))
     except (SafetensorError, RuntimeError) as error:
@@ -125,7 +143,7 @@ def load_optimizer(path: Path, optimizer: Optimizer) -> None:
     """Put the checkpoint's optimizer state into an optimizer of the same kind over the same parameters."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in safetensors.torch.load_file(path / "optimizer.safetensors").items():
+    for name, tensor in safetensors.torch.load_file(path / OPTIMIZER).items():
         number, key = name.split(".", 1)
         state.setdefault(int(number), {})[key] = _laid_out_like(parameters[int(number)], tensor)
     optimizer.load_state_dict({"state": state, "param_groups": read_state(path)["optimizer"]})

@@ -6,10 +6,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from kkanji.models import Head
+from kkanji.optimizers import Name as OptimizerName
 from shards import InputError
+from shards.layout import IMAGE_SIZE
 
 # Options that may differ when a run is resumed: they do not change what it computes.
-FREE_TO_CHANGE = frozenset({"data", "output", "resume", "log_every", "save_every", "threads", "cache_size"})
+FREE_TO_CHANGE = frozenset(
+    {"data", "output", "resume", "log_every", "save_every", "threads", "cache_size", "profile_steps"}
+)
+SIZE_STEP = 8  # pixels; below it the networks' maps do not shrink evenly
 # Options that a run settles when it starts, and their value until then: a resumed run takes what was settled.
 SETTLED = {"micro_batch": 0, "order": "auto", "window": 0}
 
@@ -27,6 +33,8 @@ class TrainConfig:
     """Folder for everything the run leaves: log, TensorBoard, checkpoints, report."""
     model: str = "kkanji_efficientnet_b0"
     """A network of kkanji.models, by its timm name."""
+    head: Head = "linear"
+    """Its classifier. cosine: by the angle to each class's direction, so that rare classes keep up."""
     epochs: int = 20
     """Passes over the training split."""
     order: Literal["auto", "full", "windowed", "balanced"] = "auto"
@@ -47,8 +55,9 @@ class TrainConfig:
     """Images in a global batch, whatever the number of devices: each takes its share in micro-batches."""
     micro_batch: int = 0
     """Images that a device takes at once; 0 derives it from the device's memory."""
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    """adam: with amsgrad, the original project's. sgd: Nesterov momentum 0.9."""
+    optimizer: OptimizerName = "adam"
+    """adam: with amsgrad, the original project's. sgd: Nesterov momentum 0.9. lamb: for very large batches. muon:
+    orthogonalised momentum, with AdamW for classifier, norms and biases."""
     lr: float = 1e-3
     """Peak learning rate."""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -59,32 +68,57 @@ class TrainConfig:
     """Of weights; norms and biases are spared."""
     label_smoothing: float = 0.0
     """Share of the target spread over all classes."""
+    mixup: float = 0.0
+    """Pairs of images are mixed by shares drawn from Beta(this, this); 0: not at all."""
+    ema_images: float = 0.0
+    """Half-life, in images, of the averaged weights that are evaluated and kept; 0: the weights as they are."""
     augment: float = 1.0
     """Strength of the augmentation policy; 0 turns it off."""
+    augment_start: float | None = None
+    """Its strength in the first epoch, which then grows evenly; None: the same throughout."""
+    plain_epochs: int = 0
+    """Last epochs without augmentation."""
+    start_size: int = IMAGE_SIZE
+    """Images are reduced to so many pixels a side at the start, and grow in steps of 8 to their own size."""
+    full_size_at: float = 0.5
+    """Share of the run after which images have their own size."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto: bfloat16 on a GPU that has it, float32 elsewhere (on CPUs it was measured to be slower)."""
+    """Of convolutions and matrix products. auto: bfloat16 on a GPU that has it, float32 on a CPU (where bfloat16 is
+    faster for dense convolutions, slower for depthwise ones: docs/LOG.md)."""
+    compile: bool = False
+    """Compile the network by torch.compile before it is wrapped for several ranks."""
+    profile_steps: int = 0
+    """Steps whose trace is written to the run's folder profile/, for TensorBoard or Perfetto."""
     seed: int = 0
     """Of weights, order, augmentation and dropout."""
     threads: int = 2
     """Threads of the loader."""
     log_every: int = 10
     """Optimizer steps between log lines."""
+    evaluate_every: int = 1
+    """Epochs between evaluations; there is one at the end in any case."""
     save_every: int = 0
     """Optimizer steps between checkpoints inside an epoch; 0: only at the end of each."""
     resume: bool = False
     """Go on from the run's last good checkpoint, or start if it has none."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "threads", "log_every", "lanes", "draws_per_class"):
+        for name in ("epochs", "batch_size", "threads", "log_every", "evaluate_every", "lanes", "draws_per_class"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        for name in ("micro_batch", "save_every", "seed", "window"):
+        for name in ("micro_batch", "save_every", "seed", "window", "plain_epochs", "profile_steps"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        for name in ("warmup_epochs", "weight_decay", "cache_size"):
+        for name in ("warmup_epochs", "weight_decay", "cache_size", "mixup", "ema_images"):
             _require(0 <= getattr(self, name) < float("inf"), name, getattr(self, name), "0 or more")
         _require(0 < self.lr < float("inf"), "lr", self.lr, "above 0")
         _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "from 0 to below 1")
         _require(0 <= self.draw_exponent <= 1, "draw_exponent", self.draw_exponent, "from 0 to 1")
         _require(0 <= self.augment <= 2, "augment", self.augment, "from 0 to 2")
+        _require(0 <= (self.augment_start or 0) <= 2, "augment_start", self.augment_start, "from 0 to 2")
+        _require(0 < self.full_size_at <= 1, "full_size_at", self.full_size_at, "above 0, at most 1")
+        sizes = range(SIZE_STEP, IMAGE_SIZE + 1, SIZE_STEP)
+        _require(
+            self.start_size in sizes, "start_size", self.start_size, f"a multiple of {SIZE_STEP} up to {IMAGE_SIZE}"
+        )
         _require(
             self.warmup_epochs <= self.epochs, "warmup_epochs", self.warmup_epochs, f"at most {self.epochs} epochs"
         )

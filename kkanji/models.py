@@ -11,13 +11,15 @@ Two families, both built of timm's EfficientNet blocks, both with squeeze-excita
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
+import torch
 from timm import create_model as create_timm_model
 from timm.models import build_model_with_cfg, generate_default_cfgs, list_models, register_model
 from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from timm.models.efficientnet import EfficientNet
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import linear, normalize
 
 from kkanji.pixels import MEAN, STD
 from shards.errors import InputError
@@ -51,12 +53,32 @@ SCALES = {
 }
 
 
-def create_model(name: str, classes: int) -> nn.Module:
+Head = Literal["linear", "cosine"]
+COSINE_SCALE = 20.0  # of the logits at first; it is learned. Cosines alone could not tell 3,832 classes apart
+
+
+class CosineClassifier(nn.Module):
+    """Logits by the angle to each class's direction, whatever the lengths: rare classes keep up with frequent ones.
+
+    L2-softmax: Wang et al., NormFace, ACM Multimedia 2017, section 3.
+    """
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(classes, features) / features**0.5)
+        self.scale = nn.Parameter(torch.tensor(COSINE_SCALE))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features [B, F] to logits [B, C]."""
+        return linear(normalize(features) * self.scale, normalize(self.weight))
+
+
+def create_model(name: str, classes: int, head: Head = "linear") -> nn.Module:
     """A network of ours by its timm name. Raises InputError for any other."""
     known = list_models("kkanji*")
     if name not in known:
         raise InputError(f"--model {name}: no such network; there are: {', '.join(known)}")
-    model: nn.Module = create_timm_model(name, num_classes=classes)
+    model: nn.Module = create_timm_model(name, num_classes=classes, head=head)
     return model
 
 
@@ -82,10 +104,13 @@ default_cfgs = generate_default_cfgs(
 
 
 def _build(
-    variant: str, stages: tuple[str, ...], *, stem: int, head: int, width: float, depth: float, **kwargs: Any
+    variant: str, stages: tuple[str, ...], *, stem: int, features: int, width: float, depth: float, **kwargs: Any
 ) -> nn.Module:
-    """One network; kwargs are timm's own (num_classes, drop_rate, pretrained, features_only ...)."""
+    """One network; kwargs are timm's own (num_classes, drop_rate, pretrained, features_only ...) and head."""
     rounded = partial(round_channels, multiplier=width)
+    kind: Head = kwargs.pop("head", "linear")
+    if kind not in get_args(Head):
+        raise ValueError(f"head={kind!r}; expected one of {get_args(Head)}")
     if kwargs.get("features_only"):
         kwargs.setdefault("out_indices", (0, 1, 2, 3))  # four reductions: 2, 4, 8, 16
     model: nn.Module = build_model_with_cfg(
@@ -96,18 +121,22 @@ def _build(
         block_args=decode_arch_def([[stage] for stage in stages], depth),
         in_chans=kwargs.pop("in_chans", 1),
         stem_size=stem,
-        num_features=rounded(head),
+        num_features=rounded(features),
         round_chs_fn=rounded,
         act_layer=nn.SiLU,
         **kwargs,
     )
+    if kind == "cosine" and isinstance(model.classifier, nn.Linear):
+        model.classifier = CosineClassifier(model.classifier.in_features, model.classifier.out_features)
     return model
 
 
 def _scaled(variant: str, kwargs: dict[str, Any]) -> nn.Module:
     width, depth, dropout = SCALES[variant]
     kwargs = {"drop_rate": dropout, "drop_path_rate": 0.2} | kwargs
-    return _build(f"kkanji_efficientnet_{variant}", B_STAGES, stem=32, head=1280, width=width, depth=depth, **kwargs)
+    return _build(
+        f"kkanji_efficientnet_{variant}", B_STAGES, stem=32, features=1280, width=width, depth=depth, **kwargs
+    )
 
 
 @register_model
@@ -163,4 +192,4 @@ def kkanji_efficientnet_fused_s(**kwargs: Any) -> nn.Module:
     """A small network with fused early stages, drawn for 64 px characters."""
     kwargs = {"drop_rate": 0.2, "drop_path_rate": 0.05} | kwargs
     name = "kkanji_efficientnet_fused_s"
-    return _build(name, FUSED_S_STAGES, stem=24, head=640, width=1.0, depth=1.0, **kwargs)
+    return _build(name, FUSED_S_STAGES, stem=24, features=640, width=1.0, depth=1.0, **kwargs)

@@ -8,8 +8,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import tee
-from queue import Empty, Queue
-from threading import Event, Thread
 from time import perf_counter
 from typing import Any
 
@@ -28,8 +26,7 @@ from shards import CorruptShard, Order, SplitReader
 from shards.layout import IMAGE_SIZE
 from shards.order import numbers_of
 
-LEAVE_S = 2  # for a batch under way, of which a large one takes some 0.1 s
-PREFETCH = 2  # batches ready ahead of use; DALI keeps as many of its own under way
+PREFETCH = 2  # batches ready or under way ahead of use
 KEEP = PREFETCH + 2  # batches whose pixels stay where they were located: DALI has not copied the last ones yet
 PARTS = 8  # that a batch is cut into, for DALI's threads: 4 gather at 65 % of NumPy's limit on 2 threads, 8 at 71 %
 Stretch = tuple[int, int]
@@ -55,13 +52,15 @@ class Feed:
     classes: int
     policy: Policy | None = None
     """None: images as they are."""
+    strength: Callable[[int], float] = lambda _: 1.0
+    """Of the policy in an epoch."""
 
 
 class Loader:
     """Micro-batches of a feed, one for each stretch of its sample stream, ready ahead of use.
 
-    DALI runs in a thread of its own, so that a step's host work never waits for a gather. `wait_s` adds up the seconds
-    that the consumer waited. An error in the thread is raised in the consumer; nothing ends early in silence.
+    DALI works ahead in threads of its own; what happens in the consumer's is to locate the batch that DALI is to bring
+    next. `wait_s` adds up the seconds that the consumer spent here. Nothing ends early in silence.
     """
 
     def __init__(
@@ -69,39 +68,19 @@ class Loader:
     ):
         self.wait_s = 0.0
         self._device = device
-        self._queue: Queue[Batch | BaseException] = Queue(PREFETCH)
-        self._closed = Event()
         self._source = _Source(feed, iter(stretches), largest)
         device_id, augmented = None if device.type == "cpu" else (device.index or 0), feed.policy is not None
         self._pipeline = _take_pipeline(_Kind(device_id=device_id, augmented=augmented, threads=threads), self._source)
         self._ended = False
         self._in_use: deque[tuple[Batch, torch.cuda.Event]] = deque()
-        self._thread = Thread(target=self._run, name="kkanji-loader", daemon=True)
-        self._thread.start()
 
     def __iter__(self) -> Iterator[Batch]:
-        while True:
-            start = perf_counter()
-            item = self._queue.get()
-            self.wait_s += perf_counter() - start
-            if isinstance(item, StopIteration) and self._source.ended:
-                return
-            if isinstance(item, BaseException):
-                raise RuntimeError("the loader's thread ended early") if isinstance(item, StopIteration) else item
-            yield item
-            self._keep_until_used(item)
+        while (batch := self._next()) is not None:
+            yield batch
+            self._keep_until_used(batch)
 
     def close(self) -> None:
-        """End the thread and free the pipeline; a thread that waits for a server is left to the end of the process."""
-        self._closed.set()
-        until = perf_counter() + LEAVE_S
-        while self._thread.is_alive():
-            if perf_counter() > until:
-                return
-            try:
-                self._queue.get(timeout=0.05)
-            except Empty:
-                continue
+        """Free the pipeline, or keep it for the next loader."""
         self._in_use.clear()
         if self._ended:
             self._pipeline.give_back()
@@ -115,17 +94,20 @@ class Loader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _run(self) -> None:
+    def _next(self) -> Batch | None:
+        """The next batch; None after the last one."""
+        start = perf_counter()
         try:
-            while not self._closed.is_set():
-                images, labels = self._pipeline.graph.run()
-                count = self._source.counts.popleft()
-                self._queue.put(Batch(images=_to_torch(images)[:count].movedim(3, 1), labels=_to_torch(labels)[:count]))
-        except StopIteration as end:
-            self._ended = True
-            self._queue.put(end)
-        except BaseException as error:  # handed over, whatever it is: the consumer raises it
-            self._queue.put(error)
+            images, labels = self._pipeline.graph.run()
+        except StopIteration:
+            self._ended = self._source.ended
+            if not self._ended:
+                raise RuntimeError("the loader's source ended early") from None
+            return None
+        finally:
+            self.wait_s += perf_counter() - start
+        count = self._source.counts.popleft()
+        return Batch(images=_to_torch(images)[:count].movedim(3, 1), labels=_to_torch(labels)[:count])
 
     def _keep_until_used(self, batch: Batch) -> None:
         """DALI may reuse a batch's memory once we let go of it, so hold it until the GPU is done with it."""
@@ -139,7 +121,7 @@ class Loader:
 
 
 @pipeline_def(batch_size=PARTS, prefetch_queue_depth=PREFETCH)
-def _graph(source: Callable[[], list[Arrays]], *, augmented: bool, device: str) -> tuple[Any, Any]:
+def _graph(source: Callable[[], Arrays], *, augmented: bool, device: str) -> tuple[Any, Any]:
     """Each of a batch's PARTS is one DALI sample, a sequence of n frames, so DALI's cost per sample hardly counts."""
     kinds = _INPUTS if augmented else _INPUTS[:2]
     dtypes, ndims = (list(column) for column in zip(*kinds, strict=True))
@@ -160,9 +142,7 @@ def _graph(source: Callable[[], list[Arrays]], *, augmented: bool, device: str) 
 _INPUTS = ((types.INT64, 1), (types.INT64, 1), (types.FLOAT, 2))
 
 
-def build_graph(
-    source: Callable[[], list[Arrays]], *, device_id: int | None, augmented: bool, threads: int
-) -> Pipeline:
+def build_graph(source: Callable[[], Arrays], *, device_id: int | None, augmented: bool, threads: int) -> Pipeline:
     """The pipeline on a GPU, or on the CPU for device_id None.
 
     Its outputs: images uint8 [PARTS, n, 64, 64, 1], labels int64 [PARTS, n].
@@ -235,7 +215,7 @@ class _Pipeline:
         self.graph.reset()
         _idle[self._kind] = self
 
-    def _bring(self) -> list[Arrays]:
+    def _bring(self) -> Arrays:
         assert self.source is not None  # noqa: S101  (set before the first run)
         return self.source()
 
@@ -266,14 +246,14 @@ class _Source:
         self.ended = False
         """Whether all stretches were brought: any other StopIteration is an error, not the end."""
 
-    def __call__(self) -> list[Arrays]:
+    def __call__(self) -> Arrays:
         stretch = next(self._stretches, None)
         if stretch is None:
             self.ended = True
             raise StopIteration
         return self._bring(*stretch)
 
-    def _bring(self, start: int, stop: int) -> list[Arrays]:
+    def _bring(self, start: int, stop: int) -> Arrays:
         numbers = next(self._numbers)
         buffer = self._buffers[self._calls % KEEP][: stop - start]
         self._calls += 1
@@ -281,8 +261,17 @@ class _Source:
         addresses, labels = self._feed.reader.locate(numbers, buffer)
         arrays = [_parts(addresses), _parts(self._checked(labels))]
         if self._feed.policy is not None:
-            arrays.append(_parts(augment.draw(self._feed.policy, self._feed.order.seed, np.arange(start, stop))))
+            arrays.append(_parts(np.concatenate(list(self._rows(self._feed.policy, start, stop)))))
         return arrays
+
+    def _rows(self, policy: Policy, start: int, stop: int) -> Iterator[NDArray[np.float32]]:
+        """Augmentation rows of a stretch, which may span epochs."""
+        samples, seed = self._feed.order.samples, self._feed.order.seed
+        while start < stop:
+            end = min(stop, (start // samples + 1) * samples)
+            of_epoch = policy.scaled(self._feed.strength(start // samples))
+            yield augment.draw(of_epoch, seed, np.arange(start, end))
+            start = end
 
     def close(self) -> None:
         """Let go of shards that were fetched ahead."""
@@ -296,11 +285,12 @@ class _Source:
         return labels.astype(np.int64)
 
 
-def _parts(array: NDArray[Any]) -> Arrays:
+def _parts(array: NDArray[Any]) -> NDArray[Any]:
     """A batch in PARTS of one length, which makes its output one tensor: the last image stands in for missing ones."""
     length = -(-len(array) // PARTS)
     missing = PARTS * length - len(array)
-    return list(np.concatenate([array, array[-1:].repeat(missing, axis=0)]).reshape(PARTS, length, *array.shape[1:]))
+    padded = np.concatenate([array, array[-1:].repeat(missing, axis=0)]) if missing else array
+    return padded.reshape(PARTS, length, *array.shape[1:])
 
 
 def _to_torch(output: Any) -> Tensor:

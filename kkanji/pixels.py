@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 MEAN = 0.2190 * 255
 """Gray levels."""
@@ -15,3 +16,10 @@ def normalise(images: Tensor) -> Tensor:
     The last step before the network: images cross from disk to device as bytes, a quarter of the size.
     """
     return images.to(torch.float32, copy=True).sub_(MEAN).div_(STD)
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Images [B, 1, s, s] reduced to size pixels a side, antialiased."""
+    if images.shape[-1] == size:
+        return images
+    return interpolate(images, size=size, mode="bilinear", antialias=True)

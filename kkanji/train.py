@@ -1,42 +1,44 @@
 """The training loop. Everything a step depends on follows from the options and the samples seen: a run that is stopped
 anywhere and resumed computes what an undisturbed one computes."""
 
+import copy
+import gc
 import json
-import math
-import os
-import platform
-import subprocess
-import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import accelerate
-import psutil
-import timm
 import torch
 from accelerate import Accelerator
-from timm.optim import param_groups_weight_decay
-from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch import nn
 
-from kkanji import __version__, checkpoint
+from kkanji import checkpoint
 from kkanji.augment import Policy
 from kkanji.classes import ClassMap
 from kkanji.config import TrainConfig
 from kkanji.data import class_map, open_set, settle_order, training_order
+from kkanji.ema import WeightAverage
+from kkanji.environment import environment, precision_name, warn_of_idle_cores
 from kkanji.evaluate import describe, plain_feed, predict_split, training_originals
+from kkanji.flops import peak_flops, training_flops
+from kkanji.guard import FiniteGuard, average_batch_statistics
+from kkanji.interrupt import Interruption, leave
 from kkanji.memory import derive_micro_batch
-from kkanji.metrics import TOP, summarise
+from kkanji.meter import Meter
+from kkanji.metrics import summarise
+from kkanji.mixup import mixup
 from kkanji.models import create_model
+from kkanji.optimizers import create_optimizer
 from kkanji.pipeline import Batch, Feed, Loader
-from kkanji.pixels import normalise
+from kkanji.pixels import normalise, resized
+from kkanji.profiling import profiled, without_garbage_collection
 from kkanji.runlog import RunLog
-from kkanji.schedule import Worker, learning_rate, micro_batches, stretches
-from shards import InputError, Plan, ShardSet, SplitReader, write_file
+from kkanji.schedule import Worker, image_size, learning_rate, micro_batches, strength, stretches
+from shards import InputError, Plan, ShardSet, write_file
 from shards.permutation import mix
 
 
@@ -53,8 +55,8 @@ class Progress:
 
 def train(config: TrainConfig) -> None:
     """Run a training from its options to its last checkpoint. Raises InputError for what the user can mend."""
-    accelerator = Accelerator(mixed_precision=_precision(config.precision))
-    _warn_of_idle_cores(accelerator)
+    accelerator = Accelerator(mixed_precision=precision_name(config.precision))
+    warn_of_idle_cores(accelerator)
     data = open_set(config.data, cache_size=config.cache_size)
     last = checkpoint.newest(config.output / "checkpoints") if config.resume else None
     saved = checkpoint.read_state(last)["config"] if last else {}
@@ -74,15 +76,23 @@ class Trainer:
         self.worker = Worker(rank=accelerator.process_index, ranks=accelerator.num_processes)
         self.reader = data.split("train", threads=config.threads)
         self.progress = Progress()
+        self.saved_step = 0
         torch.manual_seed(config.seed)
-        bare = create_model(config.model, len(classes)).to(memory_format=torch.channels_last)
+        bare = create_model(config.model, len(classes), config.head).to(memory_format=torch.channels_last)
         share = -(-config.batch_size // self.worker.ranks)
         micro = config.micro_batch or derive_micro_batch(bare, accelerator.device, share)
         self.config = settle_order(replace(config, micro_batch=min(micro, share)), data)
         self.order = training_order(self.config, data, self.reader)
         self.plan = Plan(samples=self.order.samples, epochs=config.epochs, batch_size=config.batch_size)
-        self.model = accelerator.prepare(bare)
-        self.optimizer = accelerator.prepare(create_optimizer(bare, config))
+        bare.to(accelerator.device)
+        self.flops = cache(partial(training_flops, copy.deepcopy(bare).cpu()))
+        if config.compile:
+            bare.compile()
+        self.average = WeightAverage(bare, config.ema_images) if config.ema_images else None
+        self.model = accelerator.prepare(bare)  # from here on bare.forward is Accelerate's, bound to these weights
+        optimizer = create_optimizer(bare, config.optimizer, lr=config.lr, weight_decay=config.weight_decay)
+        self.optimizer = accelerator.prepare(optimizer)
+        self.guard = FiniteGuard(optimizer, accelerator.device)
 
     def start_or_resume(self, last: Path | None) -> None:
         """Begin a new run folder, or take up the last good checkpoint of an old one."""
@@ -93,9 +103,10 @@ class Trainer:
             return
         state = checkpoint.read_state(last)
         self._check_same_run(state, last)
-        checkpoint.load_model(last, self.accelerator.unwrap_model(self.model))
+        checkpoint.load_training(last, self.accelerator.unwrap_model(self.model), self._averaged)
         checkpoint.load_optimizer(last, self.optimizer.optimizer)
         self.progress = Progress(**state["progress"])
+        self.saved_step = self.progress.step
 
     def run(self) -> None:
         """All steps that are left."""
@@ -104,49 +115,70 @@ class Trainer:
         with (
             RunLog(self.config.output, total_images=self.plan.total, seen_images=seen, enabled=self._main) as log,
             self._loader(first) as loader,
+            Interruption() as interruption,
+            profiled(self.config.profile_steps, self.config.output / "profile") as profiler,
+            without_garbage_collection(),
         ):
             self._announce(log)
-            batches, meter = iter(loader), Meter(self.accelerator.device, loader, self.reader)
+            batches, meter = iter(loader), self._meter(loader)
             started = perf_counter() - self.progress.seconds
             for step in range(first, self.plan.steps):
                 self._step(step, batches, meter)
                 self.progress.step, self.progress.seconds = step + 1, perf_counter() - started
                 self._after_step(log, meter)
+                profiler.step()
+                self._leave_if_asked(log, interruption)
 
     def _step(self, step: int, batches: Iterator[Batch], meter: "Meter") -> None:
         """One optimizer step: the gradient of the mean loss over the global batch, however it is cut."""
         start, stop = self.plan.batch(step)
         parts = micro_batches(self.plan, step, self.worker, self.config.micro_batch)
         share = self.plan.share(step, self.worker.rank, self.worker.ranks)
-        self._set_learning_rate(learning_rate(self.config, start / self.plan.samples))
+        epoch = start / self.plan.samples
+        self._set_learning_rate(learning_rate(self.config, epoch))
+        size = image_size(self.config, epoch)
         self.model.train()
         weight = self.worker.ranks / (stop - start) if share[0] < share[1] else 0.0  # DDP averages over ranks
         for number, (first, _) in enumerate(parts):
             batch = next(batches)
-            torch.manual_seed(mix(mix(self.config.seed) ^ first) >> 1)  # dropout follows from the position too
+            torch.manual_seed(mix(mix(self.config.seed) ^ first) >> 1)  # for dropout and mixing
+            mixed = mixup(resized(normalise(batch.images), size), batch.labels, self.config.mixup)
             last = number == len(parts) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 with self.accelerator.autocast():
-                    logits = self.model(normalise(batch.images))
-                loss = _summed_loss(logits.float(), batch.labels, self.config.label_smoothing)
+                    logits = self.model(mixed.images)
+                loss = mixed.summed_loss(logits.float(), self.config.label_smoothing)
                 self.accelerator.backward(loss * weight)
             if weight:
-                meter.add(logits.detach(), batch.labels, loss.detach())
+                meter.add(logits.detach(), batch.labels, loss.detach(), flops=len(batch.labels) * self.flops(size))
+        self.guard.check(step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update(stop - start, stop)
 
     def _after_step(self, log: RunLog, meter: "Meter") -> None:
         step, plan = self.progress.step, self.plan
         finished = step == plan.steps
         epoch_ended = plan.epochs_done(step) > plan.epochs_done(step - 1)
         if step % self.config.log_every == 0 or epoch_ended or finished:
-            log.step(**self._position(), lr=self.optimizer.param_groups[0]["lr"], **meter.read(self.accelerator, step))
-        if epoch_ended or finished:
+            self.guard.raise_if_bad()
+            log.step(**self._position(), lr=self.optimizer.param_groups[0]["lr"], **meter.read(self.accelerator))
+            gc.collect()
+        if finished or (epoch_ended and plan.epochs_done(step) % self.config.evaluate_every == 0):
             self._evaluate_and_save(log)
             meter.restart()
-        elif self.config.save_every and step % self.config.save_every == 0:
+        elif epoch_ended or (self.config.save_every and step % self.config.save_every == 0):
             self._save(log, best=False)
             meter.restart()
+
+    def _leave_if_asked(self, log: RunLog, interruption: Interruption) -> None:
+        """Save and leave between two steps, when all ranks agree that one of them was sent a signal."""
+        number = interruption.agreed()
+        if number:
+            if self.saved_step != self.progress.step:
+                self._save(log, best=False)
+            leave(number)
 
     def _evaluate_and_save(self, log: RunLog) -> None:
         """At the end of an epoch. A set without a validation split is trained on without being evaluated."""
@@ -154,7 +186,9 @@ class Trainer:
             self._save(log, best=True)
             return
         start = perf_counter()
-        predictions = predict_split(self.accelerator, self.model, plain_feed(self.data.split("val"), len(self.classes)))
+        model = self._averaged or self.model
+        average_batch_statistics(model, self.worker.ranks)
+        predictions = predict_split(self.accelerator, model, plain_feed(self.data.split("val"), len(self.classes)))
         summary = summarise(predictions, self.originals)
         rate = summary["images"] / (perf_counter() - start)
         del summary["bins"]
@@ -169,12 +203,14 @@ class Trainer:
                 self.config.output / "checkpoints",
                 self.progress.step,
                 model=self.accelerator.unwrap_model(self.model),
+                average=self._averaged,
                 optimizer=self.optimizer.optimizer,
                 state=self._state(),
                 classes=self.classes,
                 best=best,
             )
             log.note("checkpoint", f"saved {path}{' (best so far)' if best else ''}", path=str(path), best=best)
+        self.saved_step = self.progress.step
         self.accelerator.wait_for_everyone()
 
     def _state(self) -> dict[str, Any]:
@@ -215,11 +251,21 @@ class Trainer:
 
     def _loader(self, first: int) -> Loader:
         """This rank's micro-batches from step `first` on."""
-        policy = Policy().scaled(self.config.augment) if self.config.augment else None
-        feed = Feed(reader=self.reader, order=self.order, classes=len(self.classes), policy=policy)
+        feed = Feed(
+            reader=self.reader,
+            order=self.order,
+            classes=len(self.classes),
+            policy=Policy() if self.config.augment else None,
+            strength=partial(strength, self.config),
+        )
         micro = self.config.micro_batch
         parts = stretches(self.plan, first, self.worker, micro)
         return Loader(feed, parts, self.accelerator.device, largest=micro, threads=self.config.threads)
+
+    def _meter(self, loader: Loader) -> Meter:
+        device = self.accelerator.device
+        dtype = torch.bfloat16 if self.accelerator.mixed_precision == "bf16" else torch.float32
+        return Meter(device, loader, self.reader, peak_flops=peak_flops(device, dtype))
 
     def _set_learning_rate(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
@@ -235,109 +281,13 @@ class Trainer:
         write_file(self.config.output / "config.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
     @property
+    def _averaged(self) -> nn.Module | None:
+        """The model to evaluate and to keep, if it is not the trained one itself."""
+        return self.average.model if self.average else None
+
+    @property
     def _main(self) -> bool:
         return bool(self.accelerator.is_main_process)
-
-
-class Meter:
-    """Sums over the steps since the last log line, on the device until they are read."""
-
-    def __init__(self, device: torch.device, loader: Loader, reader: SplitReader) -> None:
-        self._sums = torch.zeros(4, dtype=torch.float64, device=device)
-        self._loader, self._reader = loader, reader
-        self.restart()
-
-    def restart(self) -> None:
-        """Leave the time until now, an evaluation's for example, out of the rates."""
-        self._start, self._waited = perf_counter(), self._loader.wait_s
-        self._fetched = self._reader.traffic().get("fetched_bytes", 0)
-
-    def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
-        """Count a micro-batch: logits [B, C], labels [B], loss summed over it."""
-        right = logits.topk(min(TOP, logits.shape[1]), dim=1).indices == labels[:, None]
-        counts = torch.stack([loss.double(), right[:, 0].sum().double(), right.sum().double()])
-        self._sums[:3] += counts
-        self._sums[3] += len(labels)
-
-    def read(self, accelerator: Accelerator, step: int) -> dict[str, float]:
-        """Means over all ranks since the last reading. Raises InputError when the loss is not finite."""
-        loss, top1, top5, images = accelerator.reduce(self._sums, reduction="sum").tolist()
-        elapsed, waited = perf_counter() - self._start, self._loader.wait_s - self._waited
-        traffic = self._traffic(elapsed)
-        self._sums.zero_()
-        self.restart()
-        if not math.isfinite(loss):
-            raise InputError(f"step {step}: the loss is {loss}; resume from the last checkpoint with a lower --lr")
-        means = {"loss": loss / images, "top1": top1 / images, "top5": top5 / images}
-        return means | {"images_per_s": images / elapsed, "wait_share": waited / elapsed} | traffic
-
-    def _traffic(self, elapsed: float) -> dict[str, float]:
-        """This process's streaming since the start, and its rate since the last reading; empty for a local set."""
-        traffic = {name: float(value) for name, value in self._reader.traffic().items()}
-        if traffic:
-            traffic["fetched_mb_per_s"] = (traffic["fetched_bytes"] - self._fetched) / 1e6 / elapsed
-        return traffic
-
-
-def create_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
-    """The optimizer asked for, in PyTorch's fused form; norms and biases are not decayed."""
-    groups = param_groups_weight_decay(model, config.weight_decay)
-    if config.optimizer == "adam":
-        return Adam(groups, lr=config.lr, amsgrad=True, fused=True)
-    if config.optimizer == "adamw":
-        return AdamW(groups, lr=config.lr, fused=True)
-    return SGD(groups, lr=config.lr, momentum=0.9, nesterov=True, fused=True)
-
-
-def environment(accelerator: Accelerator) -> dict[str, Any]:
-    """What a result depends on beside options and data."""
-    return {
-        "kkanji": __version__,
-        "commit": commit(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "timm": timm.__version__,
-        "accelerate": accelerate.__version__,
-        "device": _device_name(accelerator.device),
-        "processes": accelerator.num_processes,
-        "precision": accelerator.mixed_precision,
-        "torch_threads": torch.get_num_threads(),
-        "memory_bytes": psutil.virtual_memory().total,
-    }
-
-
-def _summed_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    return nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
-
-
-def _precision(wanted: str) -> str:
-    """Accelerate's name of the precision."""
-    if wanted == "auto":
-        return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
-    return {"float32": "no", "bfloat16": "bf16"}[wanted]
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type}: {platform.processor() or platform.machine()}, {psutil.cpu_count()} cores"
-
-
-def commit() -> str | None:
-    """The checkout's commit, if kkanji runs from one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _warn_of_idle_cores(accelerator: Accelerator) -> None:
-    """`accelerate launch` gives each process one thread unless told otherwise."""
-    cores, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
-    if accelerator.device.type == "cpu" and accelerator.is_main_process and threads * accelerator.num_processes < cores:
-        remedy = "give accelerate launch --num_cpu_threads_per_process, or set OMP_NUM_THREADS"
-        warnings.warn(f"torch uses {threads} thread(s) a process on {cores} cores; {remedy}", UserWarning, stacklevel=2)
 
 
 def _refuse_used(config: TrainConfig) -> None:

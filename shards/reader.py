@@ -30,7 +30,7 @@ class SplitReader(ABC):
         self._last_of_shard = np.cumsum([shard.samples for shard in files.shards], dtype=np.int64)
         self._mapped = np.zeros(len(files.shards), bool)
         self._threads = threads
-        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self._pool = ThreadPoolExecutor(max(1, threads - 1))  # the caller takes a part too; starts none before use
         self._lookahead: Lookahead | None = None
         if files.in_place:
             for number in range(len(files.shards)):
@@ -48,11 +48,11 @@ class SplitReader(ABC):
         if len(images) != count:
             raise ValueError(f"a buffer for {len(images)} images, expected one for {count}")
         samples = Samples(images, np.empty(count, np.int32), np.empty(count if sources else 0, np.uint64))
-        if self._pool is None:
-            self._fill(numbers, samples)
-            return samples
-        parts = (slice(*cut(0, count, part, self._threads)) for part in range(self._threads))
-        list(self._pool.map(lambda part: self._fill(numbers[part], _cut(samples, part)), parts))
+        own, *others = (slice(*cut(0, count, part, self._threads)) for part in range(self._threads))
+        under_way = [self._pool.submit(self._fill, numbers[part], _cut(samples, part)) for part in others]
+        self._fill(numbers[own], _cut(samples, own))
+        for part in under_way:
+            part.result()
         return samples
 
     @abstractmethod

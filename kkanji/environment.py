@@ -1,0 +1,63 @@
+"""What a run runs on: precision, devices, versions, commit."""
+
+import os
+import platform
+import subprocess
+import warnings
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import psutil
+import timm
+import torch
+from accelerate import Accelerator
+
+from kkanji import __version__
+
+
+def environment(accelerator: Accelerator) -> dict[str, Any]:
+    """What a result depends on beside options and data."""
+    return {
+        "kkanji": __version__,
+        "commit": commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "accelerate": accelerate.__version__,
+        "device": device_name(accelerator.device),
+        "processes": accelerator.num_processes,
+        "precision": accelerator.mixed_precision,
+        "torch_threads": torch.get_num_threads(),
+        "memory_bytes": psutil.virtual_memory().total,
+    }
+
+
+def precision_name(wanted: str) -> str:
+    """Accelerate's name of the precision."""
+    if wanted == "auto":
+        return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    return {"float32": "no", "bfloat16": "bf16"}[wanted]
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}: {platform.processor() or platform.machine()}, {psutil.cpu_count()} cores"
+
+
+def commit() -> str | None:
+    """The checkout's commit, if kkanji runs from one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def warn_of_idle_cores(accelerator: Accelerator) -> None:
+    """`accelerate launch` gives each process one thread unless told otherwise."""
+    cores, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
+    if accelerator.device.type == "cpu" and accelerator.is_main_process and threads * accelerator.num_processes < cores:
+        remedy = "give accelerate launch --num_cpu_threads_per_process, or set OMP_NUM_THREADS"
+        warnings.warn(f"torch uses {threads} thread(s) a process on {cores} cores; {remedy}", UserWarning, stacklevel=2)

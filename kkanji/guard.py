@@ -1,0 +1,50 @@
+"""A gradient that is not finite never reaches the weights, on any rank, and ends the run."""
+
+import torch
+from torch import nn
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from shards import InputError
+
+
+class FiniteGuard:
+    """Checks each step's gradient on the device. Ranks have the same gradient, so they come to the same verdict.
+
+    A fused optimizer skips the step by itself (as it does for a gradient scaler), and so every later one: nothing waits
+    for the device, and the host learns of it when it next reads the device anyway. Others, and CPUs, are asked at once.
+    """
+
+    def __init__(self, optimizer: Optimizer, device: torch.device) -> None:
+        self._optimizer = optimizer
+        self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._first_bad = torch.full((), -1, dtype=torch.int64, device=device)
+        self._skips = device.type != "cpu" and getattr(optimizer, "_step_supports_amp_scaling", False)
+
+    def check(self, step: int) -> None:
+        """Before the optimizer's step number `step`, counted from 0."""
+        norm = get_total_norm([parameter.grad for parameter in self._parameters if parameter.grad is not None])
+        now_bad = (self._first_bad < 0) & ~torch.isfinite(norm)
+        self._first_bad = torch.where(now_bad, step, self._first_bad)
+        if self._skips:
+            self._optimizer.found_inf = (self._first_bad >= 0).float()  # type: ignore[attr-defined]
+        else:
+            self.raise_if_bad()
+
+    def raise_if_bad(self) -> None:
+        """Waits for the device. Raises InputError naming the step."""
+        bad = int(self._first_bad)
+        if bad >= 0:
+            state = f"the weights are those of step {bad}"
+            raise InputError(f"step {bad + 1}: the gradient is not finite; {state}; resume with a lower --lr")
+
+
+def average_batch_statistics(model: nn.Module, ranks: int) -> None:
+    """Replace the running means and variances of batch normalisation by their means over all ranks."""
+    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    if ranks == 1 or not buffers:
+        return
+    flat = torch.cat([buffer.flatten() for buffer in buffers])
+    torch.distributed.all_reduce(flat)
+    for buffer, mean in zip(buffers, (flat / ranks).split([buffer.numel() for buffer in buffers]), strict=True):
+        buffer.copy_(mean.view_as(buffer))

@@ -1,0 +1,44 @@
+"""The optimizers on offer, in their fused forms where there are such."""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from timm.optim import Lamb, Muon, param_groups_weight_decay
+from torch import nn
+from torch.nn import Parameter
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+Name = Literal["adam", "adamw", "sgd", "lamb", "muon"]
+
+
+def create_optimizer(model: nn.Module, name: Name, *, lr: float, weight_decay: float) -> Optimizer:
+    """An optimizer over the model's parameters; norms and biases are not decayed.
+
+    muon: matrices and convolutions move along orthogonalised momentum (Jordan 2024, github.com/KellerJordan/Muon) with
+    AdamW's step size; the classifier, norms and biases by AdamW.
+    """
+    if name == "muon":
+        muon: Optimizer = Muon(list(_muon_groups(model, weight_decay)), lr=lr, nesterov=True, betas=(0.9, 0.999))
+        return muon
+    groups = param_groups_weight_decay(model, weight_decay)
+    if name == "adam":
+        return Adam(groups, lr=lr, amsgrad=True, fused=True)
+    if name == "adamw":
+        return AdamW(groups, lr=lr, fused=True)
+    if name == "lamb":
+        lamb: Optimizer = Lamb(groups, lr=lr)
+        return lamb
+    return SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True)
+
+
+def _muon_groups(model: nn.Module, weight_decay: float) -> Iterator[dict[str, Any]]:
+    """One row of the classifier belongs to one class: rows are no directions of one map, so it keeps AdamW."""
+    matrices: list[Parameter] = []
+    classifier: list[Parameter] = []
+    others: list[Parameter] = []
+    for name, parameter in model.named_parameters():
+        chosen = others if parameter.ndim < 2 else classifier if name.startswith("classifier") else matrices
+        chosen.append(parameter)
+    yield {"params": matrices, "weight_decay": weight_decay, "use_fallback": False}
+    yield {"params": classifier, "weight_decay": weight_decay, "use_fallback": True}
+    yield {"params": others, "weight_decay": 0.0, "use_fallback": True}
