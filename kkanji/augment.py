@@ -70,7 +70,7 @@ def apply(
 ) -> NDArray[np.uint8]:
     """Augment images [n, 64, 64] by rows [n, ROW], on all cores."""
     if out is None:
-        out = np.empty_like(images)
+        out = np.empty(images.shape, np.uint8)
     cores = os.cpu_count() or 1
     parts = (np.array_split(array, cores) for array in (images, rows, out))
     list(_threads().map(augment_kernels.apply, *parts))

@@ -1,4 +1,4 @@
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -28,6 +28,10 @@ def rows_of(policy: Policy, seed: int = 0, count: int = COUNT) -> NDArray[np.flo
     return augment.draw(policy, seed, np.arange(count))
 
 
+def only(**strengths: float) -> Policy:
+    return replace(STILL, **strengths)
+
+
 def test_no_strength_changes_nothing(images: NDArray[np.uint8]) -> None:
     assert np.array_equal(augment.apply(images, rows_of(STILL)), images)
 
@@ -39,13 +43,33 @@ def test_the_input_is_left_alone(images: NDArray[np.uint8]) -> None:
 
 
 def test_torch_backend_equals_the_reference(images: NDArray[np.uint8]) -> None:
-    """The GPU's code, on the CPU: equal but for pixels that lie on a rounding edge."""
-    rows = rows_of(Policy(erase_probability=0.7))
-    reference = augment.apply(images, rows).astype(int)
-    batched = augment_torch.apply(torch.from_numpy(images), torch.from_numpy(rows)).numpy().astype(int)
-    difference = np.abs(reference - batched)
+    """The GPU's code, on the CPU: equal but for pixels that lie on a rounding edge, 0.8 of 100,000 measured."""
+    difference = difference_of_backends(images, rows_of(Policy(erase_probability=0.7)))
     assert difference.max() <= 1
-    assert (difference > 0).mean() < 1e-3
+    assert (difference > 0).mean() < 5e-5
+
+
+def test_backends_agree_on_the_hardest_images() -> None:
+    """Random pixels, many of them moved out of the image: any slip at its border shows. 14 of 100,000 differ."""
+    images = np.random.default_rng(1).integers(0, 256, (COUNT, 64, 64), np.uint8)
+    difference = difference_of_backends(images, rows_of(Policy(shift_px=40, rotate_degrees=45, elastic_px=8)))
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 5e-4
+
+
+def difference_of_backends(images: NDArray[np.uint8], rows: NDArray[np.float32]) -> NDArray[np.int64]:
+    batched = augment_torch.apply(torch.from_numpy(images), torch.from_numpy(rows)).numpy()
+    difference: NDArray[np.int64] = np.abs(augment.apply(images, rows).astype(np.int64) - batched)
+    return difference
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
+@pytest.mark.parametrize("column", [*range(11), GRID_START, ROW - 1])
+def test_senseless_rows_read_no_other_memory(images: NDArray[np.uint8], column: int, value: float) -> None:
+    """As compiled code would, and crash: what comes out does not matter."""
+    rows = rows_of(STILL, count=20)
+    rows[:, column] = value
+    assert augment.apply(images[:20], rows).shape == (20, 64, 64)
 
 
 def test_a_row_depends_on_its_position_alone(images: NDArray[np.uint8]) -> None:
@@ -92,6 +116,24 @@ def test_noise_level_in_pixels() -> None:
     assert abs(noise.mean()) < 0.1
     neighbours = np.corrcoef(noise[:, :, 1:].ravel(), noise[:, :, :-1].ravel())[0, 1]
     assert abs(neighbours) < 0.01
+
+
+def test_pixels_move_as_far_as_the_policy_says() -> None:
+    """Measured in images whose gray tells where a pixel came from."""
+    ramp = np.broadcast_to(4 * np.arange(64, dtype=np.uint8), (4000, 64, 64))
+    moved = augment.apply(ramp, rows_of(only(elastic_px=2.0), count=4000)) / 4 - np.arange(64)
+    assert abs(moved[:, 16:48, 16:48].mean()) < 0.05
+    t = np.arange(64) / 15.75 % 1
+    of_axis = (1 - t) ** 2 + t**2  # variance of the mean of two nodes, weighted
+    expected = 2.0 * np.sqrt(of_axis[:, None] * of_axis)
+    assert moved.std(axis=0)[16:48, 16:48] == pytest.approx(expected[16:48, 16:48], rel=0.06)
+
+
+def test_as_many_pixels_are_erased_as_the_policy_says() -> None:
+    white = np.full((8000, 64, 64), 255, np.uint8)
+    erased = augment.apply(white, rows_of(only(erase_probability=0.3, erase_px=24), count=8000)) == 0
+    assert erased[:, 12:52, 12:52].mean() == pytest.approx(0.3 * (12 / 64) ** 2, rel=0.05)
+    assert erased.any(axis=(1, 2)).mean() == pytest.approx(0.3, rel=0.1)
 
 
 def test_erasing_blackens_exactly_the_box() -> None:
