@@ -175,8 +175,13 @@ def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def _optimizer_groups(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """The groups' options; LAMB keeps its step counter, a tensor, among them."""
     groups: list[dict[str, Any]] = optimizer.state_dict()["param_groups"]
-    return groups
+    return [{key: _plain(value) for key, value in group.items()} for group in groups]
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, Tensor) else value
 
 
 def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

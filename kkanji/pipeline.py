@@ -1,4 +1,4 @@
-"""The DALI pipeline: order -> gather on the host -> device -> augment -> torch. The only file that imports DALI.
+"""The DALI pipeline: pixels to the device -> augmented -> torch. The only file that imports DALI.
 
 One graph serves both devices. The state of a run stays outside of it: the source is told which stretches of the sample
 stream to bring, in which order, and everything random about a sample follows from its position there.
@@ -7,30 +7,20 @@ stream to bring, in which order, and everything random about a sample follows fr
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import tee
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.pipeline import Pipeline
 from nvidia.dali.plugin.numba.fn.experimental import numba_function
 from torch import Tensor
 from torch.utils import dlpack
 
-from kkanji import augment, augment_kernels, augment_torch
-from kkanji.augment import Policy
-from shards import CorruptShard, Order, SplitReader
+from kkanji import augment_kernels, augment_torch
+from kkanji.source import PARTS, PREFETCH, Arrays, Feed, Source, Stretch, source_of
+from shards.encoded import EncodedReader
 from shards.layout import IMAGE_SIZE
-from shards.order import numbers_of
-
-PREFETCH = 2  # batches ready or under way ahead of use
-KEEP = PREFETCH + 2  # batches whose pixels stay where they were located: DALI has not copied the last ones yet
-PARTS = 8  # that a batch is cut into, for DALI's threads: 4 gather at 65 % of NumPy's limit on 2 threads, 8 at 71 %
-Stretch = tuple[int, int]
-Arrays = list[NDArray[Any]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,19 +31,6 @@ class Batch:
     """uint8 [B, 1, 64, 64], to be normalised (`kkanji.pixels`): float32 takes four times as long to write on a CPU."""
     labels: Tensor
     """int64 [B]"""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Feed:
-    """What a loader brings: samples of a split, in an order, augmented or not."""
-
-    reader: SplitReader
-    order: Order
-    classes: int
-    policy: Policy | None = None
-    """None: images as they are."""
-    strength: Callable[[int], float] = lambda _: 1.0
-    """Of the policy in an epoch."""
 
 
 class Loader:
@@ -68,9 +45,16 @@ class Loader:
     ):
         self.wait_s = 0.0
         self._device = device
-        self._source = _Source(feed, iter(stretches), largest)
-        device_id, augmented = None if device.type == "cpu" else (device.index or 0), feed.policy is not None
-        self._pipeline = _take_pipeline(_Kind(device_id=device_id, augmented=augmented, threads=threads), self._source)
+        self._source = source_of(feed, stretches)
+        encoded = isinstance(feed.reader, EncodedReader)
+        kind = Kind(
+            device_id=None if device.type == "cpu" else (device.index or 0),
+            augmented=feed.policy is not None,
+            batch_size=largest if encoded else PARTS,
+            encoded=encoded,
+            threads=threads,
+        )
+        self._pipeline = _take_pipeline(kind, self._source)
         self._ended = False
         self._in_use: deque[tuple[Batch, torch.cuda.Event]] = deque()
 
@@ -99,6 +83,9 @@ class Loader:
         start = perf_counter()
         try:
             images, labels = self._pipeline.graph.run()
+        except RuntimeError:
+            self._source.name_damage()
+            raise
         except StopIteration:
             self._ended = self._source.ended
             if not self._ended:
@@ -106,8 +93,9 @@ class Loader:
             return None
         finally:
             self.wait_s += perf_counter() - start
-        count = self._source.counts.popleft()
-        return Batch(images=_to_torch(images)[:count].movedim(3, 1), labels=_to_torch(labels)[:count])
+        count, parts = self._source.counts.popleft(), not self._pipeline.kind.encoded
+        pixels, numbers = (_to_torch(output, parts=parts)[:count] for output in (images, labels))
+        return Batch(images=pixels.movedim(3, 1), labels=numbers)
 
     def _keep_until_used(self, batch: Batch) -> None:
         """DALI may reuse a batch's memory once we let go of it, so hold it until the GPU is done with it."""
@@ -120,58 +108,99 @@ class Loader:
             self._in_use.popleft()
 
 
-@pipeline_def(batch_size=PARTS, prefetch_queue_depth=PREFETCH)
-def _graph(source: Callable[[], Arrays], *, augmented: bool, device: str) -> tuple[Any, Any]:
-    """Each of a batch's PARTS is one DALI sample, a sequence of n frames, so DALI's cost per sample hardly counts."""
-    kinds = _INPUTS if augmented else _INPUTS[:2]
-    dtypes, ndims = (list(column) for column in zip(*kinds, strict=True))
-    inputs = fn.external_source(source, num_outputs=len(kinds), batch=True, dtype=dtypes, ndim=ndims)
-    addresses, labels, *rows = inputs
-    on_cpu = device == "cpu"
-    images = _gathered(addresses, rows[0] if augmented and on_cpu else None)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kind:
+    """What makes one graph differ from another."""
+
+    device_id: int | None
+    """A GPU, or None for the CPU."""
+    augmented: bool = False
+    batch_size: int = PARTS
+    """DALI samples in a batch: parts of a packed batch, images of an encoded one."""
+    encoded: bool = False
+    """Whether images are decoded from PNG or JPEG files."""
+    threads: int = 2
+
+    @property
+    def device(self) -> str:
+        """DALI's name of it."""
+        return "cpu" if self.device_id is None else "gpu"
+
+
+def build_graph(source: Callable[[], Arrays], kind: Kind) -> Pipeline:
+    """The pipeline. Its outputs: images uint8 [.., 64, 64, 1] and labels int64 [..]; .. is PARTS, n or n if encoded."""
+    return _graph(source, kind, batch_size=kind.batch_size, device_id=kind.device_id, num_threads=kind.threads)
+
+
+@pipeline_def(prefetch_queue_depth=PREFETCH)
+def _graph(source: Callable[[], Arrays], kind: Kind) -> tuple[Any, Any]:
+    """Each of a packed batch's PARTS is one DALI sample, so that DALI's cost for a sample hardly counts."""
+    inputs = (_ENCODED if kind.encoded else _PACKED)[: 3 if kind.augmented else 2]
+    dtypes, ndims = (list(column) for column in zip(*inputs, strict=True))
+    where, labels, *rows = fn.external_source(source, num_outputs=len(inputs), batch=True, dtype=dtypes, ndim=ndims)
+    pixels, on_cpu = _decoded if kind.encoded else _gathered, kind.device == "cpu"
+    images = pixels(where, rows if on_cpu else [], kind.device)
     if on_cpu:
         return images, labels
-    if not augmented:
-        return images.gpu(), labels.gpu()
-    return fn.dl_tensor_python_function(
-        images.gpu(), rows[0].gpu(), device="gpu", function=_augment_gpu, batch_processing=True
-    ), labels.gpu()
+    if rows:
+        images = fn.dl_tensor_python_function(
+            images, rows[0].gpu(), device="gpu", function=_augment_gpu, batch_processing=True
+        )
+    return images, labels.gpu()
 
 
-# Type and dimensions of what the source brings: addresses, labels, augmentation rows.
-_INPUTS = ((types.INT64, 1), (types.INT64, 1), (types.FLOAT, 2))
+# Type and dimensions of what the source brings: addresses of a part's images or a file, labels, augmentation rows.
+_PACKED = ((types.INT64, 1), (types.INT64, 1), (types.FLOAT, 2))
+_ENCODED = ((types.UINT8, 1), (types.INT64, 0), (types.FLOAT, 1))
 
 
-def build_graph(source: Callable[[], Arrays], *, device_id: int | None, augmented: bool, threads: int) -> Pipeline:
-    """The pipeline on a GPU, or on the CPU for device_id None.
-
-    Its outputs: images uint8 [PARTS, n, 64, 64, 1], labels int64 [PARTS, n].
-    """
-    device = "cpu" if device_id is None else "gpu"
-    return _graph(source, augmented=augmented, device=device, device_id=device_id, num_threads=threads)
-
-
-def _gathered(addresses: Any, rows: Any) -> Any:
+def _gathered(addresses: Any, rows: list[Any], device: str) -> Any:
     """Compiled code copies pixels from the shards' mappings into DALI's memory, augmented by rows if there are any."""
-    run, inputs = (_copy, [addresses]) if rows is None else (_copy_augmented, [addresses, rows])
+    given = [types.INT64, types.FLOAT], [1, 2]
+    images = _compiled(_copy_augmented if rows else _copy, _part_shapes, [addresses, *rows], given, dimensions=4)
+    return images if device == "cpu" else images.gpu()
+
+
+def _decoded(files: Any, rows: list[Any], device: str) -> Any:
+    """PNG or JPEG files as images; compiled code augments them by rows if there are any."""
+    images = fn.decoders.image(files, device="cpu" if device == "cpu" else "mixed", output_type=types.GRAY)
+    given = [types.UINT8, types.FLOAT], [3, 1]
+    return _compiled(_augment_one, _image_shapes, [images, *rows], given, dimensions=3) if rows else images
+
+
+def _compiled(
+    run: Callable[..., None],
+    shapes: Callable[..., None],
+    inputs: list[Any],
+    given: tuple[list[Any], list[int]],
+    *,
+    dimensions: int,
+) -> Any:
+    """A function that Numba compiles, run on each DALI sample; given: types and dimensions of the inputs."""
     return numba_function(
         *inputs,
         run_fn=run,
-        setup_fn=_image_shapes,
-        in_types=[types.INT64, types.FLOAT][: len(inputs)],
-        ins_ndim=[1, 2][: len(inputs)],
+        setup_fn=shapes,
+        in_types=given[0][: len(inputs)],
+        ins_ndim=given[1][: len(inputs)],
         out_types=[types.UINT8],
-        outs_ndim=[4],
+        outs_ndim=[dimensions],
         batch_processing=False,
     )
 
 
-# Compiled by Numba.
-def _image_shapes(outs, ins):  # type: ignore[no-untyped-def]  # [output][sample][axis]
+# Compiled by Numba; shapes are [output][sample][axis].
+def _part_shapes(outs, ins):  # type: ignore[no-untyped-def]
     for sample in range(len(outs[0])):
         outs[0][sample][0] = ins[0][sample][0]
         outs[0][sample][1] = outs[0][sample][2] = IMAGE_SIZE
         outs[0][sample][3] = 1
+
+
+def _image_shapes(outs, _):  # type: ignore[no-untyped-def]
+    for sample in range(len(outs[0])):
+        outs[0][sample][0] = outs[0][sample][1] = IMAGE_SIZE
+        outs[0][sample][2] = 1
 
 
 def _copy(out, addresses):  # type: ignore[no-untyped-def]
@@ -182,117 +211,50 @@ def _copy_augmented(out, addresses, rows):  # type: ignore[no-untyped-def]
     augment_kernels.apply_from(addresses, rows, out)
 
 
+def _augment_one(out, image, row):  # type: ignore[no-untyped-def]
+    shape = (1, IMAGE_SIZE, IMAGE_SIZE)
+    augment_kernels.apply(image.reshape(shape), row.reshape((1, row.size)), out.reshape(shape))
+
+
 def _augment_gpu(images: list[Any], rows: list[Any]) -> list[Any]:
-    """DLPack capsules of a batch's parts on the GPU. DALI has synchronised them; its thread waits for the result."""
-    parts_fhwc = torch.stack([dlpack.from_dlpack(part) for part in images])
-    rows_pnr = torch.stack([dlpack.from_dlpack(part) for part in rows])
-    result = augment_torch.apply(parts_fhwc.flatten(0, 1)[..., 0], rows_pnr.flatten(0, 1)).reshape(parts_fhwc.shape)
+    """DLPack capsules of a batch's parts or images on the GPU. DALI has synchronised them; its thread waits for us."""
+    stacked = torch.stack([dlpack.from_dlpack(part) for part in images])
+    flat_rows = torch.stack([dlpack.from_dlpack(part) for part in rows]).reshape(-1, augment_kernels.ROW)
+    result = augment_torch.apply(stacked.reshape(-1, IMAGE_SIZE, IMAGE_SIZE), flat_rows).reshape(stacked.shape)
     if result.is_cuda:
         torch.cuda.current_stream().synchronize()
     return [dlpack.to_dlpack(part) for part in result.contiguous()]  # type: ignore[attr-defined]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Kind:
-    """What makes one graph differ from another."""
-
-    device_id: int | None
-    augmented: bool
-    threads: int
-
-
 class _Pipeline:
     """A built graph, whose source can be exchanged once it has ended."""
 
-    def __init__(self, kind: _Kind) -> None:
-        self._kind = kind
-        self.source: _Source | None = None
-        self.graph = build_graph(self._bring, device_id=kind.device_id, augmented=kind.augmented, threads=kind.threads)
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self.source: Source | None = None
+        self.graph = build_graph(self._bring, kind)
 
     def give_back(self) -> None:
         """Keep it for the next loader of the kind; only after its source's end."""
         self.source = None
         self.graph.reset()
-        _idle[self._kind] = self
+        _idle[self.kind] = self
 
     def _bring(self) -> Arrays:
         assert self.source is not None  # noqa: S101  (set before the first run)
         return self.source()
 
 
-_idle: dict[_Kind, _Pipeline] = {}  # compiling a graph's functions takes a second or two; evaluations come often
+_idle: dict[Kind, _Pipeline] = {}  # compiling a graph's functions takes a second or two; evaluations come often
 
 
-def _take_pipeline(kind: _Kind, source: "_Source") -> _Pipeline:
+def _take_pipeline(kind: Kind, source: Source) -> _Pipeline:
     pipeline = _idle.pop(kind, None) or _Pipeline(kind)
     pipeline.source = source
     return pipeline
 
 
-class _Source:
-    """Called by DALI for each batch; raises StopIteration after the last stretch.
-
-    What it locates outlives DALI's use of it: shards stay mapped, and buffers as they are, for KEEP batches.
-    """
-
-    def __init__(self, feed: Feed, stretches: Iterator[Stretch], largest: int) -> None:
-        self._feed = feed
-        self._stretches, ahead = tee(stretches)
-        self._numbers = feed.reader.follow(numbers_of(feed.order, ahead), keep=KEEP)
-        self._buffers = [np.empty((largest, IMAGE_SIZE, IMAGE_SIZE), np.uint8) for _ in range(KEEP)]
-        self._calls = 0
-        self.counts: deque[int] = deque()
-        """Images of the batches that DALI has not given out yet; parts are padded."""
-        self.ended = False
-        """Whether all stretches were brought: any other StopIteration is an error, not the end."""
-
-    def __call__(self) -> Arrays:
-        stretch = next(self._stretches, None)
-        if stretch is None:
-            self.ended = True
-            raise StopIteration
-        return self._bring(*stretch)
-
-    def _bring(self, start: int, stop: int) -> Arrays:
-        numbers = next(self._numbers)
-        buffer = self._buffers[self._calls % KEEP][: stop - start]
-        self._calls += 1
-        self.counts.append(len(numbers))
-        addresses, labels = self._feed.reader.locate(numbers, buffer)
-        arrays = [_parts(addresses), _parts(self._checked(labels))]
-        if self._feed.policy is not None:
-            arrays.append(_parts(np.concatenate(list(self._rows(self._feed.policy, start, stop)))))
-        return arrays
-
-    def _rows(self, policy: Policy, start: int, stop: int) -> Iterator[NDArray[np.float32]]:
-        """Augmentation rows of a stretch, which may span epochs."""
-        samples, seed = self._feed.order.samples, self._feed.order.seed
-        while start < stop:
-            end = min(stop, (start // samples + 1) * samples)
-            of_epoch = policy.scaled(self._feed.strength(start // samples))
-            yield augment.draw(of_epoch, seed, np.arange(start, end))
-            start = end
-
-    def close(self) -> None:
-        """Let go of shards that were fetched ahead."""
-        self._numbers.close()
-
-    def _checked(self, labels: NDArray[np.integer]) -> NDArray[np.int64]:
-        """A label out of range would be a device-side assert on a GPU, which kills the process without saying why."""
-        if labels.min() < 0 or labels.max() >= self._feed.classes:
-            found = f"labels {labels.min()}..{labels.max()}, expected 0..{self._feed.classes - 1}"
-            raise CorruptShard(f"a sample has {found}; run `python -m tools verify` on the set")
-        return labels.astype(np.int64)
-
-
-def _parts(array: NDArray[Any]) -> NDArray[Any]:
-    """A batch in PARTS of one length, which makes its output one tensor: the last image stands in for missing ones."""
-    length = -(-len(array) // PARTS)
-    missing = PARTS * length - len(array)
-    padded = np.concatenate([array, array[-1:].repeat(missing, axis=0)]) if missing else array
-    return padded.reshape(PARTS, length, *array.shape[1:])
-
-
-def _to_torch(output: Any) -> Tensor:
-    """Zero-copy: the batch's parts, one after another."""
-    return dlpack.from_dlpack(output.as_tensor()).flatten(0, 1)
+def _to_torch(output: Any, *, parts: bool) -> Tensor:
+    """Zero-copy: the batch's images, or its parts one after another."""
+    tensor = dlpack.from_dlpack(output.as_tensor())
+    return tensor.flatten(0, 1) if parts else tensor

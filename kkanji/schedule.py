@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kkanji.config import SIZE_STEP, TrainConfig
-from kkanji.pipeline import Stretch
+from kkanji.source import Stretch
 from shards import Plan
 from shards.layout import IMAGE_SIZE
 from shards.order import cut

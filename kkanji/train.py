@@ -33,11 +33,12 @@ from kkanji.metrics import summarise
 from kkanji.mixup import mixup
 from kkanji.models import create_model
 from kkanji.optimizers import create_optimizer
-from kkanji.pipeline import Batch, Feed, Loader
+from kkanji.pipeline import Batch, Loader
 from kkanji.pixels import normalise, resized
 from kkanji.profiling import profiled, without_garbage_collection
 from kkanji.runlog import RunLog
 from kkanji.schedule import Worker, image_size, learning_rate, micro_batches, strength, stretches
+from kkanji.source import Feed
 from shards import InputError, Plan, ShardSet, write_file
 from shards.permutation import mix
 

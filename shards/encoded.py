@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.errors import CorruptShard, InputError
 from shards.files import SplitFiles
 from shards.images import TABLE_TYPE
-from shards.layout import IMAGE_BYTES
 from shards.lookahead import Numbers
 from shards.reader import SplitReader
 from shards.writer import Samples
@@ -30,24 +30,32 @@ class EncodedReader(SplitReader):
         starts = np.repeat(self._range.starts, [len(table) for table in tables])
         self._offsets = self._table["offset"].astype(np.int64) + starts.astype(np.int64)
 
-    def locate(self, numbers: Numbers, buffer: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Decode these images into buffer [n, 64, 64]; where each lies there, and the labels."""
-        samples = self.gather(numbers, buffer, sources=False)
-        return np.arange(len(numbers)) * IMAGE_BYTES + buffer.ctypes.data, samples.labels.astype(np.int32)
+    def files(self, numbers: Numbers) -> tuple[list[NDArray[np.uint8]], NDArray[np.int32]]:
+        """The files of these images, as views of the mapped tars, and their labels.
 
-    def encoded(self, numbers: Numbers) -> list[NDArray[np.uint8]]:
-        """The files of these images, as views of the mapped tars."""
+        Good while the numbers are at hand (see `follow`).
+        """
+        self._check(numbers)
         starts, sizes = self._offsets[numbers], self._table["bytes"][numbers]
-        return [self._range.bytes[start : start + size] for start, size in zip(starts, sizes, strict=True)]
+        files = [self._range.bytes[start : start + size] for start, size in zip(starts, sizes, strict=True)]
+        return files, self._table["label"][numbers]
+
+    def where(self, number: int) -> str:
+        """A sample's place, for messages."""
+        shard = int(self._shard_of(np.array([number]))[0])
+        return f"{self._files.where(shard)}: image at byte {self._table['offset'][number]}"
 
     def _fill(self, numbers: Numbers, samples: Samples) -> None:
         if self._decode is None:
             raise TypeError("a reader of PNG or JPEG images, opened without a decode function, was asked for pixels")
-        samples.labels[:] = self._table["label"][numbers]
+        files, samples.labels[:] = self.files(numbers)
         if len(samples.sources):
             samples.sources[:] = self._table["source"][numbers]
-        for data, pixels in zip(self.encoded(numbers), samples.images, strict=True):
-            self._decode(data, pixels)
+        for number, data, pixels in zip(numbers, files, samples.images, strict=True):
+            try:
+                self._decode(data, pixels)
+            except InputError as error:
+                raise CorruptShard(f"{self.where(number)}: {error}") from error
 
     def labels(self) -> NDArray[np.int32]:
         """The labels of all samples [n]."""

@@ -77,12 +77,11 @@ class PackedReader(SplitReader):
         if len(samples.sources):
             np.take(self._sources, numbers + self._to_source[block], out=samples.sources, mode="clip")
 
-    def locate(
-        self,
-        numbers: Numbers,
-        buffer: NDArray[np.uint8],  # noqa: ARG002  (nothing needs decoding)
-    ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Where in the mappings the pixels of these samples lie, and their labels."""
+    def locate(self, numbers: Numbers) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Where in memory the 4,096 bytes of each of these samples lie, and their labels, for code that copies itself.
+
+        Good while the numbers are at hand (see `follow`).
+        """
         self._check(numbers)
         block = self._block_of(numbers)
         addresses = (numbers + self._to_row[block]) * layout.IMAGE_BYTES + self._rows.ctypes.data

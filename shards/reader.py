@@ -55,14 +55,6 @@ class SplitReader(ABC):
             part.result()
         return samples
 
-    @abstractmethod
-    def locate(self, numbers: Numbers, buffer: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Where in memory the pixels of these samples lie, and their labels, for code that copies them itself.
-
-        Each address is of 4,096 bytes: in the shard's mapping, good while the numbers are at hand (see `follow`), or in
-        `buffer` [n, 64, 64], where images are decoded that are not stored as pixels.
-        """
-
     def follow(self, requests: Iterable[Numbers], *, keep: int = 1) -> Generator[Numbers]:
         """Requests for samples, each given back when it can be gathered; what later ones need is fetched ahead.
 

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from benchmarks.peers import BLOCK, IMAGE_SIZE, Batch, Epoch, Job
 from kkanji.augment import Policy
-from kkanji.pipeline import PREFETCH, Feed, Loader
+from kkanji.pipeline import Loader
 from kkanji.pixels import normalise
+from kkanji.source import PREFETCH, Feed
 from shards import (
     Manifest,
     OutputFolder,
@@ -30,7 +31,7 @@ from shards.layout import IMAGE_BYTES
 from shards.order import numbers_of
 
 PACKAGES = ("torch", "nvidia-dali-cuda120")
-AHEAD = 2 * PREFETCH + 2  # in our queue, in DALI's, and one under way in each
+AHEAD = PREFETCH + 1  # in DALI's queue, and one under way
 Images = NDArray[np.uint8]
 
 

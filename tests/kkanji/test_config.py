@@ -35,6 +35,15 @@ CONFIG = TrainConfig(data="data", output=Path("runs/x"))
         ("draws_per_class", 0),
         ("draw_exponent", 1.5),
         ("cache_size", -1.0),
+        ("mixup", -0.1),
+        ("ema_images", -1.0),
+        ("augment_start", 2.5),
+        ("plain_epochs", -1),
+        ("start_size", 30),
+        ("start_size", 72),
+        ("full_size_at", 0.0),
+        ("evaluate_every", 0),
+        ("profile_steps", -1),
     ],
 )
 def test_senseless_options_are_refused_by_name(name: str, value: float) -> None:

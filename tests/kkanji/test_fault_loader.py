@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from kkanji.augment import Policy
-from kkanji.pipeline import Feed, Loader
+from kkanji.pipeline import Loader
+from kkanji.source import Feed
 from shards import (
     CorruptShard,
     Manifest,

@@ -11,8 +11,11 @@ from torch.utils import dlpack
 from kkanji import augment
 from kkanji.augment import Policy
 from kkanji.evaluate import plain_feed
-from kkanji.pipeline import Feed, Loader, _augment_gpu, build_graph
+from kkanji.images import decode_into
+from kkanji.pipeline import Kind, Loader, _augment_gpu, build_graph
+from kkanji.source import Feed
 from shards import CorruptShard, SampleOrder, ShardSet
+from tests.shards.kinds import CLASSES, drawn, write_set_of
 
 CPU = torch.device("cpu")
 STRETCHES = [(0, 40), (40, 57), (57, 58), (100, 140), (200, 240)]
@@ -52,7 +55,7 @@ def test_waiting_is_measured(tiny_set: Path) -> None:
         assert loader.wait_s > 0
 
 
-def test_an_error_in_the_thread_reaches_the_consumer(tiny_set: Path) -> None:
+def test_an_error_of_the_stretches_reaches_the_consumer(tiny_set: Path) -> None:
     def broken() -> Iterator[tuple[int, int]]:
         yield (0, 10)
         raise OSError("the disk went away")
@@ -70,7 +73,7 @@ def test_a_label_out_of_range_is_refused_on_the_host(tiny_set: Path) -> None:
             list(loader)
 
 
-def test_closing_early_ends_the_thread(tiny_set: Path) -> None:
+def test_closing_early_ends_all_threads(tiny_set: Path) -> None:
     before = active_count()
     endless = ((start, start + 10) for start in range(0, 10**9, 10))
     with Loader(feed(tiny_set, Policy()), endless, CPU, largest=10) as loader:
@@ -78,32 +81,87 @@ def test_closing_early_ends_the_thread(tiny_set: Path) -> None:
     assert active_count() <= before + os.cpu_count()  # type: ignore[operator]  # the augmentation's pool stays
 
 
-def operators(*, device_id: int | None, augmented: bool) -> list[tuple[str, str]]:
-    """Name and device of each operator, in the order of the data's way through them."""
+def operators(kind: Kind) -> list[tuple[str, str]]:
+    """Name and device of each operator, in the order of the data's way through them; copies to the GPU left out."""
 
-    def source() -> list[list[np.ndarray]]:
+    def source() -> list[np.ndarray]:
         raise StopIteration
 
-    pipeline = build_graph(source, device_id=device_id, augmented=augmented, threads=2)
+    pipeline = build_graph(source, kind)
     pipeline._build_graph()  # checks the graph against every operator's schema, which needs no GPU
     found = []
     for operator in pipeline._ops:
-        device = "gpu" if "device: gpu" in repr(operator.spec) else "cpu"
+        device = next(
+            name for name in ("mixed", "gpu", "cpu") if f"device: {name}" in repr(operator.spec) or name == "cpu"
+        )
         found.append((type(operator._op).__name__, device))
-    return [entry for entry in found if entry[0] != "ExternalSource"]
+    return [entry for entry in found if entry[0] != "ExternalSource" and "Copy" not in entry[0]]
 
 
-def test_the_graph_on_the_cpu() -> None:
-    assert operators(device_id=None, augmented=False) == [("NumbaFunction", "cpu")]
-    assert operators(device_id=None, augmented=True) == [("NumbaFunction", "cpu")]
+GATHER, AUGMENT, AUGMENT_GPU = ("NumbaFunction", "cpu"), ("NumbaFunction", "cpu"), ("DLTensorPythonFunction", "gpu")
 
 
-def test_the_graph_on_a_gpu_is_the_same_behind_copies() -> None:
+@pytest.mark.parametrize("augmented", [False, True])
+def test_the_graph_on_the_cpu(augmented: bool) -> None:
+    assert operators(Kind(device_id=None, augmented=augmented)) == [GATHER]
+    decoder = ("Image", "cpu")
+    assert operators(Kind(device_id=None, augmented=augmented, encoded=True)) == [decoder, AUGMENT][: 1 + augmented]
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_the_graph_on_a_gpu(augmented: bool) -> None:
     """Constructed, and so checked by DALI's schemas, without a GPU; it is not run here."""
-    plain, augmented = (operators(device_id=0, augmented=value) for value in (False, True))
-    assert [entry for entry in plain if "Copy" not in entry[0]] == [("NumbaFunction", "cpu")]
-    steps = [entry for entry in augmented if "Copy" not in entry[0]]
-    assert steps == [("NumbaFunction", "cpu"), ("DLTensorPythonFunction", "gpu")]
+    assert operators(Kind(device_id=0, augmented=augmented)) == [GATHER, AUGMENT_GPU][: 1 + augmented]
+    decoder = ("Image", "mixed")
+    assert operators(Kind(device_id=0, augmented=augmented, encoded=True)) == [decoder, AUGMENT_GPU][: 1 + augmented]
+
+
+@pytest.fixture(scope="module", params=["png", "jpg"])
+def encoded_set(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("encoded") / "set"
+    write_set_of(folder, request.param, {"train": [drawn(20, number) for number in range(3)]})
+    return folder
+
+
+@pytest.mark.parametrize("policy", [None, Policy()])
+def test_encoded_images_are_decoded_and_augmented_by_dali(encoded_set: Path, policy: Policy | None) -> None:
+    """As OpenCV decodes them, and as the reference augments them."""
+    reader = ShardSet(encoded_set, decode=decode_into).split("train")
+    order = SampleOrder(samples=reader.samples, seed=3)
+    stretches = [(0, 16), (16, 17), (55, 65)]  # of different lengths, and over the end of an epoch
+    with Loader(Feed(reader=reader, order=order, classes=CLASSES, policy=policy), stretches, CPU, largest=16) as loader:
+        for batch, (start, stop) in zip(loader, stretches, strict=True):
+            images, labels, _ = reader.gather(order.at(start, stop))
+            if policy is not None:
+                images = augment.apply(images, augment.draw(policy, 3, np.arange(start, stop)))
+            assert np.array_equal(batch.images.numpy(), images[:, None])
+            assert np.array_equal(batch.labels.numpy(), labels)
+
+
+def test_a_damaged_image_is_named(tmp_path: Path) -> None:
+    """Its size says 64x64, its pixels cannot be decoded: DALI refuses the batch, and the image is looked for."""
+    write_set_of(tmp_path / "set", "png", {"train": [drawn(20)]})
+    path = tmp_path / "set" / "train-00000.tar"
+    data = bytearray(path.read_bytes())
+    at = data.index(b"IDAT", data.index(b"IDAT") + 4)  # the second image's pixels
+    data[at + 4 : at + 40] = bytes(36)
+    path.write_bytes(data)
+    reader = ShardSet(tmp_path / "set", decode=decode_into).split("train")
+    with Loader(plain_feed(reader, CLASSES), [(0, 20)], CPU, largest=20) as loader:
+        with pytest.raises(CorruptShard, match=r"train-00000\.tar: image at byte \d+: its pixels cannot be decoded"):
+            list(loader)
+
+
+def test_the_strength_follows_the_epoch(tiny_set: Path) -> None:
+    reader = ShardSet(tiny_set).split("train")
+    order, samples = SampleOrder(samples=reader.samples, seed=3), reader.samples
+    only_first = Feed(reader=reader, order=order, classes=6, policy=Policy(), strength=lambda epoch: float(epoch == 0))
+    with Loader(only_first, [(samples - 5, samples + 5)], CPU, largest=10) as loader:
+        (batch,) = loader
+    plain = reader.gather(order.at(samples - 5, samples + 5)).images
+    same = (batch.images.numpy()[:, 0] == plain).all(axis=(1, 2))
+    assert not same[:5].any()
+    assert same[5:].all()
 
 
 def test_the_gpu_function_takes_a_batch_in_parts() -> None:

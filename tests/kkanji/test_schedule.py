@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kkanji.config import TrainConfig
-from kkanji.schedule import Worker, learning_rate, micro_batches, stretches
+from kkanji.schedule import Worker, image_size, learning_rate, micro_batches, strength, stretches
 from shards import Plan
 
 
@@ -46,3 +46,26 @@ def test_a_resumed_run_reads_the_tail(plan: Plan, micro: int, data: st.DataObjec
     worker = Worker(rank=0, ranks=1)
     whole, tail = list(stretches(plan, 0, worker, micro)), list(stretches(plan, first, worker, micro))
     assert whole[len(whole) - len(tail) :] == tail
+
+
+def test_images_grow_in_steps_and_end_at_their_own_size() -> None:
+    growing = config(start_size=32, full_size_at=0.5)
+    sizes = [image_size(growing, epoch / 100) for epoch in range(1001)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] == 32
+    assert set(sizes) == {32, 40, 48, 56, 64}
+    assert set(sizes[500:]) == {64}
+    assert {image_size(config(), epoch) for epoch in (0, 3.3, 10)} == {64}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [1.0] * 10),
+        ({"augment": 0.8, "plain_epochs": 2}, [0.8] * 8 + [0.0] * 2),
+        ({"augment": 1.0, "augment_start": 0.1}, [0.1 * number for number in range(1, 11)]),
+        ({"plain_epochs": 10}, [0.0] * 10),
+    ],
+)
+def test_the_strength_of_the_augmentation(options: dict[str, float], expected: list[float]) -> None:
+    assert [strength(config(**options), epoch) for epoch in range(10)] == pytest.approx(expected)
