@@ -7,10 +7,15 @@ Two families, both built of timm's EfficientNet blocks, both with squeeze-excita
   resolution, so the last map is 4x4; at stride 2 it would be 2x2, too coarse to tell strokes apart.
 - `kkanji_efficientnet_fused_s`: our own for 64 px, early stages fused as in EfficientNetV2 (Tan and Le, ICML 2021,
   section 3.2): dense 3x3 convolutions keep a CPU's or a GPU's arithmetic units busy where depthwise ones wait for
-  memory. It has a small head, since a classifier over 3,832 classes costs most of the parameters.
+  memory. It has a small head, since a classifier over 3,832 classes costs most of the parameters. Its weights for
+  Kuzushiji-Kanji are in the repository: `timm.create_model("kkanji_efficientnet_fused_s", pretrained=True)`.
+
+Every network takes `head="cosine"` for a classifier by angles.
 """
 
+import json
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -53,6 +58,7 @@ SCALES = {
 }
 
 
+TRAINED = Path(__file__).parents[1] / "models" / "kuzushiji-kanji"
 Head = Literal["linear", "cosine"]
 COSINE_SCALE = 20.0  # of the logits at first; it is learned. Cosines alone could not tell 3,832 classes apart
 
@@ -71,6 +77,22 @@ class CosineClassifier(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Features [B, F] to logits [B, C]."""
         return linear(normalize(features) * self.scale, normalize(self.weight))
+
+
+class EfficientNetFactory:
+    """The networks by the names that the original project's users know."""
+
+    @staticmethod
+    def create(variant: str, num_classes: int) -> nn.Module:
+        """An EfficientNet, `b0` to `b7`. Raises InputError for any other."""
+        return create_model(f"kkanji_efficientnet_{variant}", num_classes)
+
+    @staticmethod
+    def get_input_size(variant: str) -> int:
+        """Pixels a side of its images: the same for all. Raises InputError for a variant that there is not."""
+        if variant not in SCALES:
+            raise InputError(f"{variant}: no such variant; there are: {', '.join(SCALES)}")
+        return IMAGE_SIZE
 
 
 def create_model(name: str, classes: int, head: Head = "linear") -> nn.Module:
@@ -95,10 +117,19 @@ def _default_cfg(last_map: int) -> dict[str, Any]:
     }
 
 
+def _trained_cfg(folder: Path) -> dict[str, Any]:
+    """Of weights in a folder as `launch/export.py` writes it; they come with the repository, not with a wheel."""
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        return _default_cfg(4)
+    classes = len(json.loads((folder / "index.json").read_text(encoding="utf-8"))["codepoint_to_id"])
+    return _default_cfg(4) | {"file": str(file), "num_classes": classes, "license": "cc-by-sa-4.0"}
+
+
 default_cfgs = generate_default_cfgs(
     {
         **{f"kkanji_efficientnet_{variant}.untrained": _default_cfg(4) for variant in SCALES},
-        "kkanji_efficientnet_fused_s.untrained": _default_cfg(4),
+        "kkanji_efficientnet_fused_s.kuzushiji_kanji": _trained_cfg(TRAINED),
     }
 )
 

@@ -1,8 +1,9 @@
 import pytest
+import safetensors.torch
 import timm
 import torch
 
-from kkanji.models import SCALES, create_model
+from kkanji.models import COSINE_SCALE, SCALES, TRAINED, CosineClassifier, EfficientNetFactory, create_model
 from shards import InputError
 
 NAMES = [*(f"kkanji_efficientnet_{variant}" for variant in SCALES), "kkanji_efficientnet_fused_s"]
@@ -60,6 +61,36 @@ def test_save_for_timm_and_load(tmp_path: str) -> None:
     again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     images = torch.rand(2, 1, 64, 64)
     assert torch.equal(model(images), again(images))
+
+
+def test_a_cosine_head_looks_at_directions_only() -> None:
+    model = create_model("kkanji_efficientnet_fused_s", 7, "cosine").eval()
+    assert isinstance(model.classifier, CosineClassifier)
+    features = torch.randn(3, 640)
+    logits = model.classifier(features)
+    assert logits.shape == (3, 7)
+    assert logits.abs().max() <= COSINE_SCALE + 1e-4
+    assert torch.allclose(model.classifier(features * 5), logits, atol=1e-4)
+    with pytest.raises(ValueError, match="head='round'"):
+        timm.create_model("kkanji_efficientnet_b0", head="round")
+
+
+def test_pretrained_weights_come_from_the_repository() -> None:
+    """Half precision in the file, float32 in the model; another number of classes keeps all but the classifier."""
+    stored = safetensors.torch.load_file(TRAINED / "model.safetensors")
+    classes = len(stored["classifier.bias"])
+    model = timm.create_model("kkanji_efficientnet_fused_s", pretrained=True, num_classes=classes)
+    assert torch.equal(model.classifier.bias, stored["classifier.bias"].float())
+    small = timm.create_model("kkanji_efficientnet_fused_s", pretrained=True, num_classes=10)
+    assert torch.equal(small.conv_stem.weight, model.conv_stem.weight)
+
+
+def test_the_original_projects_names() -> None:
+    model = EfficientNetFactory.create("b1", 12)
+    size = EfficientNetFactory.get_input_size("b1")
+    assert model(torch.rand(2, 1, size, size)).shape == (2, 12)
+    with pytest.raises(InputError, match="b9: no such variant; there are: b0, b1"):
+        EfficientNetFactory.get_input_size("b9")
 
 
 def test_other_names_are_refused_with_the_choice() -> None:
