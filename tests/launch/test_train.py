@@ -5,10 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.launch.commands import ROOT, Result, environment, start, train_command
@@ -131,17 +131,89 @@ def test_two_ranks_compute_what_one_does(tiny_set: Path, tmp_path: Path) -> None
     assert [entry["images"] for entry in lines(two, "evaluation")] == [36, 36]
 
 
-def test_sigterm_ends_the_run_cleanly(tiny_set: Path, tmp_path: Path) -> None:
-    command = train_command(tiny_set, tmp_path / "run")
+# Everything that has a state or follows a schedule, in one short run.
+ALL_AT_ONCE = (
+    *("--optimizer", "muon", "--ema-images", "40", "--mixup", "0.2", "--head", "cosine", "--schedule", "cosine"),
+    *("--start-size", "32", "--full-size-at", "0.6", "--augment-start", "0.2", "--plain-epochs", "1"),
+    *("--warmup-epochs", "0.5", "--label-smoothing", "0.1", "--weight-decay", "0.01", "--precision", "bfloat16"),
+)
+
+
+@pytest.fixture(scope="module")
+def all_at_once(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "all"
+    result = start(*train_command(tiny_set, run, *ALL_AT_ONCE))
+    assert result.returncode == 0, result.stderr
+    return run
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_leaves_and_the_run_goes_on_the_same(
+    all_at_once: Path, tiny_set: Path, tmp_path: Path, sent: signal.Signals, code: int
+) -> None:
+    """With averaged weights, mixing and growing images: the same losses, bit for bit, and the same weights."""
+    run = tmp_path / "run"
+    command = train_command(tiny_set, run, *ALL_AT_ONCE)
     with subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True, env=environment()) as process:
         assert process.stdout is not None
         next(line for line in process.stdout if line.startswith("step 2 "))
-        process.terminate()
-        start = time.monotonic()
-        process.stdout.read()
-        assert process.wait(timeout=30) == 143
-        assert time.monotonic() - start < 30
-    assert not list((tmp_path / "run" / "checkpoints").glob(".*partial"))
+        process.send_signal(sent)
+        rest = process.stdout.read()
+        assert process.wait(timeout=30) == code
+    stopped = lines(run)[-1]["step"]
+    assert stopped < STEPS
+    assert f"checkpoints/step-{stopped:09d}" in rest
+    result = start(*command, "--resume")
+    assert result.returncode == 0, result.stderr
+    assert f"steps {stopped}..14" in result.stdout
+    assert losses(run) == losses(all_at_once)
+    for name in ("model.safetensors", "training.safetensors"):
+        own, other = ((each / "checkpoints" / "last" / name).read_bytes() for each in (run, all_at_once))
+        assert own == other
+    assert not list((run / "checkpoints").glob(".*partial"))
+
+
+def test_two_ranks_stop_together_when_one_is_sent_a_signal(tiny_set: Path, tmp_path: Path) -> None:
+    """torchrun would send SIGTERM to all; here only one rank gets it, and both leave after the same step."""
+    run = tmp_path / "run"
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    command = [sys.executable, *launcher, *train_command(tiny_set, run, "--epochs", "50")]
+    variables = environment(ACCELERATE_USE_CPU="true")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables) as process:
+        assert process.stdout is not None
+        next(line for line in process.stdout if line.startswith("step 2 "))
+        ranks = [
+            each for each in psutil.Process(process.pid).children() if "launch/train.py" in " ".join(each.cmdline())
+        ]
+        assert len(ranks) == 2
+        ranks[1].terminate()
+        rest = process.stdout.read()
+        assert process.wait(timeout=60) != 0
+    assert f"checkpoints/step-{lines(run)[-1]['step']:09d}" in rest
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_gradient_that_is_not_finite_stops_all_ranks_before_the_step(
+    tiny_set: Path, tmp_path: Path, ranks: int
+) -> None:
+    """The last rank's fourth micro-batch is NaN. Nobody hangs, and the checkpoint of step 3 is what is left."""
+    run = tmp_path / "run"
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks))
+    script, *options = train_command(tiny_set, run, "--save-every", "1")
+    command = (*launcher, str(ROOT / "tests/faults/poisoned.py"), "4", *options)
+    result = start(*command, ACCELERATE_USE_CPU="true")
+    assert result.returncode != 0
+    assert "step 4: the gradient is not finite; the weights are those of step 3" in result.stderr
+    assert (run / "checkpoints" / "last").resolve().name == "step-000000003"
+    assert script.endswith("train.py")
+
+
+def test_traces_are_written_on_request(tiny_set: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    result = start(*train_command(tiny_set, run, "--profile-steps", "2", "--epochs", "1"))
+    assert result.returncode == 0, result.stderr
+    (trace,) = (run / "profile").iterdir()
+    assert "convolution" in trace.read_text()
 
 
 def refused(result: Result) -> str:

@@ -1,0 +1,156 @@
+"""Evaluate, export and predict on a run whose network has learnt nothing: what they write, say and refuse."""
+
+import csv
+import hashlib
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kkanji import checkpoint
+from kkanji.data import class_map, open_set
+from kkanji.evaluate import describe, training_originals
+from kkanji.models import create_model
+from kkanji.optimizers import create_optimizer
+from launch.evaluate import EvaluateConfig, evaluate
+from launch.export import ExportConfig
+from launch.export import main as export
+from launch.predict import PredictConfig, predict
+from shards import InputError
+
+SAMPLE = sorted((Path(__file__).parents[2] / "sample" / "kkanji2" / "U+4E09").iterdir())
+MODEL = "kkanji_efficientnet_fused_s"
+
+
+@pytest.fixture
+def best(tiny_set: Path, tmp_path: Path) -> Path:
+    """The best checkpoint of a run that was never trained."""
+    data, run = open_set(tiny_set), tmp_path / "run"
+    torch.manual_seed(0)
+    model = create_model(MODEL, data.manifest.classes)
+    path = checkpoint.save(
+        run / "checkpoints",
+        1,
+        model=model,
+        optimizer=create_optimizer(model, "sgd", lr=0.1, weight_decay=0.0),
+        state={"config": {"model": MODEL}, "training_originals": training_originals(data).tolist()},
+        classes=class_map(data),
+        best=True,
+    )
+    options = {"model": MODEL, "epochs": 2, "batch_size": 16}
+    facts = {"config": options, "environment": {}, "data": describe(data)}
+    (run / "config.json").write_text(json.dumps(facts))
+    (run / "log.jsonl").write_text("")
+    return path
+
+
+def evaluation(best: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((best.parent.parent / "evaluation.json").read_text())
+    return record
+
+
+def test_evaluate_with_views_and_temperature(best: Path, tiny_set: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate(EvaluateConfig(checkpoint=best, data=str(tiny_set), tta=5, temperature=True))
+    found = evaluation(best)
+    assert (found["images"], found["tta"], found["classes"], found["evaluated_classes"]) == (36, 5, 6, 6)
+    assert found["without_images"] == found["without_training"] == []
+    assert found["temperature"]["images"] == 36
+    printed = capsys.readouterr().out
+    assert "classes evaluated    6 of 6" in printed and "(cross-fitted)" in printed
+    page = " ".join((best.parent.parent / "report.html").read_text().split())
+    assert "each image read in 5 views" in page and "<strong>Temperature" in page and "Lineage known." in page
+
+
+def test_the_training_split_is_not_unseen_handwriting(best: Path, tiny_set: Path, tmp_path: Path) -> None:
+    evaluate(EvaluateConfig(checkpoint=best, data=str(tiny_set), split="train"))
+    assert evaluation(best)["images"] == 108
+    assert "Warning: these are the images that it was trained on." in (best.parent.parent / "report.html").read_text()
+    export(ExportConfig(checkpoint=best, output=tmp_path / "model"))
+    assert "the very images it was trained on" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_another_set_proves_nothing(best: Path, tiny_set: Path) -> None:
+    evaluate(EvaluateConfig(checkpoint=best, data=str(tiny_set)))
+    facts = json.loads((best.parent.parent / "config.json").read_text())
+    facts["data"]["identity"] = "0" * 64
+    (best.parent.parent / "config.json").write_text(json.dumps(facts))
+    evaluate(EvaluateConfig(checkpoint=best, data=str(tiny_set)))
+    assert "independence of this split cannot be proven" in (best.parent.parent / "report.html").read_text()
+
+
+def test_a_class_that_was_never_trained_on_is_named(
+    best: Path, tiny_set: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As if class 2 had come in by validation images alone."""
+    state = checkpoint.read_state(best)
+    state["training_originals"][2] = 0
+    text = json.dumps(state)
+    (best / "state.json").write_text(text)
+    manifest = json.loads((best / "manifest.json").read_text())
+    manifest["state.json"] = hashlib.sha256(text.encode()).hexdigest()
+    (best / "manifest.json").write_text(json.dumps(manifest))
+    evaluate(EvaluateConfig(checkpoint=best, data=str(tiny_set)))
+    label = class_map(open_set(tiny_set)).labels[2]
+    assert evaluation(best)["without_training"] == [label]
+    assert evaluation(best)["bins"][0]["training_images"] == "0" and evaluation(best)["bins"][0]["images"] == 6
+    assert f"never trained on     {label}" in capsys.readouterr().out
+
+
+def test_the_card_has_the_figures_and_the_folder_the_temperature(best: Path, tiny_set: Path, tmp_path: Path) -> None:
+    evaluate(EvaluateConfig(checkpoint=best, data=str(tiny_set), temperature=True))
+    export(ExportConfig(checkpoint=best, output=tmp_path / "model"))
+    card, found = (tmp_path / "model" / "README.md").read_text(), evaluation(best)
+    assert f"top-1 {found['top1']:.2%}" in card and "proven apart from training" in card and "- Data: drawn" in card
+    assert f"Temperature {found['temperature']['value']:.3f}, fitted on 36 images of split `val`" in card
+    assert checkpoint.read_state(tmp_path / "model")["temperature"] == found["temperature"]["value"]
+
+
+def test_an_export_needs_its_own_evaluation(best: Path, tiny_set: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"evaluation\.json"):
+        export(ExportConfig(checkpoint=best, output=tmp_path / "model"))
+    evaluate(EvaluateConfig(checkpoint=best, data=str(tiny_set)))
+    other = best.parent / "step-000000002"
+    shutil.copytree(best, other)
+    with pytest.raises(InputError, match="is of step-000000001, not of step-000000002"):
+        export(ExportConfig(checkpoint=other, output=tmp_path / "model"))
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    shutil.copy(SAMPLE[0], folder / "a.png")
+    (folder / "b.png").write_text("no image")
+    shutil.copy(SAMPLE[1], folder / "c, d.png")
+    (folder / "notes.txt").write_text("")
+    return folder
+
+
+def test_csv_has_a_row_for_each_reading(best: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predict(PredictConfig(images=(pictures,), checkpoint=best, top=2, format="csv", max_unreadable=1))
+    captured = capsys.readouterr()
+    rows = list(csv.DictReader(io.StringIO(captured.out)))
+    assert [(Path(row["file"]).name, row["rank"]) for row in rows] == [
+        ("a.png", "1"), ("a.png", "2"), ("b.png", "0"), ("c, d.png", "1"), ("c, d.png", "2"),
+    ]  # fmt: skip
+    assert "not a readable image" in rows[2]["error"] and not rows[0]["error"]
+    assert float(rows[0]["probability"]) >= float(rows[1]["probability"])
+    assert "images/s on cpu; 1 unreadable, 1 other files left out" in captured.err
+
+
+def test_json_has_a_line_for_each_file(best: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predict(PredictConfig(images=(pictures,), checkpoint=best, top=3, format="json", max_unreadable=1))
+    entries = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(len(entry["guesses"]), "error" in entry) for entry in entries] == [(3, False), (0, True), (3, False)]
+
+
+def test_no_unreadable_file_is_passed_over_unless_told_so(best: Path, pictures: Path) -> None:
+    with pytest.raises(InputError, match=r"b\.png: not a readable image.*--max-unreadable"):
+        predict(PredictConfig(images=(pictures,), checkpoint=best))
+    with pytest.raises(InputError, match="no image given"):
+        PredictConfig(images=())
