@@ -1,4 +1,4 @@
-"""Training whose last rank meets a micro-batch of NaN: `poisoned.py NUMBER OPTIONS...`, as launch/train.py takes them."""
+"""Training whose last rank meets a micro-batch of NaN: `poisoned.py NUMBER OPTIONS...`, options of launch/train.py."""
 
 import os
 import sys
