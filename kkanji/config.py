@@ -87,6 +87,8 @@ class TrainConfig:
     faster for dense convolutions, slower for depthwise ones: docs/LOG.md)."""
     compile: bool = False
     """Compile the network by torch.compile before it is wrapped for several ranks."""
+    stall_seconds: int = 1800
+    """A step that takes longer ends the process, with the stacks of all its threads; 0: wait for ever."""
     profile_steps: int = 0
     """Steps whose trace is written to the run's folder profile/, for TensorBoard or Perfetto."""
     seed: int = 0
@@ -105,7 +107,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "threads", "log_every", "evaluate_every", "lanes", "draws_per_class"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        for name in ("micro_batch", "save_every", "seed", "window", "plain_epochs", "profile_steps"):
+        for name in ("micro_batch", "save_every", "seed", "window", "plain_epochs", "profile_steps", "stall_seconds"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("warmup_epochs", "weight_decay", "cache_size", "mixup", "ema_images"):
             _require(0 <= getattr(self, name) < float("inf"), name, getattr(self, name), "0 or more")

@@ -1,7 +1,8 @@
-"""Where a step's time goes: traces on request, and Python's garbage collection out of the way."""
+"""Where a step's time goes: traces on request, stacks when it does not end, garbage collection out of the way."""
 
+import faulthandler
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,3 +40,17 @@ def without_garbage_collection() -> Iterator[None]:
     finally:
         gc.enable()
         gc.unfreeze()
+
+
+@contextmanager
+def watched(seconds: int) -> Iterator[Callable[[], None]]:
+    """Gives what is to be called at each step. If no call follows within so many seconds, the process ends with status
+    1 and the stacks of all threads on stderr: a rank that waits for another for ever would keep its GPU as long.
+    """
+    if not seconds:
+        yield lambda: None
+        return
+    try:
+        yield lambda: faulthandler.dump_traceback_later(seconds, exit=True)
+    finally:
+        faulthandler.cancel_dump_traceback_later()

@@ -35,7 +35,7 @@ from kkanji.models import create_model
 from kkanji.optimizers import create_optimizer
 from kkanji.pipeline import Batch, Loader
 from kkanji.pixels import normalise, resized
-from kkanji.profiling import profiled, without_garbage_collection
+from kkanji.profiling import profiled, watched, without_garbage_collection
 from kkanji.runlog import RunLog
 from kkanji.schedule import Worker, image_size, learning_rate, micro_batches, strength, stretches
 from kkanji.source import Feed
@@ -119,13 +119,16 @@ class Trainer:
             Interruption() as interruption,
             profiled(self.config.profile_steps, self.config.output / "profile") as profiler,
             without_garbage_collection(),
+            watched(self.config.stall_seconds) as still_moving,
         ):
             self._announce(log)
             batches, meter = iter(loader), self._meter(loader)
             started = perf_counter() - self.progress.seconds
             for step in range(first, self.plan.steps):
+                still_moving()
                 self._step(step, batches, meter)
                 self.progress.step, self.progress.seconds = step + 1, perf_counter() - started
+                still_moving()
                 self._after_step(log, meter)
                 profiler.step()
                 self._leave_if_asked(log, interruption)
