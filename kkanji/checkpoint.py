@@ -58,30 +58,13 @@ def save(
     }
     if average:
         contents[TRAINING] = safetensors.torch.save(_contiguous(model.state_dict()))
-    _write(path, contents)
+    with OutputFolder(path, overwrite=True) as partial:
+        write_hashed(partial, contents)
     _link(folder / "last", path)
     if best:
         _link(folder / "best", path)
     _purge(folder)
     return path
-
-
-def export(path: Path, output: Path, *, card: str, overwrite: bool) -> None:
-    """Write a checkpoint for use rather than for training: half-precision weights, no optimizer, a model card.
-
-    The result is a checkpoint folder for everything here but `load_optimizer`.
-    """
-    check(path)
-    weights = safetensors.torch.load_file(path / MODEL)
-    halves = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
-    state = {name: value for name, value in read_state(path).items() if name not in ("optimizer", "progress")}
-    contents: dict[str, str | bytes] = {
-        MODEL: safetensors.torch.save(halves),
-        STATE: json.dumps(state, indent=1),
-        CLASSES: read_classes(path).to_json(),
-        "README.md": card,
-    }
-    _write(output, contents, overwrite=overwrite)
 
 
 def newest(folder: Path) -> Path | None:
@@ -156,14 +139,13 @@ def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
     return torch.empty_like(parameter, dtype=value.dtype, device="cpu").copy_(value)
 
 
-def _write(path: Path, contents: Mapping[str, str | bytes], *, overwrite: bool = True) -> None:
-    """A folder of these files and their manifest, whole or not at all."""
-    with OutputFolder(path, overwrite=overwrite) as partial:
-        digests = {}
-        for name, content in contents.items():
-            write_file(partial / name, content)
-            digests[name] = hashlib.sha256(content if isinstance(content, bytes) else content.encode()).hexdigest()
-        write_file(partial / MANIFEST, json.dumps(digests, indent=1))
+def write_hashed(folder: Path, contents: Mapping[str, str | bytes]) -> None:
+    """Files, and the manifest with the sha256 of each, into an open output folder."""
+    digests = {}
+    for name, content in contents.items():
+        write_file(folder / name, content)
+        digests[name] = hashlib.sha256(content if isinstance(content, bytes) else content.encode()).hexdigest()
+    write_file(folder / MANIFEST, json.dumps(digests, indent=1))
 
 
 def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:

@@ -1,7 +1,6 @@
 """A gradient that is not finite never reaches the weights, on any rank, and ends the run."""
 
 import torch
-from torch import nn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
@@ -37,14 +36,3 @@ class FiniteGuard:
         if bad >= 0:
             state = f"the weights are those of step {bad}"
             raise InputError(f"step {bad + 1}: the gradient is not finite; {state}; resume with a lower --lr")
-
-
-def average_batch_statistics(model: nn.Module, ranks: int) -> None:
-    """Replace the running means and variances of batch normalisation by their means over all ranks."""
-    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-    if ranks == 1 or not buffers:
-        return
-    flat = torch.cat([buffer.flatten() for buffer in buffers])
-    torch.distributed.all_reduce(flat)
-    for buffer, mean in zip(buffers, (flat / ranks).split([buffer.numel() for buffer in buffers]), strict=True):
-        buffer.copy_(mean.view_as(buffer))

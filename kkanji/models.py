@@ -79,6 +79,19 @@ class CosineClassifier(nn.Module):
         return linear(normalize(features) * self.scale, normalize(self.weight))
 
 
+class Network(EfficientNet):  # type: ignore[misc]  # timm's carries no types
+    """timm's EfficientNet with a choice of classifier."""
+
+    classifier: nn.Module
+
+    def __init__(self, *args: Any, head: Head = "linear", **kwargs: Any) -> None:
+        if head not in get_args(Head):
+            raise ValueError(f"head={head!r}; expected one of {get_args(Head)}")
+        super().__init__(*args, **kwargs)
+        if head == "cosine" and isinstance(self.classifier, nn.Linear):
+            self.classifier = CosineClassifier(self.classifier.in_features, self.classifier.out_features)
+
+
 class EfficientNetFactory:
     """The networks by the names that the original project's users know."""
 
@@ -139,13 +152,10 @@ def _build(
 ) -> nn.Module:
     """One network; kwargs are timm's own (num_classes, drop_rate, pretrained, features_only ...) and head."""
     rounded = partial(round_channels, multiplier=width)
-    kind: Head = kwargs.pop("head", "linear")
-    if kind not in get_args(Head):
-        raise ValueError(f"head={kind!r}; expected one of {get_args(Head)}")
     if kwargs.get("features_only"):
         kwargs.setdefault("out_indices", (0, 1, 2, 3))  # four reductions: 2, 4, 8, 16
     model: nn.Module = build_model_with_cfg(
-        EfficientNet,
+        Network,
         variant,
         kwargs.pop("pretrained", False),
         feature_cfg={"flatten_sequential": True},
@@ -157,8 +167,6 @@ def _build(
         act_layer=nn.SiLU,
         **kwargs,
     )
-    if kind == "cosine" and isinstance(model.classifier, nn.Linear):
-        model.classifier = CosineClassifier(model.classifier.in_features, model.classifier.out_features)
     return model
 
 

@@ -1,21 +1,24 @@
 """Reading characters in image files with a trained checkpoint."""
 
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from kkanji import checkpoint
 from kkanji.classes import ClassMap
-from kkanji.models import create_model
 from kkanji.pixels import normalise
+from kkanji.scans import SUFFIXES, load_character
+from kkanji.trained import load_trained
 from shards import InputError
-from shards.layout import IMAGE_SIZE
 
-LARGEST_PIXELS = 4096 * 4096  # more is no picture of one character, and could be a decompression bomb
+BATCH = 256  # images at a time
+THREADS = 4  # that decode the next files while the model reads
+Loaded = NDArray[np.uint8] | InputError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,25 +31,44 @@ class Guess:
     probability: float
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """What became of a file."""
+
+    file: Path
+    guesses: tuple[Guess, ...] = ()
+    """The most probable characters, best first."""
+    error: str | None = None
+    """Why the file could not be read; then there are no guesses."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listing:
+    """Image files to be read."""
+
+    files: tuple[Path, ...]
+    others: int
+    """Files in the folders that are no images by their names, and left out."""
+
+
 class CharacterReader:
     """A trained model on a device."""
 
     def __init__(self, path: Path, device: torch.device) -> None:
-        checkpoint.check(path)
+        model = load_trained(path)
         self.classes: ClassMap = checkpoint.read_classes(path)
-        model = create_model(checkpoint.read_state(path)["config"]["model"], len(self.classes))
-        checkpoint.load_model(path, model)
+        self.temperature = float(checkpoint.read_state(path).get("temperature", 1.0))  # fitted before launch/export.py
         self.device = device
         self.model = model.to(device).to(memory_format=torch.channels_last).eval()
 
     @torch.inference_mode()
-    def read(self, images: NDArray[np.uint8], top: int) -> list[list[Guess]]:
+    def read(self, images: NDArray[np.uint8], top: int) -> list[tuple[Guess, ...]]:
         """The `top` most probable characters of each image; images [n, 64, 64], white ink on black."""
         pixels = torch.from_numpy(images).to(self.device)[:, None]
-        probability = self.model(normalise(pixels)).float().softmax(dim=1)
+        probability = (self.model(normalise(pixels)).float() / self.temperature).softmax(dim=1)
         best = probability.topk(min(top, len(self.classes)), dim=1)
         return [
-            [self._guess(number, value) for number, value in zip(numbers, values, strict=True)]
+            tuple(self._guess(number, value) for number, value in zip(numbers, values, strict=True))
             for numbers, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
 
@@ -56,43 +78,55 @@ class CharacterReader:
         )
 
 
-def load_character(path: Path) -> NDArray[np.uint8]:
-    """An image file as the models know characters: uint8 [64, 64], white ink on black.
+def list_images(paths: Sequence[Path]) -> Listing:
+    """The files among the paths, and the images in the folders among them, at any depth, in the order of their names.
 
-    Dark ink on light paper is inverted; other sizes are scaled to fit, keeping their proportions, on black.
+    Raises InputError for a folder without an image.
     """
+    files: list[Path] = []
+    others = 0
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        inside = sorted(part for part in path.rglob("*") if part.is_file())
+        images = [part for part in inside if part.suffix.lower() in SUFFIXES]
+        if not images:
+            found = f"{len(inside)} files, none of them named as an image"
+            raise InputError(f"{path}: {found}; expected {', '.join(sorted(SUFFIXES))}")
+        files += images
+        others += len(inside) - len(images)
+    return Listing(files=tuple(files), others=others)
+
+
+def read_files(reader: CharacterReader, files: Sequence[Path], *, top: int) -> Iterator[Reading]:
+    """Every file's reading, in the files' order; the next batch is decoded while the model reads one."""
+    batches = [files[start : start + BATCH] for start in range(0, len(files), BATCH)]
+    with ThreadPoolExecutor(THREADS) as pool:
+        coming = _submit(pool, batches[0]) if batches else []
+        for number, batch in enumerate(batches):
+            loaded = [future.result() for future in coming]
+            coming = _submit(pool, batches[number + 1]) if number + 1 < len(batches) else []
+            yield from _read_batch(reader, batch, loaded, top)
+
+
+def _submit(pool: ThreadPoolExecutor, files: Sequence[Path]) -> list[Future[Loaded]]:
+    return [pool.submit(_load, file) for file in files]
+
+
+def _load(file: Path) -> Loaded:
     try:
-        with Image.open(path) as image:
-            if image.width * image.height > LARGEST_PIXELS:
-                raise InputError(f"{path}: {image.width}x{image.height} pixels; expected a picture of one character")
-            gray = np.asarray(_opaque(image).convert("L"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise InputError(
-            f"{path}: not a readable image ({error}); expected PNG, JPEG or another Pillow reads"
-        ) from error
-    ink = 255 - gray if _border_mean(gray) > 127 else gray
-    return ink if ink.shape == (IMAGE_SIZE, IMAGE_SIZE) else _fit(ink)
+        return load_character(file)
+    except InputError as error:
+        return error
 
 
-def _opaque(image: Image.Image) -> Image.Image:
-    """Transparent parts count as paper."""
-    if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
-        return image
-    layered = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)
-
-
-def _border_mean(gray: NDArray[np.uint8]) -> float:
-    return float(np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]]).mean())
-
-
-def _fit(ink: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    height, width = ink.shape
-    scale = IMAGE_SIZE / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    scaled = Image.fromarray(ink).resize(size, Image.Resampling.LANCZOS)
-    result = Image.new("L", (IMAGE_SIZE, IMAGE_SIZE))
-    result.paste(scaled, ((IMAGE_SIZE - size[0]) // 2, (IMAGE_SIZE - size[1]) // 2))
-    return np.asarray(result)
+def _read_batch(reader: CharacterReader, files: Sequence[Path], loaded: Sequence[Loaded], top: int) -> list[Reading]:
+    images = [item for item in loaded if not isinstance(item, InputError)]
+    guesses = iter(reader.read(np.stack(images), top) if images else [])
+    return [
+        Reading(file=file, error=str(item))
+        if isinstance(item, InputError)
+        else Reading(file=file, guesses=next(guesses))
+        for file, item in zip(files, loaded, strict=True)
+    ]

@@ -3,13 +3,21 @@
 import json
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from kkanji.calibration import accept
+from kkanji.predictions import Predictions
+from kkanji.report import ImagesOf, misread_sheet
+
+THRESHOLDS = 101  # of the precision-recall curve
 LINE = (
     "step {step}  epoch {epoch:.2f}  loss {loss:.4f}  top-1 {top1:.2%}  lr {lr:.2e}  "
     "{images_per_s:,.0f} images/s  waited {wait_share:.1%}"
@@ -48,6 +56,24 @@ class RunLog:
         if self.enabled:
             self._write("evaluation", values["split"], values, EVALUATION)
 
+    def readings(
+        self,
+        split: str,
+        samples: int,
+        predictions: Predictions,
+        *,
+        characters: Sequence[str],
+        training_counts: NDArray[np.int64],
+        images_of: ImagesOf,
+    ) -> None:
+        """The misread glyphs and the precision-recall curve of an evaluation, for TensorBoard; as `write_report`."""
+        if not self.enabled:
+            return
+        self._add_curve(f"{split}/accepted_readings", predictions, samples)
+        sheet = misread_sheet(predictions, characters=characters, training_counts=training_counts, images_of=images_of)
+        if sheet is not None:
+            self._board.add_image(f"{split}/misread", sheet, samples, dataformats="HWC")
+
     def note(self, event: str, text: str, **values: Any) -> None:
         """Anything else: start, resume, checkpoint."""
         if self.enabled:
@@ -64,6 +90,14 @@ class RunLog:
             self._bar.close()
             self._board.close()
             self._file.close()
+
+    def _add_curve(self, tag: str, predictions: Predictions, samples: int) -> None:
+        """Accepting readings of at least some probability: how many of them are right, and of all images how many."""
+        rows = accept(predictions, np.linspace(0, 1, THRESHOLDS).tolist())
+        right, accepted = (np.array([getattr(row, name) for row in rows]) for name in ("right", "images"))
+        precision, recall = np.divide(right, accepted, np.ones(len(rows)), where=accepted > 0), right / len(predictions)
+        counts = (right, accepted - right, np.zeros_like(right), len(predictions) - right)  # every image is to be read
+        self._board.add_pr_curve_raw(tag, *counts, precision, recall, samples, num_thresholds=THRESHOLDS)
 
     def _write(self, event: str, group: str, values: dict[str, Any], line: str) -> None:
         self._file.write(json.dumps({"event": event, **values}) + "\n")

@@ -25,7 +25,7 @@ from kkanji.ema import WeightAverage
 from kkanji.environment import environment, precision_name, warn_of_idle_cores
 from kkanji.evaluate import describe, plain_feed, predict_split, training_originals
 from kkanji.flops import peak_flops, training_flops
-from kkanji.guard import FiniteGuard, average_batch_statistics
+from kkanji.guard import FiniteGuard
 from kkanji.interrupt import Interruption, leave
 from kkanji.memory import derive_micro_batch
 from kkanji.meter import Meter
@@ -191,12 +191,21 @@ class Trainer:
             return
         start = perf_counter()
         model = self._averaged or self.model
-        average_batch_statistics(model, self.worker.ranks)
-        predictions = predict_split(self.accelerator, model, plain_feed(self.data.split("val"), len(self.classes)))
+        reader = self.data.split("val")
+        predictions = predict_split(self.accelerator, model, plain_feed(reader, len(self.classes)))
         summary = summarise(predictions, self.originals)
         rate = summary["images"] / (perf_counter() - start)
         del summary["bins"]
-        log.evaluation(split="val", **self._position(), **summary, images_per_s=rate)
+        position = self._position()
+        log.evaluation(split="val", **position, **summary, images_per_s=rate)
+        log.readings(
+            "val",
+            position["samples"],
+            predictions,
+            characters=self.classes.characters,
+            training_counts=self.originals,
+            images_of=lambda numbers: reader.collect(numbers).images,
+        )
         best = summary["top1"] > self.progress.best_top1
         self.progress.best_top1 = max(summary["top1"], self.progress.best_top1)
         self._save(log, best=best)

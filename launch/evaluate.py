@@ -2,20 +2,25 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from time import perf_counter
+from typing import Any, Literal
 
 import numpy as np
 from accelerate import Accelerator
+from numpy.typing import NDArray
 
 from kkanji import checkpoint, cli
+from kkanji.calibration import TemperatureScan
+from kkanji.classes import ClassMap
 from kkanji.data import class_map, open_set
 from kkanji.evaluate import plain_feed, predict_split
-from kkanji.metrics import MEASURES, summarise
-from kkanji.models import create_model
+from kkanji.metrics import MEASURES, interval, summarise
+from kkanji.predictions import Predictions
 from kkanji.report import write_report
-from shards import InputError, write_file
+from kkanji.trained import load_trained
+from shards import InputError, ShardSet, SplitReader, write_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,11 +31,16 @@ class EvaluateConfig:
     """
 
     checkpoint: Path
-    """Folder of a checkpoint: RUN/checkpoints/best, last or step-..."""
+    """Folder of a checkpoint: RUN/checkpoints/best, last or step-..., or one that launch/export.py made."""
     data: str
     """Shard set with the same classes: a folder or a URL."""
     split: str = "val"
     """Part of the set to evaluate."""
+    tta: Literal[1, 5, 9, 13, 21, 25] = 1
+    """Views of each image whose probabilities are averaged: 1, itself; 5, also shifted by a pixel up, down, left and
+    right; 9, also diagonally; more, also by two pixels. Costs as many times as much."""
+    temperature: bool = False
+    """Fit a temperature on the split, so that stated probabilities hold; for launch/export.py and the report."""
     output: Path | None = None
     """Folder for the results; the run's own, two above the checkpoint, if not given. A report needs the run's log."""
 
@@ -42,26 +52,21 @@ def evaluate(config: EvaluateConfig) -> None:
     if not output.is_dir() or (config.output is None and not (output / "config.json").is_file()):
         raise InputError(f"{output}: not a run's folder; give an existing folder for the results as --output")
     data = open_set(config.data)
-    classes = class_map(data)
-    known = checkpoint.read_classes(config.checkpoint)
-    if known.identity() != classes.identity():
-        found = f"{len(known)} classes, not those of {config.data} ({len(classes)})"
-        raise InputError(f"{config.checkpoint}: a checkpoint of other classes: {found}; give the set it was trained on")
-    reader, state = data.split(config.split), checkpoint.read_state(config.checkpoint)
-    accelerator = Accelerator()
-    model = create_model(state["config"]["model"], len(classes))
-    checkpoint.load_model(config.checkpoint, model)
-    predictions = predict_split(accelerator, accelerator.prepare(model), plain_feed(reader, len(classes)))
+    classes = _same_classes(config, data)
+    originals = np.array(checkpoint.read_state(config.checkpoint)["training_originals"], np.int64)
+    reader, accelerator = data.split(config.split), Accelerator()
+    predictions, spent = _predict(config, accelerator, reader, len(classes))
     if not accelerator.is_main_process:
         return
-    originals = np.array(state["training_originals"], np.int64)
     summary = {
         "split": config.split,
-        "classes": len(classes),
         "checkpoint": config.checkpoint.resolve().name,
         "lineage": data.manifest.lineage,
         "data": data.manifest.identity(),
+        "tta": config.tta,
+        **spent,
         **summarise(predictions, originals),
+        **_classes(classes, predictions, originals),
     }
     predictions.save(output / "predictions.npz")
     write_file(output / "evaluation.json", json.dumps(summary, indent=1) + "\n")
@@ -76,11 +81,52 @@ def evaluate(config: EvaluateConfig) -> None:
         sys.stdout.write(f"report: {report}\n")
 
 
+def _predict(
+    config: EvaluateConfig, accelerator: Accelerator, reader: SplitReader, classes: int
+) -> tuple[Predictions, dict[str, Any]]:
+    """All readings, the seconds they took and the temperature if it is wanted."""
+    prepared, feed = accelerator.prepare(load_trained(config.checkpoint)), plain_feed(reader, classes)
+    scan = TemperatureScan(accelerator.device) if config.temperature else None
+    start = perf_counter()
+    predictions = predict_split(accelerator, prepared, feed, views=config.tta, scan=scan)
+    temperature = asdict(scan.fit(accelerator)) if scan else None
+    return predictions, {"seconds": perf_counter() - start, "temperature": temperature}
+
+
+def _same_classes(config: EvaluateConfig, data: ShardSet) -> ClassMap:
+    classes, known = class_map(data), checkpoint.read_classes(config.checkpoint)
+    if known.identity() != classes.identity():
+        found = f"{len(known)} classes, not those of {config.data} ({len(classes)})"
+        raise InputError(f"{config.checkpoint}: a checkpoint of other classes: {found}; give the set it was trained on")
+    return classes
+
+
+def _classes(classes: ClassMap, predictions: Predictions, originals: NDArray[np.int64]) -> dict[str, Any]:
+    """Which classes the averages leave out, and which could not be learnt."""
+    images = predictions.label.bincount(minlength=len(classes)).tolist()
+    entries = list(zip(classes.labels, images, originals.tolist(), strict=True))
+    return {
+        "classes": len(classes),
+        "without_images": [name for name, evaluated, _ in entries if not evaluated],
+        "without_training": [name for name, _, trained in entries if not trained],
+    }
+
+
 BINS_HEAD = "training originals of the class    classes    images    top-1    top-5"
 
 
 def _text(summary: dict[str, Any]) -> str:
     lines = [f"{'images':20} {summary['images']:,}", *(f"{name:20} {summary[name]:.4f}" for name in MEASURES)]
+    low, high = interval(summary["top1"], summary["images"])
+    lines.append(f"{'top1, 95 % interval':20} {low:.4f} to {high:.4f}")
+    lines.append(f"{'classes evaluated':20} {summary['evaluated_classes']:,} of {summary['classes']:,}")
+    lines.append(f"{'images/s':20} {summary['images'] / summary['seconds']:,.0f}")
+    if summary["without_training"]:
+        lines.append(f"{'never trained on':20} {' '.join(summary['without_training'])}")
+    if summary["temperature"]:
+        fit = summary["temperature"]
+        error = f"calibration_error {fit['calibration_error_before']:.4f} to {fit['calibration_error_after']:.4f}"
+        lines.append(f"{'temperature':20} {fit['value']:.3f}: {error} (cross-fitted)")
     rows = (_row(entry) for entry in summary["bins"] if entry["images"])
     return "\n".join([*lines, BINS_HEAD, *rows]) + "\n"
 

@@ -5,24 +5,39 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kkanji import checkpoint, cli
+from kkanji import cli
 from kkanji.config import read_json
+from kkanji.export import export
+from kkanji.lineage import independence
 from shards import InputError
 
 CARD = """# {model}: {classes:,} characters of {name}
 
 Reads one character from a 64x64 gray image, white ink on black. A checkpoint of kkanji in half precision:
-`python launch/predict.py IMAGE --checkpoint` this folder.
+`python launch/predict.py IMAGE --checkpoint` this folder; or, after `import kkanji.models`,
+`timm.create_model("local-dir:FOLDER", pretrained=True)`, which gives logits of images normalised as config.json says.
+{onnx}
 
 - Trained on {train_images:,} images, {epochs} epochs of global batch {batch_size}.
-- Evaluated on {images:,} images of split `{split}`, whose originals are {lineage_verdict}: top-1 {top1:.2%}, top-5
-  {top5:.2%}, balanced accuracy {balanced_accuracy:.2%}, weighted F1 {f1_weighted:.4f}, measured in float32.
+- Evaluated on {images:,} images of split `{split}`, {verdict}{chosen}:
+  top-1 {top1:.2%}, top-5 {top5:.2%}, balanced accuracy {balanced_accuracy:.2%} over {evaluated_classes:,} characters,
+  weighted F1 {f1_weighted:.4f}, measured in float32{views}.
+- {calibration}
 - Data: {licence}
 
 | training images of the character | characters | images | top-1 |
 |---|---|---|---|
 {rows}
 """
+VERDICTS = {
+    "proven": "whose originals are proven apart from training",
+    "unknown": "of unknown lineage: not proven apart from training",
+    "trained on": "the very images it was trained on, so this says nothing of unseen handwriting",
+}
+ONNX_LINE = (
+    "`model.onnx` takes `images` uint8 [n, 1, 64, 64] and gives `probabilities` float32 [n, {classes}], numbered as in "
+    "index.json; nothing is to be normalised before."
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,33 +51,63 @@ class ExportConfig:
     """Folder of a checkpoint of a run that launch/evaluate.py has evaluated."""
     output: Path
     """Folder to make."""
+    onnx: bool = False
+    """Also write model.onnx, once onnxruntime has read typeset characters with it as torch does."""
     overwrite: bool = False
     """Replace OUTPUT if it exists."""
 
 
-def export(config: ExportConfig) -> None:
-    """The card's figures come from the run's evaluation.json."""
+def main(config: ExportConfig) -> None:
+    """The card's figures, and the temperature if one was fitted, come from the run's evaluation.json."""
     run = config.checkpoint.parent.parent
     facts, evaluation = read_json(run / "config.json"), read_json(run / "evaluation.json")
     if evaluation["checkpoint"] != config.checkpoint.resolve().name:
         found = f"evaluation.json is of {evaluation['checkpoint']}, not of {config.checkpoint.resolve().name}"
         raise InputError(f"{run}: {found}; run launch/evaluate.py on this checkpoint first")
-    checkpoint.export(config.checkpoint, config.output, card=_card(facts, evaluation), overwrite=config.overwrite)
-    size = sum(path.stat().st_size for path in config.output.iterdir())
-    sys.stdout.write(f"{config.output}: {size / 1e6:.1f} MB\n")
+    fit = evaluation.get("temperature")
+    export(
+        config.checkpoint,
+        config.output,
+        card=_card(facts, evaluation, onnx=config.onnx),
+        temperature=fit["value"] if fit else 1.0,
+        onnx=config.onnx,
+        overwrite=config.overwrite,
+    )
+    for path in sorted(config.output.iterdir()):
+        sys.stdout.write(f"{path}: {path.stat().st_size / 1e6:.2f} MB\n")
 
 
-def _card(facts: dict[str, Any], evaluation: dict[str, Any]) -> str:
-    known = evaluation["lineage"] == "known"
+def _card(facts: dict[str, Any], evaluation: dict[str, Any], *, onnx: bool) -> str:
     rows = (
         f"| {entry['training_images']} | {entry['classes']:,} | {entry['images']:,} | {entry['top1']:.1%} |"
         for entry in evaluation["bins"]
         if entry["images"]
     )
     values = {**facts["config"], **facts["data"], **evaluation}
-    verdict = "proven apart from training" if known else "of unknown lineage: not proven apart from training"
-    return CARD.format(**values, lineage_verdict=verdict, rows="\n".join(rows))
+    views = evaluation["tta"]
+    return CARD.format(
+        **values,
+        chosen=" (by which a run chooses its best epoch)" if evaluation["split"] == "val" else "",
+        verdict=VERDICTS[independence(facts["data"], evaluation)],
+        views=f", the mean of {views} small shifts of each image" if views > 1 else "",
+        onnx=ONNX_LINE.format(**values) if onnx else "",
+        calibration=_calibration(evaluation),
+        rows="\n".join(rows),
+    )
+
+
+def _calibration(evaluation: dict[str, Any]) -> str:
+    fit = evaluation["temperature"]
+    if not fit:
+        return (
+            f"Its stated probabilities are off by {evaluation['calibration_error']:.1%} (expected calibration error)."
+        )
+    after = f"{fit['calibration_error_after']:.1%} instead of {fit['calibration_error_before']:.1%}"
+    return (
+        f"Temperature {fit['value']:.3f}, fitted on {fit['images']:,} images of split `{evaluation['split']}`: "
+        f"expected calibration error {after}, each half of them measured with the other half's temperature."
+    )
 
 
 if __name__ == "__main__":
-    cli.run(lambda: export(cli.parse(ExportConfig)))
+    cli.run(lambda: main(cli.parse(ExportConfig)))

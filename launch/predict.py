@@ -1,20 +1,23 @@
-"""Read characters: `python launch/predict.py IMAGE... --checkpoint runs/first/checkpoints/best`."""
+"""Read characters: `python launch/predict.py IMAGE_OR_FOLDER... --checkpoint runs/first/checkpoints/best`."""
 
+import csv
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Literal
 
-import numpy as np
 import torch
 import tyro
 
 from kkanji import cli
-from kkanji.predict import CharacterReader, Guess, load_character
+from kkanji.predict import CharacterReader, Reading, list_images, read_files
+from shards import InputError
 
-BATCH = 256
 PRETRAINED = Path(__file__).parents[1] / "models" / "kuzushiji-kanji"
+CSV_HEAD = ("file", "rank", "character", "label", "probability", "error")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,30 +30,64 @@ class PredictConfig:
     """
 
     images: tyro.conf.Positional[tuple[Path, ...]]
-    """Image files."""
+    """Image files, and folders of them."""
     checkpoint: Path = PRETRAINED
     """Folder of a checkpoint: RUN/checkpoints/best, last or step-..., or one that launch/export.py made."""
     top: int = 5
     """Characters for each image."""
-    format: Literal["text", "json"] = "text"
-    """json: one object a line."""
+    format: Literal["text", "json", "csv"] = "text"
+    """text: a line an image. json: an object a line. csv: a row for each character of an image."""
+    max_unreadable: int = 0
+    """Files that may turn out to be no readable image; each is named, and one more ends the run."""
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise InputError("no image given; expected files or folders")
+        if self.top < 1 or self.max_unreadable < 0:
+            found = f"--top {self.top} --max-unreadable {self.max_unreadable}"
+            raise InputError(f"{found}: expected 1 or more characters, 0 or more files")
 
 
 def predict(config: PredictConfig) -> None:
-    """Every file is read before the first result is printed, so that a bad one stops the run early."""
-    images = np.stack([load_character(path) for path in config.images])
+    """Results go to stdout while files are read; what became of the files goes to stderr."""
+    listing = list_images(config.images)
     reader = CharacterReader(config.checkpoint, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    for start in range(0, len(images), BATCH):
-        paths = config.images[start : start + BATCH]
-        for path, guesses in zip(paths, reader.read(images[start : start + BATCH], config.top), strict=True):
-            sys.stdout.write(_line(path, guesses, config.format))
+    start, unreadable = perf_counter(), 0
+    if config.format == "csv":
+        csv.writer(sys.stdout, lineterminator="\n").writerow(CSV_HEAD)
+    for reading in read_files(reader, listing.files, top=config.top):
+        if reading.error:
+            unreadable += 1
+            if unreadable > config.max_unreadable:
+                raise InputError(f"{reading.error}; or give --max-unreadable to go on without such files")
+            sys.stderr.write(f"unreadable: {reading.error}\n")
+        _write(reading, config.format)
+    sys.stdout.flush()
+    seconds, read = perf_counter() - start, len(listing.files) - unreadable
+    speed = f"{read:,} images in {seconds:.2f} s, {read / seconds:,.0f} images/s on {reader.device.type}"
+    sys.stderr.write(f"{speed}; {unreadable:,} unreadable, {listing.others:,} other files left out\n")
 
 
-def _line(path: Path, guesses: list[Guess], form: str) -> str:
-    if form == "json":
-        return json.dumps({"file": str(path), "guesses": [asdict(g) for g in guesses]}, ensure_ascii=False) + "\n"
-    readings = "  ".join(f"{guess.character} {guess.label} {guess.probability:.1%}" for guess in guesses)
-    return f"{path}  {readings}\n"
+def _write(reading: Reading, form: str) -> None:
+    file = str(reading.file).encode(errors="replace").decode()  # a name need not be text
+    if form == "csv":
+        csv.writer(sys.stdout, lineterminator="\n").writerows(_rows(file, reading))
+    elif form == "json":
+        guesses = [asdict(guess) for guess in reading.guesses]
+        error = {"error": reading.error} if reading.error else {}
+        sys.stdout.write(json.dumps({"file": file, "guesses": guesses, **error}, ensure_ascii=False) + "\n")
+    elif not reading.error:
+        guesses_text = (f"{guess.character} {guess.label} {guess.probability:.1%}" for guess in reading.guesses)
+        sys.stdout.write(f"{file}  {'  '.join(guesses_text)}\n")
+
+
+def _rows(file: str, reading: Reading) -> Iterable[tuple[object, ...]]:
+    if reading.error:
+        return [(file, 0, "", "", "", reading.error)]
+    return [
+        (file, rank, guess.character, guess.label, f"{guess.probability:.6f}", "")
+        for rank, guess in enumerate(reading.guesses, start=1)
+    ]
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kkanji.report._run import Predictions
-from kkanji.report._tallies import Confusion
+from kkanji.confusion import Confusion
+from kkanji.predictions import Predictions
 from shards.layout import IMAGE_SIZE
 
 ImagesOf = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
@@ -46,8 +46,9 @@ def make_cards(
     """A card for each confusion, in their order; the images are fetched in one call."""
     if not confusions:
         return ()
-    rows = np.array([row for confusion in confusions for row in confusion.examples])
-    images = _fetch(images_of, predictions.position[rows])
+    rows = [row for confusion in confusions for row in confusion.examples]
+    images = _fetch(images_of, predictions.position[rows].cpu().numpy())
+    probability = dict(zip(rows, predictions.probability[rows, 0].tolist(), strict=True))
     ends = np.cumsum([len(confusion.examples) for confusion in confusions])
     return tuple(
         Card(
@@ -58,7 +59,7 @@ def make_cards(
             predicted_training=int(training_counts[confusion.predicted]),
             confusion=confusion,
             images=images[end - len(confusion.examples) : end],
-            probabilities=tuple(float(predictions.probability[row, 0]) for row in confusion.examples),
+            probabilities=tuple(probability[row] for row in confusion.examples),
         )
         for rank, (confusion, end) in enumerate(zip(confusions, ends, strict=True), start=1)
     )

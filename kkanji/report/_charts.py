@@ -9,11 +9,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
+from kkanji.calibration import Calibration
+from kkanji.confusion import ClassRecall
 from kkanji.glyphs import code_point, has_glyph
+from kkanji.metrics import interval
 from kkanji.report._anchors import PUBLISHED_TOP1, applies
 from kkanji.report._run import Bin, Run
 from kkanji.report._style import Chart, Palette, tidy
-from kkanji.report._tallies import Calibration, ClassRecall, interval
 from kkanji.report._text import counted, percent, quantity
 
 FEW_IMAGES = 20  # a calibration bin with fewer is drawn hollow: its accuracy is mostly chance

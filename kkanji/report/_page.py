@@ -12,12 +12,14 @@ from jinja2 import Environment, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
+from kkanji.calibration import Accepted
+from kkanji.confusion import ClassRecall
 from kkanji.glyphs import code_point, font_subset, has_glyph, render_glyph
+from kkanji.metrics import interval
 from kkanji.report import _anchors
 from kkanji.report._cards import Card
 from kkanji.report._run import Run
 from kkanji.report._style import Chart
-from kkanji.report._tallies import Accepted, ClassRecall, interval
 from kkanji.report._text import counted, percent, quantity
 
 GLYPH_SIZE = 80

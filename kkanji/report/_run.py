@@ -1,16 +1,18 @@
 """The files that a report is made from, read and checked; nothing here counts or draws."""
 
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kkanji.metrics import MEASURES, TOP
+from kkanji.calibration import Temperature
+from kkanji.lineage import Independence, independence
+from kkanji.metrics import MEASURES
+from kkanji.predictions import Predictions, load_predictions
 from kkanji.report._log import TrainingLog, read_log
 from shards.errors import InputError
 
@@ -58,30 +60,19 @@ class Evaluation:
     images: int
     checkpoint: str
     lineage: str
+    data: str
+    """Identity of the evaluated set."""
+    views: int
+    """Of each image, over which probabilities were averaged."""
     metrics: Mapping[str, float]
     """MEASURES by name; shares are fractions."""
     bins: tuple[Bin, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Predictions:
-    """The model's readings of N images of the evaluated split."""
-
-    position: NDArray[np.int64]
-    """[N], where the image lies in the split."""
-    label: NDArray[np.int32]
-    """[N], the true class."""
-    predicted: NDArray[np.int32]
-    """[N, 5], the classes it holds most probable, best first; -1 where there are fewer than five."""
-    probability: NDArray[np.float32]
-    """[N, 5], of the predicted classes."""
-    label_probability: NDArray[np.float32]
-    """[N], of the true class."""
-
-    def wrong(self) -> NDArray[np.bool_]:
-        """[N], whether the first reading is not the true class."""
-        wrong: NDArray[np.bool_] = self.predicted[:, 0] != self.label
-        return wrong
+    without_images: tuple[str, ...]
+    """Classes that the split has no image of: they are not in the averages."""
+    without_training: tuple[str, ...]
+    """Classes that training had no image of."""
+    temperature: Mapping[str, float] | None
+    """As `kkanji.calibration.Temperature`, where one was fitted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,9 +87,14 @@ class Run:
     evaluation: Evaluation
     predictions: Predictions
 
-    def independence_is_proven(self) -> bool:
-        """Whether every image's original is known, in training and in the evaluated split."""
-        return self.data.lineage == "known" and self.evaluation.lineage == "known"
+    def independence(self) -> Independence:
+        """Whether the evaluated images are apart from those trained on."""
+        evaluated = {
+            "split": self.evaluation.split,
+            "lineage": self.evaluation.lineage,
+            "data": self.evaluation.data,
+        }
+        return independence(self.data.description, evaluated)
 
 
 def read_run(folder: Path, *, characters: Sequence[str], training_counts: NDArray[np.int64]) -> Run:
@@ -114,7 +110,7 @@ def read_run(folder: Path, *, characters: Sequence[str], training_counts: NDArra
         data=_read_data(_get(config, "data", dict, folder / "config.json"), folder / "config.json"),
         log=read_log(folder / "log.jsonl"),
         evaluation=_read_evaluation(folder / "evaluation.json"),
-        predictions=_read_predictions(folder / "predictions.npz"),
+        predictions=load_predictions(folder / "predictions.npz"),
     )
     _check(run, folder, len(characters), len(training_counts))
     return run
@@ -127,11 +123,9 @@ def _check(run: Run, folder: Path, characters: int, counts: int) -> None:
             f"{folder / 'config.json'}: {run.data.classes} classes, but the class map has {characters} characters and "
             f"{counts} training counts; give the report the data set that the run was trained on"
         )
-    images = len(run.predictions.label)
+    images = len(run.predictions)
     if images != run.evaluation.images:
         raise _bad(folder / "predictions.npz", f"{images} images, but {run.evaluation.images} in evaluation.json")
-    if images == 0:
-        raise _bad(folder / "predictions.npz", "no image in it")
     named = (run.predictions.label, run.predictions.predicted[:, 0])
     if min(part.min() for part in named) < 0 or max(part.max() for part in named) >= characters:
         raise _bad(folder / "predictions.npz", f"a class outside of 0 to {characters - 1}")
@@ -155,9 +149,21 @@ def _read_evaluation(path: Path) -> Evaluation:
         images=_get(record, "images", int, path),
         checkpoint=_get(record, "checkpoint", str, path),
         lineage=_get(record, "lineage", str, path),
+        data=_get(record, "data", str, path),
+        views=_get(record, "tta", int, path),
         metrics={name: _number(record, name, path) for name in MEASURES},
         bins=tuple(_read_bin(entry, path) for entry in _get(record, "bins", list, path)),
+        without_images=tuple(map(str, _get(record, "without_images", list, path))),
+        without_training=tuple(map(str, _get(record, "without_training", list, path))),
+        temperature=_read_temperature(record, path),
     )
+
+
+def _read_temperature(record: Mapping[str, Any], path: Path) -> dict[str, float] | None:
+    if record.get("temperature") is None:
+        return None
+    fit = _get(record, "temperature", dict, path)
+    return {field.name: _number(fit, field.name, path) for field in fields(Temperature)}
 
 
 def _read_bin(entry: object, path: Path) -> Bin:
@@ -171,33 +177,6 @@ def _read_bin(entry: object, path: Path) -> Bin:
         top1=_number(entry, "top1", path) if images else None,
         top5=_number(entry, "top5", path) if images else None,
     )
-
-
-def _read_predictions(path: Path) -> Predictions:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            predictions = Predictions(
-                position=arrays["position"].astype(np.int64),
-                label=arrays["label"].astype(np.int32),
-                predicted=arrays["predicted"].astype(np.int32),
-                probability=arrays["probability"].astype(np.float32),
-                label_probability=arrays["label_probability"].astype(np.float32),
-            )
-    except (ValueError, TypeError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise _bad(path, str(error)) from error
-    _check_shapes(predictions, path)
-    return predictions
-
-
-def _check_shapes(predictions: Predictions, path: Path) -> None:
-    count = len(predictions.label)
-    flat = (predictions.position, predictions.label, predictions.label_probability)
-    wide = (predictions.predicted, predictions.probability)
-    if any(part.shape != (count,) for part in flat) or any(part.shape != (count, TOP) for part in wide):
-        shapes = ", ".join(str(part.shape) for part in (*flat, *wide))
-        raise _bad(path, f"arrays of shapes {shapes}, expected (N,) three times and (N, {TOP}) twice")
-    if not all(np.isfinite(part).all() for part in (predictions.probability[:, 0], predictions.label_probability)):
-        raise _bad(path, "a probability that is not a number")
 
 
 def _read_object(path: Path) -> dict[str, Any]:

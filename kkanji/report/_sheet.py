@@ -21,6 +21,13 @@ COLOURS = 64  # of the palette that the sheet is stored with: a third of the byt
 
 
 def sheet_png(cards: Sequence[Card]) -> bytes:
+    """The sheet as a file."""
+    buffer = io.BytesIO()
+    draw_sheet(cards).quantize(COLOURS).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def draw_sheet(cards: Sequence[Card]) -> Image.Image:
     """Draw the cards in reading order."""
     rows = -(-len(cards) // COLUMNS)
     columns = min(COLUMNS, len(cards))
@@ -28,9 +35,7 @@ def sheet_png(cards: Sequence[Card]) -> bytes:
     for number, card in enumerate(cards):
         row, column = divmod(number, COLUMNS)
         _draw_card(sheet, card, column * CARD_WIDTH + MARGIN, row * CARD_HEIGHT + MARGIN)
-    buffer = io.BytesIO()
-    sheet.quantize(COLOURS).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
+    return sheet
 
 
 def _draw_card(sheet: Image.Image, card: Card, left: int, top: int) -> None:

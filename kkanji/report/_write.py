@@ -6,20 +6,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from kkanji.calibration import accept, calibrate
+from kkanji.confusion import lowest_recall, most_confused
+from kkanji.predictions import Predictions
 from kkanji.report._cards import Card, ImagesOf, make_cards
 from kkanji.report._charts import calibration_chart, rarity_chart, recall_chart
 from kkanji.report._curves import curve_charts
 from kkanji.report._page import Content, Figure, page_html
 from kkanji.report._run import Run, read_run
-from kkanji.report._sheet import sheet_png
+from kkanji.report._sheet import draw_sheet, sheet_png
 from kkanji.report._style import DARK, LIGHT, Chart, chart_png
-from kkanji.report._tallies import accept, calibrate, lowest_recall, most_confused
 from shards.writer import write_file
 
 PAGE_NAME = "report.html"
 PICTURE_FOLDER = "report"
 SHEET_NAME = "misread"
 CONFUSIONS = 50
+SHEET_CONFUSIONS = 20  # of a sheet alone, which a run's log gets after each epoch
 EXAMPLES = 3
 ACCEPTED_FROM = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99)
 WEAKEST = 30
@@ -47,6 +50,17 @@ def write_report(
     return page
 
 
+def misread_sheet(
+    predictions: Predictions, *, characters: Sequence[str], training_counts: NDArray[np.int64], images_of: ImagesOf
+) -> NDArray[np.uint8] | None:
+    """The most frequent misreadings as a picture uint8 [H, W, 3]; None without one. Arguments as of `write_report`."""
+    confusions = most_confused(predictions, limit=SHEET_CONFUSIONS, examples=EXAMPLES)
+    cards = make_cards(
+        confusions, predictions, characters=characters, training_counts=training_counts, images_of=images_of
+    )
+    return np.asarray(draw_sheet(cards)) if cards else None
+
+
 def _draw(record: Run, characters: Sequence[str], training_counts: NDArray[np.int64], cards: Sequence[Card]) -> Content:
     weakest = lowest_recall(
         record.predictions, classes=len(characters), limit=WEAKEST, least_images=WEAKEST_LEAST_IMAGES
@@ -64,7 +78,7 @@ def _draw(record: Run, characters: Sequence[str], training_counts: NDArray[np.in
         sheet_png=sheet_png(cards) if cards else None,
         weakest=weakest,
         weakest_least_images=WEAKEST_LEAST_IMAGES,
-        evaluated_classes=len(np.unique(record.predictions.label)),
+        evaluated_classes=len(record.predictions.label.unique()),
         misread_images=int(record.predictions.wrong().sum()),
     )
 

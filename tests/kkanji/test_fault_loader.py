@@ -27,6 +27,7 @@ from shards import (
 )
 from shards.cache import Cache
 from shards.files import SplitFiles
+from shards.packed import PackedReader
 from shards.writer import StoredBlock, write_tar
 from tests.shards.kinds import CLASSES, drawn, write_set_of
 
@@ -109,6 +110,7 @@ def test_an_error_in_the_loaders_thread_is_never_a_short_epoch(
     data: ShardSet, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
     reader = data.split("train")
+    assert isinstance(reader, PackedReader)
     monkeypatch.setattr(reader, "locate", broken(reader.locate, error, 3))
     with Loader(feed_of(reader), stretches(100), CPU, largest=BATCH) as loader:
         assert_not_short(loader, 3)

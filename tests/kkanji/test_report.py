@@ -15,10 +15,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from kkanji.predictions import Predictions, load_predictions
 from kkanji.report import write_report
 from kkanji.report._log import read_log
-from kkanji.report._run import Predictions
-from kkanji.report._tallies import accept, calibrate, interval, lowest_recall, most_confused
 from shards.errors import InputError
 
 CHARACTERS = tuple("\U00024fa3一二三人入大犬太土士己已巳日目白百千干于天夫末")
@@ -182,9 +181,14 @@ def make_evaluation(images: int, top1: float) -> dict[str, Any]:
         "classes": len(CHARACTERS),
         "checkpoint": "checkpoints/000400",
         "lineage": "known",
+        "data": "ab" * 32,
+        "tta": 1,
+        "without_images": [],
+        "without_training": [],
+        "temperature": None,
         "loss": 0.31,
         "top1": top1,
-        **dict.fromkeys(("top5", "balanced_accuracy", *macro, *weighted), 0.93),
+        **dict.fromkeys(("top5", "balanced_accuracy", *macro, *weighted, "calibration_error"), 0.93),
         "bins": [
             {"training_images": "1", "low": 1, "high": 1, **measured},
             {"training_images": "2-5", "low": 2, "high": 5, **nothing},
@@ -225,8 +229,7 @@ def decode(uri: str) -> NDArray[np.uint8]:
 
 
 def load(run: MadeRun) -> Predictions:
-    with np.load(run.folder / "predictions.npz") as arrays:
-        return Predictions(**arrays)
+    return load_predictions(run.folder / "predictions.npz")
 
 
 @pytest.fixture(scope="module")
@@ -312,7 +315,7 @@ def test_a_card_has_share_probability_and_training_counts(page: Page) -> None:
 def test_a_card_shows_the_most_confident_misread_images(run: MadeRun, page: Page) -> None:
     shown = [decode(image["src"]) for image in page.all("img") if "example" in image["alt"]]
     predictions = load(run)
-    rows = np.flatnonzero((predictions.label == 9) & predictions.wrong())[::-1][:3]
+    rows = ((predictions.label == 9) & predictions.wrong()).nonzero()[:, 0].flip(0)[:3]
     assert [position_of(image) for image in shown[:3]] == predictions.position[rows].tolist()
     assert len(shown) == 3 + 3 + 3 + 1
     assert (shown[0] == image_at(position_of(shown[0]))).all()
@@ -531,54 +534,3 @@ def test_other_events_and_splits_are_ignored_and_null_is_not_zero(tmp_path: Path
     log = read_log(write_log(tmp_path, lines))
     assert np.isnan(log.steps["top1"]).tolist() == [True]
     assert log.evaluations["step"].tolist() == []
-
-
-def test_confusions_count_both_ways_and_of_how_many(run: MadeRun) -> None:
-    first, *_rest = most_confused(load(run), limit=2, examples=2)
-    assert (first.true, first.predicted, first.count, first.true_images, first.reverse_count) == (9, 10, 6, 12, 0)
-    assert first.probability == pytest.approx(0.6) and first.label_probability == pytest.approx(0.05)
-    assert len(first.examples) == 2 and len(_rest) == 1
-
-
-def test_recall_leaves_out_classes_with_few_images_and_those_without_mistakes(run: MadeRun) -> None:
-    predictions = load(run)
-    weakest = lowest_recall(predictions, classes=24, limit=9, least_images=5)
-    assert [(entry.label, entry.right, entry.rival, entry.rival_count) for entry in weakest] == [
-        (9, 6, 10, 6),
-        (4, 7, 5, 5),
-        (11, 7, 12, 5),
-        (0, 11, 7, 1),
-    ]
-    assert lowest_recall(predictions, classes=24, limit=9, least_images=13) == ()
-
-
-def stated(probability: Sequence[float], right: Sequence[bool]) -> Predictions:
-    """Predictions with these probabilities of the first reading."""
-    count = len(right)
-    label = np.zeros(count, np.int32)
-    predicted = np.tile(np.arange(5, dtype=np.int32), (count, 1))
-    predicted[:, 0] = ~np.array(right)
-    wide = np.zeros((count, 5), np.float32)
-    wide[:, 0] = probability
-    return Predictions(
-        position=np.arange(count), label=label, predicted=predicted, probability=wide, label_probability=wide[:, 0]
-    )
-
-
-def test_calibration_error_is_the_weighted_distance() -> None:
-    calibration = calibrate(stated([0.5, 0.5, 1.0, 1.0], [True, False, True, False]))
-    assert calibration.error == pytest.approx(0.25)
-    assert calibration.images.sum() == 4 and calibration.images[-1] == 2
-    assert calibration.accuracy[-1] == 0.5 and np.isnan(calibration.accuracy[0])
-
-
-def test_accepting_only_sure_readings() -> None:
-    rows = accept(stated([0.2, 0.6, 0.7, 0.9], [False, False, True, True]), (0.0, 0.5, 0.95))
-    assert [(row.images, row.share, row.accuracy) for row in rows] == [(4, 1, 0.5), (3, 0.75, 2 / 3), (0, 0, None)]
-
-
-@pytest.mark.parametrize(
-    ("share", "images", "low", "high"), [(0.5, 100, 0.4038, 0.5962), (0, 10, 0, 0.2775), (1, 10, 0.7225, 1)]
-)
-def test_the_interval_is_wilsons(share: float, images: int, low: float, high: float) -> None:
-    assert interval(share, images) == pytest.approx((low, high), abs=1e-4)
