@@ -1,90 +1,65 @@
-"""Raw archives or folders -> originals: every image checked, blank and identical ones found, in one order."""
+"""Raw archives, folders or arrays -> originals: every image checked, blank and identical ones found, in one order."""
 
-import fnmatch
 import hashlib
 import time
 import warnings
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 import tyro
 
-from kkanji.classes import class_map, label, parse_label
+from kkanji.classes import ClassMap, class_map, label
 from shards import IMAGE_BYTES, IMAGE_SIZE, InputError, OutputFolder, write_file
 from shards.manifest import CLASSES_NAME
 from shards.writer import sync_file
-from tools import originals, png
-from tools.archive import Member
+from tools import originals
+from tools.legacy import LegacyArrays, has_arrays
+from tools.merging import BLANK, CONFLICT, IDENTICAL, Entry, Sorted, sort_out
+from tools.npz import npz_source, npz_sources
 from tools.progress import count_images
-from tools.sources import Source
+from tools.sources import ClassFolders, Source
 
-NAME = "Kuzushiji-Kanji"
 LICENCE = (
     "`KMNIST Dataset` (created by CODH), adapted from `Kuzushiji Dataset` (created by NIJL and others), "
     "doi:10.20676/00000341, CC BY-SA 4.0"
 )
-IGNORED = ("README*", "LICENSE*", "LICENCE*", ".DS_Store", "._*")
-BLANK, IDENTICAL, CONFLICT = "blank", "identical", "conflict"
-DROPPED_COLUMNS = ("reason", "label", "source", "member", "id")
+DROPPED_COLUMNS = ("reason", "label", "source", "member", "id", "official")
 SHOWN = 10  # entries named on the screen; dropped.csv names all
 
 
-class Entry(NamedTuple):
-    """An image as it was found. Entries sort by class, then id."""
-
-    code_point: int
-    digest: bytes
-    """sha256 of the pixels."""
-    source: str
-    member: str
-    row: int
-    """Its place among the images read."""
-    blank: bool
-
-    @property
-    def id(self) -> str:
-        """16 hexadecimal digits."""
-        return f"{originals.original_id(self.digest):016x}"
-
-
-class Sorted(NamedTuple):
-    """What becomes of the entries."""
-
-    kept: list[Entry]
-    dropped: list[tuple[str, Entry]]
-    """With the reason."""
-
-
 def combine(
-    sources: tyro.conf.Positional[tuple[Path, ...]],
+    sources: tyro.conf.Positional[tuple[Path, ...]] = (),
     /,
     *,
+    legacy: tuple[Path, ...] = (),
     output: Path = Path("originals"),
-    name: str = NAME,
+    name: str | None = None,
     licence: str = LICENCE,
     overwrite: bool = False,
 ) -> None:
-    """Combine raw images, any U+XXXX/<name>.png in folders or tar archives, into one checked set of originals.
+    """Combine raw images into one checked set of originals, with the lineage of each.
 
+    Sources are what CODH publishes, any of it: Kuzushiji-Kanji (U+XXXX/<name>.png in folders or tar archives) and the
+    arrays of Kuzushiji-49 and Kuzushiji-MNIST, whose 28x28 pixels become 64x64 and whose official test sets stay test.
     Blank images and all but one of identical images are dropped and listed in OUTPUT/dropped.csv; identical images
-    under different labels are all dropped. Archives are read as they are, nothing is unpacked to disk.
+    under different labels are all dropped. Nothing is unpacked to disk.
 
-    Example: python -m tools combine kkanji.tar --output originals
+    Example: python -m tools combine data/kkanji/kkanji.tar data/k49 data/kmnist --output originals
 
     Args:
-        sources: folders or .tar, .tar.gz, .tgz archives in CODH's layout
+        sources: folders or .tar, .tar.gz, .tgz archives in CODH's layout; *-imgs.npz files, or folders with them
+        legacy: what the original project wrote: class folders (U+XXXX or the character itself), or a folder with
+            images.npy, labels.npy and index.json. Their lineage is unknown, which all that is made of them says
         output: folder to make
-        name: the data's name, for manifests and reports
+        name: the data's name, for manifests and reports; from the sources if not given
         licence: the line to print with anything made from the data
         overwrite: replace OUTPUT if it exists
     """
     started = time.perf_counter()
-    inputs = [Source(path=path) for path in sources]
-    if not inputs:
-        raise InputError("no SOURCE given; expected folders or archives, as in `python -m tools combine kkanji.tar`")
+    inputs = find_sources(sources, legacy)
     with OutputFolder(output, overwrite=overwrite) as folder:
         spool = folder / "pixels.spool"
         with spool.open("wb") as file:
@@ -93,27 +68,33 @@ def combine(
         _require_some(found, inputs)
         write_images(folder / originals.IMAGES_NAME, spool, [entry.row for entry in found.kept])
         spool.unlink()
-        _write_facts(folder, inputs, found, {"name": name, "licence": licence})
-    _report(found, output, time.perf_counter() - started)
+        classes = class_map(
+            [entry.code_point for entry in entries] + [point for one in inputs for point in one.classes()]
+        )
+        title = name if name is not None else " + ".join(sorted({source.title for source in inputs}))
+        _write_facts(folder, inputs, found, classes, {"name": title, "licence": licence})
+    _report(found, classes, output, time.perf_counter() - started)
 
 
-def sort_out(entries: Sequence[Entry]) -> Sorted:
-    """Keep one entry of each distinct image that is not blank and has one label; the order of entries has no effect."""
-    by_image: dict[bytes, list[Entry]] = defaultdict(list)
-    for entry in sorted(entries):
-        by_image[entry.digest].append(entry)
-    kept: list[Entry] = []
-    dropped: list[tuple[str, Entry]] = []
-    for same in by_image.values():
-        if same[0].blank:
-            dropped += [(BLANK, entry) for entry in same]
-        elif len({entry.code_point for entry in same}) > 1:
-            dropped += [(CONFLICT, entry) for entry in same]
-        else:
-            kept.append(same[0])
-            dropped += [(IDENTICAL, entry) for entry in same[1:]]
-    _require_unique_ids(kept)
-    return Sorted(kept=sorted(kept), dropped=sorted(dropped))
+def find_sources(paths: Sequence[Path], legacy: Sequence[Path]) -> list[Source]:
+    """What these paths hold. Raises InputError."""
+    inputs: list[Source] = []
+    for path in paths:
+        inputs += _source(path)
+    for path in legacy:
+        kind = LegacyArrays if has_arrays(path) else ClassFolders
+        inputs.append(kind(path=path, lineage="unknown"))
+    if not inputs:
+        raise InputError("no SOURCE given; expected folders or archives, as in `python -m tools combine kkanji.tar`")
+    return inputs
+
+
+def _source(path: Path) -> Sequence[Source]:
+    if path.suffix == ".npz" and path.is_file():
+        return [npz_source(path)]
+    if has_arrays(path):
+        raise InputError(f"{path}: arrays of unknown lineage ({originals.IMAGES_NAME}); give them by --legacy {path}")
+    return npz_sources(path) or [ClassFolders(path=path)]
 
 
 def write_images(path: Path, spool: Path, rows: Sequence[int]) -> None:
@@ -142,34 +123,18 @@ def _read_all(inputs: Sequence[Source], spool: BinaryIO) -> list[Entry]:
 
 def _read_source(source: Source, spool: BinaryIO, row: int) -> Iterator[Entry]:
     name = source.name
-    for member in source.members():
-        code_point = _code_point(member, source)
-        if code_point is None:
-            continue
-        pixels = png.decode(member.data, f"{source.path}: {member.name}").tobytes()
+    for number, (member, code_point, pixels) in enumerate(source.images(), row):
         spool.write(pixels)
-        digest, blank = hashlib.sha256(pixels).digest(), pixels == pixels[:1] * IMAGE_BYTES
-        yield Entry(code_point=code_point, digest=digest, source=name, member=member.name, row=row, blank=blank)
-        row += 1
-
-
-def _code_point(member: Member, source: Source) -> int | None:
-    """The class that a member's folder names; None for the files that people and systems leave beside the images."""
-    *folders, file_name = member.name.split("/")
-    if any(fnmatch.fnmatchcase(file_name, pattern) for pattern in IGNORED):
-        return None
-    where = f"{source.path}: {member.name}"
-    if not folders or not folders[-1].startswith("U+") or not file_name.endswith(".png"):
-        raise InputError(f"{where}: does not fit CODH's layout; expected U+XXXX/<name>.png: remove or rename it")
-    return parse_label(folders[-1], where)
-
-
-def _require_unique_ids(kept: Sequence[Entry]) -> None:
-    """Two images with the same 64 bits of sha256 do not happen by chance; lineage must not rest on that."""
-    for number, count in Counter(entry.id for entry in kept).items():
-        if count > 1:
-            names = [f"{entry.source}: {entry.member}" for entry in kept if entry.id == number]
-            raise InputError(f"{' and '.join(names)}: different images with the same id {number}; leave one out")
+        yield Entry(
+            code_point=code_point,
+            digest=hashlib.sha256(pixels).digest(),
+            source=name,
+            member=member,
+            row=number,
+            blank=pixels == pixels[:1] * IMAGE_BYTES,
+            official=source.official,
+            lineage=source.lineage,
+        )
 
 
 def _require_some(found: Sorted, inputs: Sequence[Source]) -> None:
@@ -178,51 +143,75 @@ def _require_some(found: Sorted, inputs: Sequence[Source]) -> None:
         raise InputError(f"{names}: all {len(found.dropped)} images are blank or in conflict; expected some to keep")
 
 
-def _write_facts(folder: Path, inputs: Sequence[Source], found: Sorted, described: dict[str, str]) -> None:
-    classes = class_map(entry.code_point for entry in found.kept)
+def _write_facts(
+    folder: Path, inputs: Sequence[Source], found: Sorted, classes: ClassMap, described: dict[str, str]
+) -> None:
     write_file(folder / CLASSES_NAME, classes.to_json())
-    table = ((entry.id, label(entry.code_point), entry.source, entry.member) for entry in found.kept)
-    table_sha256 = originals.write_table(folder / originals.TABLE_NAME, originals.TABLE_COLUMNS, table)
-    dropped = ((why, label(entry.code_point), entry.source, entry.member, entry.id) for why, entry in found.dropped)
+    table_sha256 = originals.write_table(
+        folder / originals.TABLE_NAME, originals.TABLE_COLUMNS, map(_table_row, found.kept)
+    )
+    dropped = (
+        (why, label(entry.code_point), entry.source, entry.member, entry.id, entry.official)
+        for why, entry in found.dropped
+    )
     originals.write_table(folder / originals.DROPPED_NAME, DROPPED_COLUMNS, dropped)
+    identities = sorted(identity for source in inputs for identity in source.identities())
     facts = {
         **described,
-        "counts": _counts(found),
-        "classes_without_images": _vanished(found),
+        "counts": _counts(found, classes),
+        "official": _official_counts(found),
+        "lineage": dict(Counter(sorted(entry.lineage for entry in found.kept))),
+        "classes_without_images": _vanished(found, classes),
         "images_sha256": originals.file_sha256(folder / originals.IMAGES_NAME),
         "originals_sha256": table_sha256,
-        "sources": [{"name": name, "sha256": sha256 or None} for name, sha256 in sorted(_identities(inputs))],
+        "sources": [{"name": name, "sha256": sha256 or None} for name, sha256 in identities],
     }
     originals.write_facts(folder / originals.FACTS_NAME, originals.FORMAT, facts)
 
 
-def _identities(inputs: Sequence[Source]) -> list[tuple[str, str]]:
-    return [(source.name, source.sha256() or "") for source in inputs]
+def _table_row(entry: Entry) -> originals.Row:
+    return originals.Row(
+        id=entry.id,
+        label=label(entry.code_point),
+        source=entry.source,
+        member=entry.member,
+        sha256=entry.digest.hex(),
+        official=entry.official,
+        lineage=entry.lineage,
+    )
 
 
-def _counts(found: Sorted) -> dict[str, int]:
+def _counts(found: Sorted, classes: ClassMap) -> dict[str, int]:
     reasons = Counter(reason for reason, _ in found.dropped)
     return {
         "read": len(found.kept) + len(found.dropped),
         "kept": len(found.kept),
         **{reason: reasons[reason] for reason in (BLANK, IDENTICAL, CONFLICT)},
-        "classes": len({entry.code_point for entry in found.kept}),
+        "classes": len(classes),
     }
 
 
-def _vanished(found: Sorted) -> list[str]:
+def _official_counts(found: Sorted) -> dict[str, object]:
+    """Images read and kept of the official splits, and how many of others are test because an identical image is."""
+    read = Counter(entry.official for entry in [*found.kept, *(entry for _, entry in found.dropped)])
+    kept = Counter(entry.official for entry in found.kept)
+    parts = {part: {"read": read[part], "kept": kept[part]} for part in ("train", "test")}
+    return {**parts, "twins_of_test": found.moved}
+
+
+def _vanished(found: Sorted, classes: ClassMap) -> list[str]:
     """Classes none of whose images was kept."""
-    lost = {entry.code_point for _, entry in found.dropped} - {entry.code_point for entry in found.kept}
+    lost = set(classes.code_points) - {entry.code_point for entry in found.kept}
     return [label(code_point) for code_point in sorted(lost)]
 
 
-def _report(found: Sorted, output: Path, seconds: float) -> None:
-    counts = _counts(found)
+def _report(found: Sorted, classes: ClassMap, output: Path, seconds: float) -> None:
+    counts = _counts(found, classes)
     for reason, entry in found.dropped[:SHOWN]:
         print(f"{reason}: {label(entry.code_point)} {entry.source}: {entry.member}")
     if len(found.dropped) > SHOWN:
         print(f"... and {len(found.dropped) - SHOWN} more in {output / originals.DROPPED_NAME}")
-    vanished = _vanished(found)
+    vanished = _vanished(found, classes)
     if vanished:
         warnings.warn(f"{len(vanished)} classes have no image left: {' '.join(vanished[:SHOWN])}", stacklevel=2)
     print(

@@ -1,24 +1,31 @@
 """Combined originals on disk, and which split each belongs to.
 
     images.npy      uint8 [N, 64, 64], ordered by (code point, id); open it with np.load(..., mmap_mode="r")
-    originals.csv   id (16 hex digits), label, source, member: where each image came from, row by row
-    dropped.csv     reason (blank, identical, conflict), label, source, member, id
-    index.json      class map
+    originals.csv   row by row: id (16 hex digits), label, source, member (where the image came from), sha256 of the
+                    pixels, official (train or test where the publisher divided its data, else nothing), lineage
+    dropped.csv     reason (blank, identical, conflict), label, source, member, id, official
+    index.json      class map: every class that a source has, also one without an image left
     originals.json  name, licence, counts, checksums; written last: without it the folder is not whole
     split.csv       id, split: row by row, made by `python -m tools split`
     split.json      how, and the checksum of split.csv; written last
 
 An original's id is the first 8 bytes of the sha256 of its pixels, so identical images can never get two ids.
+
+Lineage is `known` for images as their archive published them, `unknown` for what other programs made of originals that
+they do not name (siblings of one original can then fall to different splits, and nothing can prove that they do not),
+and `font` for images drawn from fonts, which are for training only.
+
+Version 1, which is still read, has neither sha256 nor official nor lineage: its images are all free and known.
 """
 
 import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,12 +37,32 @@ from shards.permutation import mix
 IMAGES_NAME, TABLE_NAME, FACTS_NAME = "images.npy", "originals.csv", "originals.json"
 DROPPED_NAME = "dropped.csv"
 SPLIT_TABLE_NAME, SPLIT_FACTS_NAME = "split.csv", "split.json"
-TABLE_COLUMNS = ("id", "label", "source", "member")
+TABLE_COLUMNS = ("id", "label", "source", "member", "sha256", "official", "lineage")
+TABLE_COLUMNS_1 = TABLE_COLUMNS[:4]
 SPLIT_COLUMNS = ("id", "split")
 SPLITS = ("train", "val", "test")
 """Their order is their number."""
-FORMAT, SPLIT_FORMAT, VERSION = "kkanji-originals", "kkanji-split", 1
+NO_SPLIT = -1
+"""Of an original that its publisher put into no split, or that a protocol leaves out; `none` in split.csv."""
+FORMAT, VERSION, VERSIONS = "kkanji-originals", 2, (1, 2)
+SPLIT_FORMAT, SPLIT_VERSION = "kkanji-split", 1
 CHUNK = 4096  # images moved at a time: 16 MiB
+
+Lineage = Literal["known", "unknown", "font"]
+LINEAGES: tuple[Lineage, ...] = get_args(Lineage)
+"""Their order is their number."""
+
+
+class Row(NamedTuple):
+    """A line of originals.csv."""
+
+    id: str
+    label: str
+    source: str
+    member: str
+    sha256: str
+    official: str
+    lineage: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,9 +76,21 @@ class Originals:
     """[N]"""
     labels: NDArray[np.int32]
     """[N], class numbers."""
+    official: NDArray[np.int8]
+    """[N], positions in SPLITS: which part of its publisher's division an image belongs to; NO_SPLIT for none."""
+    lineages: NDArray[np.int8]
+    """[N], positions in LINEAGES."""
+    sources: NDArray[np.int32]
+    """[N], positions in source_names."""
+    source_names: tuple[str, ...]
     classes: ClassMap
     facts: Mapping[str, Any]
     """`originals.json`."""
+
+    @property
+    def lineage(self) -> Literal["known", "unknown"]:
+        """Of a set made from all of them: known if the original of every image is."""
+        return "unknown" if (self.lineages == LINEAGES.index("unknown")).any() else "known"
 
     def counts(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Images of each class among these rows."""
@@ -63,7 +102,7 @@ class SplitTable:
     """Which split each original belongs to."""
 
     numbers: NDArray[np.int8]
-    """[N], positions in SPLITS."""
+    """[N], positions in SPLITS; NO_SPLIT for an original that is left out."""
     facts: Mapping[str, Any]
     """`split.json`."""
 
@@ -96,16 +135,31 @@ def read_originals(folder: Path) -> Originals:
 
     Raises: InputError when it is not there, not whole or changed.
     """
-    facts = _read_facts(folder / FACTS_NAME, FORMAT, "python -m tools combine")
+    facts = _read_facts(folder / FACTS_NAME, FORMAT, VERSIONS, "python -m tools combine")
     classes = read_class_map(folder)
-    table = _read_table(folder / TABLE_NAME, TABLE_COLUMNS, facts["originals_sha256"])
+    columns = TABLE_COLUMNS if facts["version"] > 1 else TABLE_COLUMNS_1
+    table = _read_table(folder / TABLE_NAME, columns, facts["originals_sha256"])
     images = _map_images(folder / IMAGES_NAME, len(table))
+    added = () if facts["version"] > 1 else ("", "", "known")
+    rows = [Row._make((*row, *added)) for row in table]
+    source_names = tuple(sorted({row.source for row in rows}))
+    source_numbers = {name: number for number, name in enumerate(source_names)}
     try:
-        ids = np.array([int(row[0], 16) for row in table], np.uint64)
-        labels = np.array([classes.ids[parse_label(row[1], TABLE_NAME)] for row in table], np.int32)
+        return Originals(
+            folder=folder,
+            images=images,
+            ids=_column(rows, np.uint64, lambda row: int(row.id, 16)),
+            labels=_column(rows, np.int32, lambda row: classes.ids[parse_label(row.label, TABLE_NAME)]),
+            official=_column(rows, np.int8, lambda row: split_number(row.official)),
+            lineages=_column(rows, np.int8, lambda row: _position(row.lineage, LINEAGES)),
+            sources=_column(rows, np.int32, lambda row: source_numbers[row.source]),
+            source_names=source_names,
+            classes=classes,
+            facts=facts,
+        )
     except (ValueError, KeyError, OverflowError) as error:
-        raise InputError(f"{folder / TABLE_NAME}: {error} is no id or no class of index.json; combine again") from error
-    return Originals(folder=folder, images=images, ids=ids, labels=labels, classes=classes, facts=facts)
+        found = f"{error} is no id, no split, no lineage, or no class of index.json"
+        raise InputError(f"{folder / TABLE_NAME}: {found}; combine again") from error
 
 
 def check_images(originals: Originals) -> None:
@@ -119,15 +173,30 @@ def check_images(originals: Originals) -> None:
 def read_split(originals: Originals) -> SplitTable:
     """The split of these originals. Raises InputError when there is none or it is of others."""
     command = f"python -m tools split {originals.folder}"
-    facts = _read_facts(originals.folder / SPLIT_FACTS_NAME, SPLIT_FORMAT, command)
+    facts = _read_facts(originals.folder / SPLIT_FACTS_NAME, SPLIT_FORMAT, (SPLIT_VERSION,), command)
     path = originals.folder / SPLIT_TABLE_NAME
     table = _read_table(path, SPLIT_COLUMNS, facts["split_sha256"])
     if [row[0] for row in table] != [f"{number:016x}" for number in originals.ids.tolist()]:
         raise InputError(f"{path}: not a split of these originals; run `{command} --overwrite`")
-    strange = {row[1] for row in table} - set(SPLITS)
+    return SplitTable(numbers=split_numbers([row[1] for row in table], path), facts=facts)
+
+
+def split_numbers(names: Sequence[str], path: Path) -> NDArray[np.int8]:
+    """The column `split` of the file at `path` as numbers [N]. Raises InputError."""
+    strange = set(names) - {*SPLITS, "none"}
     if strange:
-        raise InputError(f"{path}: found split {sorted(strange)[0]!r}, expected one of {', '.join(SPLITS)}")
-    return SplitTable(numbers=np.array([SPLITS.index(row[1]) for row in table], np.int8), facts=facts)
+        raise InputError(f"{path}: found split {sorted(strange)[0]!r}, expected one of {', '.join(SPLITS)}, none")
+    return np.array([split_number(name) for name in names], np.int8)
+
+
+def split_number(name: str) -> int:
+    """The position in SPLITS; NO_SPLIT for nothing or `none`. Raises ValueError for what is no split."""
+    return _position(name, SPLITS) if name not in ("", "none") else NO_SPLIT
+
+
+def split_name(number: int) -> str:
+    """`train`, `val`, `test` or `none`."""
+    return "none" if number == NO_SPLIT else SPLITS[number]
 
 
 def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
@@ -143,7 +212,8 @@ def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[obje
 
 def write_facts(path: Path, data_format: str, facts: Mapping[str, object]) -> None:
     """Write the JSON file that completes a folder or a split."""
-    content = {"format": data_format, "version": VERSION, **facts}
+    version = VERSION if data_format == FORMAT else SPLIT_VERSION
+    content = {"format": data_format, "version": version, **facts}
     write_file(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
@@ -153,7 +223,17 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_facts(path: Path, data_format: str, command: str) -> dict[str, Any]:
+def _position(name: str, names: tuple[str, ...]) -> int:
+    if name not in names:
+        raise ValueError(repr(name))
+    return names.index(name)
+
+
+def _column(rows: Sequence[Row], dtype: type[np.generic], value: Callable[[Row], int]) -> NDArray[Any]:
+    return np.fromiter((value(row) for row in rows), dtype, len(rows))
+
+
+def _read_facts(path: Path, data_format: str, versions: tuple[int, ...], command: str) -> dict[str, Any]:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -161,12 +241,14 @@ def _read_facts(path: Path, data_format: str, command: str) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error}); run `{command} --overwrite`") from error
     found = (facts.get("format"), facts.get("version")) if isinstance(facts, dict) else type(facts).__name__
-    if found != (data_format, VERSION):
-        raise InputError(f"{path}: found {found}, expected {(data_format, VERSION)}; run `{command} --overwrite`")
+    if found not in [(data_format, version) for version in versions]:
+        expected = (data_format, versions[-1])
+        raise InputError(f"{path}: found {found}, expected {expected}; run `{command} --overwrite`")
     return dict(facts)
 
 
 def _read_table(path: Path, columns: tuple[str, ...], sha256: str) -> list[list[str]]:
+    """The rows of a CSV file that must have these bytes."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -174,9 +256,22 @@ def _read_table(path: Path, columns: tuple[str, ...], sha256: str) -> list[list[
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise InputError(f"{path}: sha256 {found}, expected {sha256}: changed since it was written; make it again")
-    header, *rows = csv.reader(io.StringIO(data.decode(), newline=""))
-    if tuple(header) != columns:
-        raise InputError(f"{path}: columns {header}, expected {list(columns)}; make it again")
+    return parse_table(data, columns, path)
+
+
+def parse_table(data: bytes, columns: tuple[str, ...], path: Path) -> list[list[str]]:
+    """The rows of a CSV file with a line of these column names. Raises InputError that names `path`."""
+    try:
+        lines = list(csv.reader(io.StringIO(data.decode(), newline=""), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: no CSV text ({error}); expected columns {', '.join(columns)}") from error
+    header, rows = lines[:1], lines[1:]
+    if header != [list(columns)]:
+        found = header[0][:10] if header else "nothing"
+        raise InputError(f"{path}: columns {found}, expected {list(columns)}; make it again")
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(columns):
+            raise InputError(f"{path}: {len(row)} values in line {number}, expected {len(columns)}; make it again")
     return rows
 
 

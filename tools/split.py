@@ -1,21 +1,32 @@
-"""Originals -> train, val, test: before anything is augmented, class by class, reproducibly."""
+"""Originals -> train, val, test: before anything is augmented, class by class, reproducibly.
 
-import math
+Which images each protocol divides, and how it rounds, is in tools/dividing.py.
+"""
+
 from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import tyro
 from numpy.typing import NDArray
 
 from shards import InputError
-from shards.permutation import mix
 from tools import originals
-from tools.originals import SPLITS, Originals, check_seed, read_originals
+from tools.dividing import RULES, folded, halved, shared
+from tools.originals import NO_SPLIT, SPLITS, Originals, check_seed, read_originals
 
-RULE = (
-    "stratified by class over distinct originals; classes with one image to train only, every class keeps one in "
-    "train; order within a class and rounding depend on seed, id and code point alone"
-)
+SHOWN = 3  # ids named in a message
+
+
+class Division(NamedTuple):
+    """What a protocol made of the originals."""
+
+    numbers: NDArray[np.int8]
+    """[N], positions in SPLITS or NO_SPLIT."""
+    options: dict[str, object]
+    """How it was made, for split.json."""
+    asked: dict[str, float]
+    """The share that was asked for, by split."""
 
 
 def split(
@@ -24,74 +35,142 @@ def split(
     *,
     val: float = 0.2,
     test: float = 0.0,
+    folds: int | None = None,
+    fold: int | None = None,
+    protocol: Literal["shares", "half"] = "shares",
+    from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None,
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
     """Divide originals into train, val and test, class by class.
 
-    Classes with a single image go to train. Writes FOLDER/split.csv and FOLDER/split.json.
+    Classes with a single image go to train. Official test images (of Kuzushiji-49 and -MNIST) are test images whatever
+    is asked, official training images become train or val, never test. Writes FOLDER/split.csv and FOLDER/split.json.
 
     Example: python -m tools split originals --val 0.2
 
     Args:
         folder: originals, made by `python -m tools combine`
         val: share of the images for validation
-        test: share of the images for a test set that is measured once
+        test: share of the images without an official split for a test set that is measured once
+        folds: divide each class into so many parts; --fold says which is val, the others are train
+        fold: which part is val: 0 to FOLDS - 1
+        protocol: half: as in the published measurement on Kuzushiji-Kanji: classes with one image are left out, half of
+            every other class is train, half test
+        from_: a split.csv made elsewhere from the same originals; takes over its division, id by id
         seed: another seed divides differently; 0 or more
         overwrite: replace an earlier split
     """
-    _check_options(val, test, seed)
+    _check_options(val, test, folds, fold, protocol, from_, seed)
     if (folder / originals.SPLIT_FACTS_NAME).exists() and not overwrite:
         raise InputError(f"{folder / originals.SPLIT_FACTS_NAME}: there is a split already; --overwrite replaces it")
     combined = read_originals(folder)
-    numbers = assign(combined, val=val, test=test, seed=seed)
-    asked = {"train": 1 - val - test, "val": val, "test": test}
-    _require_some(combined, numbers, asked)
-    _write(combined, numbers, {"seed": seed, "val": val, "test": test, "rule": RULE})
-    _report(combined, numbers, asked)
+    if from_ is not None:
+        division = taken_over(combined, from_)
+    elif protocol == "half":
+        division = _by_half(combined, seed)
+    elif folds is not None and fold is not None:
+        division = _by_folds(combined, folds, fold, seed)
+    else:
+        division = _by_shares(combined, val, test, seed)
+    _require_some(combined, division)
+    _write(combined, division)
+    _report(combined, division)
 
 
-def assign(combined: Originals, *, val: float, test: float, seed: int) -> NDArray[np.int8]:
-    """The split number of each original [N]."""
-    code_points = np.array(combined.classes.code_points)[combined.labels]
-    order = np.lexsort((combined.ids, originals.order_keys(combined.ids, seed), code_points))
-    counts = np.bincount(combined.labels, minlength=len(combined.classes))
-    numbers = np.zeros(len(order), np.int8)
-    start = 0
-    for code_point, count in sorted(zip(combined.classes.code_points, counts.tolist(), strict=True)):
-        val_count, test_count = quotas(count, val, test, _rounding(code_point, seed))
-        numbers[order[start : start + val_count]] = SPLITS.index("val")
-        numbers[order[start + val_count : start + val_count + test_count]] = SPLITS.index("test")
-        start += count
-    return numbers
+def taken_over(combined: Originals, path: Path) -> Division:
+    """The division in a split.csv. Raises InputError unless it is one of exactly these originals."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; expected a split.csv made by `python -m tools split`") from error
+    rows = originals.parse_table(data, originals.SPLIT_COLUMNS, path)
+    numbers = dict(zip((row[0] for row in rows), originals.split_numbers([row[1] for row in rows], path), strict=True))
+    ids = [f"{number:016x}" for number in combined.ids.tolist()]
+    _require_same(path, numbers.keys() - set(ids), f"are not in {combined.folder}", len(rows))
+    _require_same(path, set(ids) - numbers.keys(), f"of {combined.folder} are not in it", len(ids))
+    if len(rows) != len(ids):
+        raise InputError(f"{path}: {len(rows)} lines for {len(ids)} ids: some stand twice; expected each id once")
+    division = np.array([numbers[number] for number in ids], np.int8)
+    _require_official(combined, division, path)
+    shares = {name: float((division == number).mean()) for number, name in enumerate(SPLITS)}
+    options = _options("file", None, shares["val"], shares["test"], "file")
+    return Division(division, options, shares)
 
 
-def quotas(count: int, val: float, test: float, rounding: float) -> tuple[int, int]:
-    """Images of a class for val and test. With `rounding` uniform in [0, 1) they are right on average, however small
-    the class: two images at 20 % give one to val in 40 % of such classes."""
-    held_out = min(math.floor(count * (val + test) + rounding), count - 1)
-    val_count = min(math.floor(count * val + rounding), held_out)
-    return val_count, held_out - val_count
+def _require_same(path: Path, strange: set[str], found: str, total: int) -> None:
+    if strange:
+        examples = ", ".join(sorted(strange)[:SHOWN])
+        raise InputError(
+            f"{path}: {len(strange):,} of {total:,} ids {found}, for example {examples}; expected the split of "
+            "the same originals: combine the same sources with the same release"
+        )
 
 
-def _rounding(code_point: int, seed: int) -> float:
-    return mix(mix(mix(seed)) ^ code_point) / 2.0**64
+def _require_official(combined: Originals, division: NDArray[np.int8], path: Path) -> None:
+    """A file must not bring an official test image into training, nor the other way round."""
+    test = SPLITS.index("test")
+    wrong = (
+        (combined.official != NO_SPLIT) & (division != NO_SPLIT) & ((combined.official == test) != (division == test))
+    )
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        found = f"{combined.ids[row]:016x} is {originals.split_name(int(division[row]))}"
+        official = originals.split_name(int(combined.official[row]))
+        raise InputError(
+            f"{path}: {int(wrong.sum()):,} images leave their official split, for example {found} but officially "
+            f"{official}; expected official test images in test and no official training image there"
+        )
 
 
-def _check_options(val: float, test: float, seed: int) -> None:
+def _by_shares(combined: Originals, val: float, test: float, seed: int) -> Division:
+    numbers = shared(combined, val=val, test=test, seed=seed)
+    return Division(
+        numbers, _options("shares", seed, val, test, "shares"), {"train": 1 - val - test, "val": val, "test": test}
+    )
+
+
+def _by_folds(combined: Originals, folds: int, fold: int, seed: int) -> Division:
+    numbers = folded(combined, folds=folds, fold=fold, seed=seed)
+    options = {**_options("folds", seed, 1 / folds, 0.0, "folds"), "folds": folds, "fold": fold}
+    return Division(numbers, options, {"train": 1 - 1 / folds, "val": 1 / folds})
+
+
+def _by_half(combined: Originals, seed: int) -> Division:
+    numbers = halved(combined, seed=seed)
+    return Division(numbers, _options("half", seed, 0.0, 0.5, "half"), {"train": 0.5, "test": 0.5})
+
+
+def _options(protocol: str, seed: int | None, val: float, test: float, rule: str) -> dict[str, object]:
+    return {"protocol": protocol, "seed": seed, "val": val, "test": test, "rule": RULES[rule]}
+
+
+def _check_options(
+    val: float, test: float, folds: int | None, fold: int | None, protocol: str, from_: Path | None, seed: int
+) -> None:
     for option, share in (("--val", val), ("--test", test)):
         if not 0 <= share < 1:
             raise InputError(f"{option} {share}: expected a share from 0 to below 1, as in {option} 0.2")
     if val + test >= 1:
         raise InputError(f"--val {val} and --test {test} leave nothing for train; expected a sum below 1")
+    if (folds is None) != (fold is None) or (folds is not None and folds < 2):
+        raise InputError(f"--folds {folds} --fold {fold}: expected both, at least two folds, as in --folds 5 --fold 0")
+    if folds is not None and fold is not None and not 0 <= fold < folds:
+        raise InputError(f"--fold {fold}: expected 0 to {folds - 1}")
+    asked = [protocol != "shares", folds is not None, from_ is not None]
+    if sum(asked) > 1 or (any(asked) and (val, test) != (0.2, 0.0)):
+        raise InputError(
+            "--val and --test, --folds, --protocol half, --from: four ways to divide; expected one of them"
+        )
     check_seed(seed)
 
 
-def _write(combined: Originals, numbers: NDArray[np.int8], options: dict[str, object]) -> None:
-    table = ((f"{number:016x}", SPLITS[split]) for number, split in zip(combined.ids.tolist(), numbers, strict=True))
+def _write(combined: Originals, division: Division) -> None:
+    ids = (f"{number:016x}" for number in combined.ids.tolist())
+    table = zip(ids, map(originals.split_name, division.numbers.tolist()), strict=True)
     sha256 = originals.write_table(combined.folder / originals.SPLIT_TABLE_NAME, originals.SPLIT_COLUMNS, table)
-    images, classes = _per_split(combined, numbers)
-    facts = {**options, "images": images, "classes": classes, "split_sha256": sha256}
+    images, classes = _per_split(combined, division.numbers)
+    facts = {**division.options, "images": images, "classes": classes, "split_sha256": sha256}
     originals.write_facts(combined.folder / originals.SPLIT_FACTS_NAME, originals.SPLIT_FORMAT, facts)
 
 
@@ -102,9 +181,9 @@ def _per_split(combined: Originals, numbers: NDArray[np.int8]) -> tuple[dict[str
     return images, {name: len(np.unique(part)) for name, part in zip(SPLITS, labels, strict=True)}
 
 
-def _require_some(combined: Originals, numbers: NDArray[np.int8], asked: dict[str, float]) -> None:
-    images, _ = _per_split(combined, numbers)
-    empty = [name for name, share in asked.items() if share > 0 and not images[name]]
+def _require_some(combined: Originals, division: Division) -> None:
+    images, _ = _per_split(combined, division.numbers)
+    empty = [name for name, share in division.asked.items() if share > 0 and not images[name]]
     if empty:
         raise InputError(
             f"{combined.folder}: no image fell to {', '.join(empty)}, since small classes keep one in train; "
@@ -112,8 +191,16 @@ def _require_some(combined: Originals, numbers: NDArray[np.int8], asked: dict[st
         )
 
 
-def _report(combined: Originals, numbers: NDArray[np.int8], asked: dict[str, float]) -> None:
-    images, classes = _per_split(combined, numbers)
-    for name, share in asked.items():
-        found = images[name] / len(numbers)
+def _report(combined: Originals, division: Division) -> None:
+    images, classes = _per_split(combined, division.numbers)
+    for name in SPLITS:
+        found, share = images[name] / len(division.numbers), division.asked.get(name, 0.0)
         print(f"{name}: {images[name]:,} images ({found:.2%}, asked {share:.2%}) of {classes[name]:,} classes")
+    official = int((combined.official == SPLITS.index("test")).sum())
+    if official:
+        print(f"of test, {official:,} images are official test images")
+    left_out = combined.labels[division.numbers == NO_SPLIT]
+    if len(left_out):
+        print(f"left out: {len(left_out):,} images of {len(np.unique(left_out)):,} classes")
+    if combined.lineage == "unknown":
+        print("lineage unknown: images made from one original may be in several splits, which nothing can show")

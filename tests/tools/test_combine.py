@@ -129,10 +129,10 @@ def test_blank_identical_and_conflicting_images_are_dropped_and_listed(
         ("identical", "U+4E00/copy.png"),
     ]
     facts = json.loads((tmp_path / "originals" / "originals.json").read_text())
-    counts = {"read": 8, "kept": 2, "blank": 3, "identical": 1, "conflict": 2, "classes": 2}
+    counts = {"read": 8, "kept": 2, "blank": 3, "identical": 1, "conflict": 2, "classes": 3}
     assert facts["counts"] == counts and facts["classes_without_images"] == ["U+4E01"]
-    assert read_class_map(tmp_path / "originals").labels == ("U+4E00", "U+4E02")
-    assert "2 originals of 2 classes from 8 images" in capsys.readouterr().out
+    assert read_class_map(tmp_path / "originals").labels == ("U+4E00", "U+4E01", "U+4E02")
+    assert "2 originals of 3 classes from 8 images" in capsys.readouterr().out
 
 
 def test_facts_hold_checksums_name_and_licence(codh_tree: Callable[..., Path], tmp_path: Path) -> None:
