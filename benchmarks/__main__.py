@@ -1,13 +1,14 @@
-"""`python -m benchmarks <loader|stream|table>`"""
+"""`python -m benchmarks <loader|prepare|stream|table>`"""
 
 import tyro
 
 from benchmarks.loader import loader
+from benchmarks.prepare import prepare
 from benchmarks.stream import stream
 from benchmarks.table import table
 from kkanji import cli
 
-COMMANDS = {command.__name__: command for command in (loader, stream, table)}
+COMMANDS = {command.__name__: command for command in (loader, prepare, stream, table)}
 
 
 def main() -> None:

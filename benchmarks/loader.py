@@ -20,7 +20,8 @@ SINGLE = "single images"
 LIMIT = Peer(name="limit: np.take into a touched buffer", module="limit", order="known beforehand", own=True)
 PEERS = (
     LIMIT,
-    Peer(name="kkanji: gather", module="ours:gather", order=SINGLE, own=True),
+    Peer(name="kkanji: gather", module="ours:known", order="known beforehand", own=True),
+    Peer(name="kkanji: order and gather", module="ours:gather", order=SINGLE, own=True),
     Peer(name="kkanji: gather, DALI, uint8 in torch", module="ours:loaded", order=SINGLE, own=True),
     Peer(name="kkanji: then normalised float32", module="ours:normalised", order=SINGLE, own=True),
     Peer(name="kkanji: with the whole policy, uint8 in torch", module="ours:augmented", order=SINGLE, own=True),

@@ -3,19 +3,23 @@
 import tyro
 
 from kkanji.cli import run
+from tools.arrays import arrays
 from tools.balance import balance
 from tools.combine import combine
 from tools.convert import convert
+from tools.fetch import fetch
 from tools.index import index
 from tools.pack import pack
 from tools.push import push
+from tools.render import render
 from tools.sample import sample
 from tools.show import show
 from tools.split import split
 from tools.verify import verify
 
 COMMANDS = {
-    command.__name__: command for command in (combine, split, pack, balance, convert, index, push, verify, show, sample)
+    command.__name__: command
+    for command in (fetch, combine, render, split, pack, balance, arrays, convert, index, push, verify, show, sample)
 }
 DESCRIPTION = "Raw archives of characters -> originals -> split -> shard sets. Each command has its own --help."
 

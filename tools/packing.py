@@ -6,11 +6,11 @@ Threads suffice: copying, hashing, writing and augmenting all release the GIL.
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,6 @@ from shards import (
     Manifest,
     OutputFolder,
     Samples,
-    Shard,
     Split,
     shard_name,
     write_manifest,
@@ -33,6 +32,10 @@ from shards.manifest import Compression, Layout
 from shards.permutation import mix, permute
 from tools.originals import SPLITS, Originals, SplitTable, check_seed
 from tools.progress import count_images
+
+Blocks = Iterator[Samples]
+Progress = Callable[[int], object]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +88,29 @@ class Content:
     originals_per_class: NDArray[np.int64]
 
 
+class ShardJob(NamedTuple):
+    """A shard to write."""
+
+    split: str
+    name: str
+    content: Content
+    start: int
+    """Position in its split of the first sample."""
+    stop: int
+    target: Target
+
+    @property
+    def samples(self) -> int:
+        """Images in it."""
+        return self.stop - self.start
+
+    def blocks(self) -> Blocks:
+        """Its samples."""
+        size = self.target.block_size
+        for first in range(self.start, self.stop, size):
+            yield self.content.read(np.arange(first, min(first + size, self.stop), dtype=np.int64))
+
+
 class _Stopped(Exception):
     """Raised in the writing threads once the run is being given up."""
 
@@ -125,23 +151,72 @@ def write_set(
 ) -> Manifest:
     """Write a whole shard set; it appears at its place when complete."""
     with OutputFolder(target.output, overwrite=target.overwrite) as folder:
-        manifest = Manifest(
-            name=combined.facts["name"],
-            licence=combined.facts["licence"],
-            lineage="known",
-            classes=len(combined.classes),
-            seed=target.seed,
-            compression=target.compression,
-            history={"kkanji": __version__, "originals": _lineage(combined), **history},
-            splits=_write_splits(folder, contents, target),
-        )
+        jobs = shard_jobs(contents, target)
+        with count_images(sum(job.samples for job in jobs)) as progress:
+            shards = write_shards(
+                jobs,
+                target.threads,
+                lambda job, blocks: write_shard(folder / job.name, blocks, compression=target.compression),
+                progress.update,
+            )
+        draft = draft_manifest(target, combined, contents, history)
+        splits = {
+            name: replace(
+                split, shards=tuple(shard for job, shard in zip(jobs, shards, strict=True) if job.split == name)
+            )
+            for name, split in draft.splits.items()
+        }
+        manifest = replace(draft, splits=splits)
         write_manifest(folder, manifest, combined.classes.to_json())
     return manifest
 
 
+def draft_manifest(
+    target: Target, combined: Originals, contents: Mapping[str, Content], history: Mapping[str, Any]
+) -> Manifest:
+    """What is known of a set before its shards are written."""
+    return Manifest(
+        name=combined.facts["name"],
+        licence=combined.facts["licence"],
+        lineage=combined.lineage,
+        classes=len(combined.classes),
+        seed=target.seed,
+        compression=target.compression,
+        history={"kkanji": __version__, "originals": _lineage(combined), **history},
+        splits={name: _split(content) for name, content in contents.items()},
+    )
+
+
+def shard_jobs(contents: Mapping[str, Content], target: Target) -> list[ShardJob]:
+    """Every shard of a set."""
+    return [
+        ShardJob(
+            name, shard_name(name, number), content, start, min(start + target.shard_size, content.samples), target
+        )
+        for name, content in contents.items()
+        for number, start in enumerate(range(0, content.samples, target.shard_size))
+    ]
+
+
+def write_shards(
+    jobs: Sequence[ShardJob], threads: int, write: Callable[[ShardJob, Blocks], Result], progress: Progress
+) -> list[Result]:
+    """What `write` makes of each shard and its blocks, in threads; progress: told of images as they are written."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            futures = [pool.submit(_write, job, write, stop, progress) for job in jobs]
+            return [future.result() for future in futures]
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
 def split_history(table: SplitTable) -> dict[str, Any]:
     """How the split was made, for the manifest."""
-    return {name: table.facts[name] for name in ("seed", "val", "test", "rule", "images", "classes")}
+    names = ("protocol", "seed", "val", "test", "folds", "fold", "rule", "images", "classes")
+    return {name: table.facts[name] for name in names if name in table.facts}
 
 
 def summary(output: Path, manifest: Manifest, seconds: float) -> str:
@@ -155,40 +230,22 @@ def summary(output: Path, manifest: Manifest, seconds: float) -> str:
     return f"{output}: {parts}; {size / 1e6:,.0f} MB, {seconds:.1f} s, {images / seconds:,.0f} images/s"
 
 
-def _write_splits(folder: Path, contents: Mapping[str, Content], target: Target) -> dict[str, Split]:
-    stop = threading.Event()
-    total = sum(content.samples for content in contents.values())
-    with ThreadPoolExecutor(target.threads) as pool, count_images(total) as progress:
-        try:
-            futures = {
-                name: [
-                    pool.submit(
-                        write_shard, path, _until(stop, blocks, progress.update), compression=target.compression
-                    )
-                    for path, blocks in _shards(folder, name, content, target)
-                ]
-                for name, content in contents.items()
-            }
-            shards = {name: [future.result() for future in parts] for name, parts in futures.items()}
-        except BaseException:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
-    return {name: _split(contents[name], shards[name]) for name in contents}
+def _write(
+    job: ShardJob, write: Callable[[ShardJob, Blocks], Result], stop: threading.Event, progress: Progress
+) -> Result:
+    counted = 0
+
+    def count(images: int) -> None:
+        nonlocal counted
+        counted += images
+        progress(images)
+
+    result = write(job, _until(stop, job.blocks(), count))
+    progress(job.samples - counted)  # of a shard that was there already
+    return result
 
 
-def _shards(folder: Path, name: str, content: Content, target: Target) -> Iterator[tuple[Path, Iterator[Samples]]]:
-    for number, start in enumerate(range(0, content.samples, target.shard_size)):
-        stop = min(start + target.shard_size, content.samples)
-        yield folder / shard_name(name, number), _blocks(content, start, stop, target.block_size)
-
-
-def _blocks(content: Content, start: int, stop: int, block_size: int) -> Iterator[Samples]:
-    for first in range(start, stop, block_size):
-        yield content.read(np.arange(first, min(first + block_size, stop), dtype=np.int64))
-
-
-def _until(stop: threading.Event, blocks: Iterator[Samples], progress: Callable[[int], object]) -> Iterator[Samples]:
+def _until(stop: threading.Event, blocks: Blocks, progress: Progress) -> Blocks:
     """The blocks, counted as they are written; an error once the run is being given up."""
     for block in blocks:
         if stop.is_set():
@@ -197,14 +254,15 @@ def _until(stop: threading.Event, blocks: Iterator[Samples], progress: Callable[
         progress(len(block.labels))
 
 
-def _split(content: Content, shards: list[Shard]) -> Split:
+def _split(content: Content) -> Split:
     return Split(
-        shards=tuple(shards),
+        shards=(),
         samples_per_class=tuple(content.samples_per_class.tolist()),
         originals_per_class=tuple(content.originals_per_class.tolist()),
     )
 
 
 def _lineage(combined: Originals) -> dict[str, Any]:
-    names = ("counts", "classes_without_images", "images_sha256", "originals_sha256", "sources")
-    return {name: combined.facts[name] for name in names}
+    """Originals of version 1 have neither `official` nor `lineage`."""
+    names = ("counts", "official", "lineage", "classes_without_images", "images_sha256", "originals_sha256", "sources")
+    return {name: combined.facts[name] for name in names if name in combined.facts}

@@ -158,10 +158,13 @@ class Face:
     """One brush font, asked only for characters it really draws."""
 
     def __init__(self, path: Path) -> None:
+        # Two of the fonts carry a creation date before 1970, of which fontTools would warn once a table.
+        logging.getLogger("fontTools").setLevel(logging.ERROR)
         self.name = path.name
         try:
             # By way of memory: both libraries would keep the file open.
             content = path.read_bytes()
+            self.sha256 = hashlib.sha256(content).hexdigest()
             tables = TTFont(io.BytesIO(content), lazy=True)
             self._names = tables.getBestCmap()
             self._glyphs = tables.getGlyphSet()
@@ -197,8 +200,6 @@ def load_faces(folder: Path) -> list[Face]:
             f"no {', '.join(missing)} in {folder} or below: "
             f"install the Debian packages {packages}, or give --fonts a folder that holds the files"
         )
-    # Two of the fonts carry a creation date before 1970, of which fontTools would warn once a table.
-    logging.getLogger("fontTools").setLevel(logging.ERROR)
     return [Face(found[name]) for name in FONT_FILES]
 
 

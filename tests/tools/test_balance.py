@@ -1,5 +1,7 @@
 """balance: exactly so many training images of every class, each original used evenly, nothing held out is touched."""
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -90,9 +92,57 @@ def test_the_set_is_clean_and_tells_how_it_was_made(folder: Path, tmp_path: Path
     assert history["policy"]["rotate_degrees"] > 0
 
 
+def test_a_class_without_training_images_has_none(originals_folder: Callable[..., Path], tmp_path: Path) -> None:
+    folder = originals_folder(COUNTS)
+    hold_out(folder, "U+4E02")
+    with pytest.warns(UserWarning, match=r"1 classes have no image to train on: U\+4E02"):
+        shards = balanced(folder, tmp_path / "set")
+    assert shards.manifest.splits["train"].samples_per_class == (PER_CLASS, PER_CLASS, 0, PER_CLASS)
+    assert np.bincount(shards.split("train").labels(), minlength=4).tolist() == [PER_CLASS, PER_CLASS, 0, PER_CLASS]
+    verify(tmp_path / "set")
+
+
+def hold_out(folder: Path, label: str) -> None:
+    """Give the images of one class to val."""
+    combined = read_originals(folder)
+    class_number = combined.classes.labels.index(label)
+    table, facts = folder / "split.csv", folder / "split.json"
+    header, *lines = table.read_text().splitlines()
+    changed = [
+        line.replace("train", "val") if row == class_number else line
+        for line, row in zip(lines, combined.labels.tolist(), strict=True)
+    ]
+    table.write_text("\n".join([header, *changed]) + "\n")
+    known = json.loads(facts.read_text())
+    facts.write_text(json.dumps({**known, "split_sha256": hashlib.sha256(table.read_bytes()).hexdigest()}))
+
+
+def test_the_original_recipe_augments_the_same_originals(folder: Path, tmp_path: Path) -> None:
+    ours = balanced(folder, tmp_path / "ours").split("train")
+    balance(folder, per_class=PER_CLASS, output=tmp_path / "theirs", block_size=125, shard_size=125, recipe="original")
+    theirs = ShardSet(tmp_path / "theirs")
+    assert theirs.manifest.history["balance"]["recipe"] == "original"
+    reader, numbers = theirs.split("train"), np.arange(ours.samples)
+    assert np.array_equal(reader.sources(), ours.sources())
+    same = [
+        np.array_equal(*pair) for pair in zip(reader.gather(numbers).images, ours.gather(numbers).images, strict=True)
+    ]
+    assert sum(same) == len(set(ours.sources().tolist()))
+
+
+def test_augment_0_copies_originals(folder: Path, tmp_path: Path) -> None:
+    balance(folder, per_class=PER_CLASS, output=tmp_path / "set", block_size=125, shard_size=125, augment=0)
+    combined, reader = read_originals(folder), ShardSet(tmp_path / "set").split("train")
+    images, _, sources = reader.gather(np.arange(reader.samples))
+    rows = {number: row for row, number in enumerate(combined.ids.tolist())}
+    assert np.array_equal(images, combined.images[[rows[source] for source in sources.tolist()]])
+
+
 def test_nonsense_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--per-class 0: expected 1 or more"):
         balance(folder, per_class=0, output=tmp_path / "set")
+    with pytest.raises(InputError, match=r"--augment 3: expected 0 to 2"):
+        balance(folder, augment=3, output=tmp_path / "set")
     with pytest.raises(InputError, match="expected one of 125"):
         balance(folder, per_class=1, output=tmp_path / "set", block_size=7)
     assert not (tmp_path / "set").exists()

@@ -10,9 +10,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from shards import InputError
+from tools.combine import combine
+from tools.convert import convert
 from tools.originals import read_originals, read_split
 from tools.pack import pack
-from tools.show import COLUMNS, MARGIN, TILE_HEIGHT, TILE_WIDTH, show
+from tools.recipes import find_recipe
+from tools.sheets import COLUMNS, MARGIN, TILE_HEIGHT, TILE_WIDTH
+from tools.show import show
+from tools.split import split
 
 COUNTS = {"U+4E00": 30, "U+4E01": 12}
 
@@ -39,7 +44,7 @@ def test_a_sheet_of_one_class_and_split_holds_its_images(folder: Path, tmp_path:
     pack(folder, output=tmp_path / "set")
     for source in (folder, tmp_path / "set"):
         output = tmp_path / f"{source.name}.png"
-        show(source, output=output, split="train", label="U+4E00")
+        show(str(source), output=output, split="train", label="U+4E00")
         assert sorted(tiles(output, len(expected))) == expected
 
 
@@ -47,13 +52,13 @@ def test_a_sheet_of_everything_holds_everything(folder: Path, tmp_path: Path) ->
     pack(folder, output=tmp_path / "set")
     expected = sorted(pixels.tobytes() for pixels in read_originals(folder).images)
     for source in (folder, tmp_path / "set"):
-        show(source, output=tmp_path / f"{source.name}.png")
+        show(str(source), output=tmp_path / f"{source.name}.png")
         assert sorted(tiles(tmp_path / f"{source.name}.png", 42)) == expected
 
 
 def test_a_smaller_sheet_is_a_seeded_choice(folder: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        show(folder, output=tmp_path / f"{name}.png", count=5, seed=seed)
+        show(str(folder), output=tmp_path / f"{name}.png", count=5, seed=seed)
     first, again, other = (tiles(tmp_path / f"{name}.png", 5) for name in "abc")
     assert first == again != other and len(set(first)) == 5
 
@@ -62,10 +67,65 @@ def test_a_sheet_is_kept_unless_told(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "sheet.png"
     output.write_text("mine")
     with pytest.raises(InputError, match=r"sheet.png: already exists; choose another --output or --overwrite"):
-        show(folder, output=output)
+        show(str(folder), output=output)
     assert output.read_text() == "mine"
-    show(folder, output=output, overwrite=True)
+    show(str(folder), output=output, overwrite=True)
     assert len(tiles(output, 42)) == 42
+
+
+def test_variants_are_one_original_and_what_balance_would_make_of_it(folder: Path, tmp_path: Path) -> None:
+    show(str(folder), kind="variants", label="U+4E01", count=6, output=tmp_path / "v.png")
+    first, *others = tiles(tmp_path / "v.png", 6)
+    original = np.frombuffer(first, np.uint8).reshape(1, 64, 64)
+    combined = read_originals(folder)
+    assert first in {pixels.tobytes() for pixels in combined.images[combined.labels == 1]}
+    expected = find_recipe("policy", 1)(np.repeat(original, 5, axis=0), 0, np.arange(1, 6))
+    assert others == [pixels.tobytes() for pixels in expected]
+    show(str(folder), kind="variants", label="U+4E01", count=6, recipe="original", output=tmp_path / "o.png")
+    assert tiles(tmp_path / "o.png", 6)[0] == first and not set(tiles(tmp_path / "o.png", 6)) & set(others)
+
+
+def test_a_sheet_of_one_source(codh_tree: Callable[..., Path], tmp_path: Path) -> None:
+    one, two = codh_tree({"U+4E00": 3}, name="one"), codh_tree({"U+4E00": 4}, seed=1, name="two")
+    combine((one, two), output=tmp_path / "both")
+    show(str(tmp_path / "both"), source="two", output=tmp_path / "sheet.png")
+    rows = {pixels.tobytes() for pixels in np.load(tmp_path / "both" / "images.npy")}
+    shown = tiles(tmp_path / "sheet.png", 4)
+    assert len(set(shown)) == 4 and set(shown) < rows
+    with pytest.raises(InputError, match=r"--source three: .* has one, two"):
+        show(str(tmp_path / "both"), source="three", output=tmp_path / "other.png")
+    split(tmp_path / "both", val=0.5)
+    pack(tmp_path / "both", output=tmp_path / "set")
+    with pytest.raises(InputError, match=r"--source two: .* is a shard set, which knows ids alone"):
+        show(str(tmp_path / "set"), source="two", output=tmp_path / "other.png")
+
+
+def test_image_layout_and_compressed_sets_are_shown(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KKANJI_CACHE", str(tmp_path / "cache"))
+    pack(folder, output=tmp_path / "set")
+    show(str(tmp_path / "set"), output=tmp_path / "plain.png")
+    for name, options in (("png", {"layout": "image"}), ("zstd", {"compression": "zstd"})):
+        convert(str(tmp_path / "set"), output=tmp_path / name, **options)  # type: ignore[arg-type]
+        show(str(tmp_path / name), output=tmp_path / f"{name}.png")
+        assert tiles(tmp_path / f"{name}.png", 42) == tiles(tmp_path / "plain.png", 42)
+
+
+def test_the_balance_plot_is_a_picture(folder: Path, tmp_path: Path) -> None:
+    show(str(folder), kind="balance", output=tmp_path / "plot.png")
+    pixels = np.asarray(Image.open(tmp_path / "plot.png").convert("L"))
+    assert min(pixels.shape) > 400 and pixels.std() > 10
+
+
+def test_the_plot_tells_each_split(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, Any] = {}
+    monkeypatch.setattr("tools.show.draw_balance", lambda counts, _: told.update(counts) or b"")
+    show(str(folder), kind="balance", output=tmp_path / "plot.png")
+    combined, table = read_originals(folder), read_split(read_originals(folder))
+    assert {name: found.tolist() for name, found in told.items()} == {
+        name: combined.counts(table.rows(name)).tolist() for name in ("train", "val")
+    }
 
 
 def test_what_is_not_there_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -76,11 +136,12 @@ def test_what_is_not_there_is_refused(folder: Path, tmp_path: Path) -> None:
         (folder, {"label": "U+4E02"}, r"--label U\+4E02: no class of .*; its 2 classes are in index.json"),
         (folder, {"label": "4E00"}, r"--label: found '4E00', expected U\+ and four or five"),
         (folder, {"label": "U+4E00", "split": "test"}, r"no image of U\+4E00 in test"),
+        (folder, {"kind": "variants", "augment": 9}, "--augment 9: expected 0 to 2"),
         (folder, {"count": 0}, "--count 0: expected 1 or more"),
         (tmp_path, {}, "neither dataset.json nor originals.json in it"),
         (tmp_path / "missing", {}, "neither dataset.json nor originals.json in it"),
     )
     for source, options, message in cases:
         with pytest.raises(InputError, match=message):
-            show(source, output=tmp_path / "sheet.png", **options)
+            show(str(source), output=tmp_path / "sheet.png", **options)
     assert not (tmp_path / "sheet.png").exists()

@@ -1,0 +1,203 @@
+"""Preparing balanced data: images/s of augmentation on one core, and of `tools balance` as a whole; what follows.
+
+`python -m benchmarks prepare ORIGINALS`. Beside ours, in turn with it, the original project's transforms through SciPy
+and scikit-image, image by image as it did them; ours at the same statistics (measured too) and as training uses it.
+Then `tools balance` as a whole, with one and with two workers.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import tyro
+
+from benchmarks.measure import Turns, environment, write_files, write_result
+from benchmarks.peers import Job, probe
+from benchmarks.subject import ROOT, Peer
+from benchmarks.table import print_rows
+from shards import InputError, read_manifest
+
+Row = dict[str, Any]
+ORDER = "one thread"
+OURS = Peer(
+    name="kkanji: policy at the original's statistics", module="varied:matched", files="ours", order=ORDER, own=True
+)
+THEIRS = Peer(name="the original's transforms, SciPy and scikit-image", module="original", files="theirs", order=ORDER)
+PEERS = (
+    OURS,
+    Peer(name="kkanji: policy as training uses it", module="varied:default", files="ours", order=ORDER, own=True),
+    THEIRS,
+)
+WORKERS = (1, 2)
+POLL_S = 0.1
+FULL = {"classes": 3_832, "images_of_a_class": 10_000, "cores": 208}
+"""A host of 8 H100 has about so many cores (two processors of 52, two threads each); the set is the original's."""
+DISK_BYTES_PER_S = 2e9  # assumed, of an NVMe disk: what it takes when it is written without a pause
+
+
+def prepare(
+    originals: tyro.conf.Positional[Path],
+    /,
+    *,
+    per_class: int = 300,
+    batch: int = 2_000,
+    repeats: int = 7,
+    seconds: float = 2.0,
+    scratch: Path | None = None,
+    peers: Path = Path(sys.executable),
+    output: Path = Path("benchmarks/results/prepare.json"),
+) -> None:
+    """Measure offline augmentation on one core and `tools balance` as a whole, and estimate the full size from it.
+
+    Example: python -m benchmarks prepare originals --peers .venv-peers/bin/python
+
+    Args:
+        originals: folder with a split, made by `python -m tools combine` and `python -m tools split`
+        per_class: training images of every class; 300 of 3,831 classes take 4.7 GB, once at a time
+        batch: images that are augmented at a time
+        repeats: measurements of each peer, in turn
+        seconds: length of a measurement
+        scratch: folder for what is written and removed again; the system's if not given
+        peers: Python of the environment that has SciPy and scikit-image; what it lacks is skipped by name
+        output: JSON to write
+    """
+    if not (originals / "split.json").is_file():
+        raise InputError(f"{originals}: no split.json; expected originals with a split")
+    state = environment()
+    with tempfile.TemporaryDirectory(prefix="kkanji-benchmark-", dir=scratch) as folder:
+        rows = _transforms(Path(folder), originals, batch, repeats, seconds, peers)
+        print_rows(rows)
+        runs = [_balance(Path(folder), originals, per_class, workers) for workers in WORKERS]
+    result = {
+        "benchmark": "prepare",
+        "options": {"per_class": per_class, "batch": batch, "seconds": seconds},
+        "environment": state,
+        "rows": rows,
+        "times_the_original": times(rows),
+        "balance": runs,
+        "estimate": estimate(runs),
+    }
+    write_result(output, result)
+    for line in told(result):
+        sys.stdout.write(f"{line}\n")
+
+
+def times(rows: Sequence[Row]) -> dict[str, float] | None:
+    """How many times the original's rate ours is, at its statistics: median by median, and the least and most that the
+    measurements allow. None where the original could not be measured."""
+    ours, theirs = (next(row for row in rows if row["name"] == peer.name) for peer in (OURS, THEIRS))
+    if "n" not in theirs or "n" not in ours:
+        return None
+    return {
+        "median": ours["median"] / theirs["median"],
+        "least": ours["lowest"] / theirs["highest"],
+        "most": ours["highest"] / theirs["lowest"],
+    }
+
+
+def estimate(runs: Sequence[Row]) -> Row:
+    """Of the full size on many cores: an estimate, with what went into it. Nobody has run it."""
+    single = runs[0]
+    images = FULL["classes"] * FULL["images_of_a_class"]
+    size = images * single["bytes_per_image"]
+    computing = images / (single["images_per_cpu_second"] * FULL["cores"])
+    return {
+        "is": "an estimate, not a measurement",
+        "images": images,
+        "bytes": size,
+        "cores": FULL["cores"],
+        "images_per_core_second": single["images_per_cpu_second"],
+        "computing_seconds": computing,
+        "assumed_disk_bytes_per_second": DISK_BYTES_PER_S,
+        "writing_seconds": size / DISK_BYTES_PER_S,
+        "seconds": max(computing, size / DISK_BYTES_PER_S),
+        "assumed": "each core as fast as one is here, all busy to the end, computing and writing at the same time",
+    }
+
+
+def told(result: Row) -> list[str]:
+    """Lines for the screen."""
+    found, guess = result["times_the_original"], result["estimate"]
+    lines = [f"{found['median']:.0f} times the original ({found['least']:.0f} to {found['most']:.0f})"] if found else []
+    for run in result["balance"]:
+        rate = f"{run['images_per_second']:,.0f} images/s, {run['images_per_cpu_second']:,.0f} a CPU second"
+        memory = f"{run['peak_memory_bytes'] / 1e6:,.0f} MB of memory, mapped files included"
+        lines.append(f"{run['name']}: {rate}, {run['bytes_per_image']:,.1f} bytes an image, {memory}")
+    size = f"{guess['images']:,} images on {guess['cores']} cores"
+    parts = f"{guess['computing_seconds']:.0f} s of computing, {guess['writing_seconds']:.0f} s of writing at 2 GB/s"
+    return [*lines, f"estimate, not measured: {size}: {parts}, {guess['bytes'] / 1e9:,.0f} GB"]
+
+
+def _transforms(folder: Path, originals: Path, batch: int, repeats: int, seconds: float, peers: Path) -> list[Row]:
+    images = np.load(originals / "images.npy", mmap_mode="r")
+    (folder / "source").mkdir()
+    np.save(folder / "source" / "images.npy", images[np.random.default_rng(0).permutation(len(images))[:batch]])
+    jobs = {
+        peer.files: Job(source=f"{folder}/source", folder=f"{folder}/{peer.files}", batch=batch, threads=1)
+        for peer in PEERS
+    }
+    write_files(PEERS, jobs, peers)
+    with Turns("local", [(peer, jobs[peer.files]) for peer in PEERS], peers) as turns:
+        rows = turns.rows(repeats, seconds)
+    for peer, row in zip(PEERS, rows, strict=True):
+        if peer in (OURS, THEIRS) and "n" in row:
+            row["statistics"] = probe.measure(Path(jobs[peer.files].folder))
+    return rows
+
+
+def _balance(folder: Path, originals: Path, per_class: int, workers: int) -> Row:
+    """One run of the tool, its processes watched."""
+    output = folder / "set"
+    shutil.rmtree(output, ignore_errors=True)
+    command = [sys.executable, "-m", "tools", "balance", str(originals), "--per-class", str(per_class)]
+    command += ["--output", str(output), "--workers", str(workers)]
+    before, started = os.times(), time.perf_counter()
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  (our own)
+        memory = _watch(process)
+        said, _ = process.communicate()
+    seconds, after = time.perf_counter() - started, os.times()
+    if process.returncode:
+        raise InputError(f"`{' '.join(command)}` ended with status {process.returncode}")
+    cpu_seconds = after.children_user + after.children_system - before.children_user - before.children_system
+    return {
+        "name": f"tools balance --workers {workers}",
+        "workers": workers,
+        "seconds": seconds,
+        "writing_seconds": float(re.findall(r"([\d.]+) s,", said)[-1]),
+        "cpu_seconds": cpu_seconds,
+        **_rates(output, seconds, cpu_seconds),
+        "peak_memory_bytes": memory,
+    }
+
+
+def _rates(output: Path, seconds: float, cpu_seconds: float) -> Row:
+    splits = read_manifest(output).splits
+    images = sum(split.samples for split in splits.values())
+    return {
+        "images": images,
+        "train_images": splits["train"].samples,
+        "originals": sum(splits["train"].originals_per_class),
+        "images_per_second": images / seconds,
+        "images_per_cpu_second": images / cpu_seconds,
+        "bytes_per_image": sum(path.stat().st_size for path in output.iterdir()) / images,
+    }
+
+
+def _watch(process: "subprocess.Popen[str]") -> int:
+    """The most memory of it and its children together until it ends, in bytes; what they share is counted once."""
+    peak, root = 0, psutil.Process(process.pid)
+    while process.poll() is None:
+        with suppress(psutil.Error):
+            peak = max(peak, sum(one.memory_full_info().pss for one in (root, *root.children(recursive=True))))
+        time.sleep(POLL_S)
+    return peak
