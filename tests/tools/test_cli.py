@@ -93,21 +93,6 @@ def test_a_reader_that_goes_away_is_no_error(originals_folder: Callable[..., Pat
     process.stderr.close()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_leaves_nothing_behind(
-    originals_folder: Callable[..., Path], tmp_path: Path, number: signal.Signals, code: int
-) -> None:
-    folder, output = originals_folder({"U+4E00": 20}), tmp_path / "out" / "set"
-    with start("balance", folder, "--per-class", "2000000", "--output", output) as process:
-        wait_for(lambda: any(output.parent.glob(".set.partial/train-*.tar")))
-        asked = time.monotonic()
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=WAIT_S)
-    assert time.monotonic() - asked < 10
-    assert process.returncode == code and "Traceback" not in errors
-    assert not list(output.parent.iterdir())
-
-
 def test_a_signal_stops_combine_and_leaves_nothing_behind(png: Callable[..., bytes], tmp_path: Path) -> None:
     archive, output = tmp_path / "raw.tar", tmp_path / "out" / "originals"
     write_large_archive(archive, png(np.eye(64, dtype=np.uint8)))
@@ -133,11 +118,13 @@ def test_after_a_kill_there_is_no_set_and_the_next_run_makes_it(
     originals_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder, output = originals_folder({"U+4E00": 20}), tmp_path / "out" / "set"
-    with start("balance", folder, "--per-class", "2000000", "--output", output) as process:
-        wait_for(lambda: any(output.parent.glob(".set.partial/train-*.tar")))
+    with start("balance", folder, "--per-class", "1500000", "--output", output) as process:
+        wait_for(lambda: any(output.parent.glob(".set.unfinished/receipts/*.json")))
         process.kill()
-    assert [path.name for path in output.parent.iterdir()] == [".set.partial"]
-    assert tools("balance", folder, "--per-class", "5", "--output", output)[0] == 0
+    assert [path.name for path in output.parent.iterdir()] == [".set.unfinished"]
+    code, _, errors = tools("balance", folder, "--per-class", "5", "--output", output)
+    assert code == 2 and "begun with other options" in errors
+    assert tools("balance", folder, "--per-class", "5", "--output", output, "--overwrite")[0] == 0
     assert tools("verify", output)[0] == 0
     assert [path.name for path in output.parent.iterdir()] == ["set"]
 
