@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from kkanji.models import Head
-from kkanji.optimizers import Name as OptimizerName
 from shards import InputError
 from shards.layout import IMAGE_SIZE
 
+Head = Literal["linear", "cosine"]
+OptimizerName = Literal["adam", "adamw", "sgd", "lamb", "muon"]
 # Options that may differ when a run is resumed: they do not change what it computes.
 FREE_TO_CHANGE = frozenset(
     {"data", "output", "resume", "log_every", "save_every", "threads", "cache_size", "profile_steps"}

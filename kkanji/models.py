@@ -16,7 +16,7 @@ Every network takes `head="cosine"` for a classifier by angles.
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from timm import create_model as create_timm_model
@@ -26,6 +26,7 @@ from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
+from kkanji.config import Head
 from kkanji.pixels import MEAN, STD
 from shards.errors import InputError
 from shards.layout import IMAGE_SIZE
@@ -59,7 +60,6 @@ SCALES = {
 
 
 TRAINED = Path(__file__).parents[1] / "models" / "kuzushiji-kanji"
-Head = Literal["linear", "cosine"]
 COSINE_SCALE = 20.0  # of the logits at first; it is learned. Cosines alone could not tell 3,832 classes apart
 
 

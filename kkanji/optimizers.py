@@ -1,17 +1,17 @@
 """The optimizers on offer, in their fused forms where there are such."""
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 from timm.optim import Lamb, Muon, param_groups_weight_decay
 from torch import nn
 from torch.nn import Parameter
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-Name = Literal["adam", "adamw", "sgd", "lamb", "muon"]
+from kkanji.config import OptimizerName
 
 
-def create_optimizer(model: nn.Module, name: Name, *, lr: float, weight_decay: float) -> Optimizer:
+def create_optimizer(model: nn.Module, name: OptimizerName, *, lr: float, weight_decay: float) -> Optimizer:
     """An optimizer over the model's parameters; norms and biases are not decayed.
 
     muon: matrices and convolutions move along orthogonalised momentum (Jordan 2024, github.com/KellerJordan/Muon) with

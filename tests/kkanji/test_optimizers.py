@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 from kkanji import checkpoint
 from kkanji.classes import class_map
+from kkanji.config import OptimizerName
 from kkanji.models import create_model
-from kkanji.optimizers import Name, create_optimizer
+from kkanji.optimizers import create_optimizer
 
-NAMES: tuple[Name, ...] = get_args(Name)
+NAMES: tuple[OptimizerName, ...] = get_args(OptimizerName)
 
 
 def network() -> nn.Module:
@@ -33,7 +34,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> flo
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_learns(name: Name) -> None:
+def test_each_learns(name: OptimizerName) -> None:
     model = network()
     before = float(loss_of(model).detach())
     optimizer = create_optimizer(model, name, lr=1e-2 if name in ("sgd", "lamb") else 1e-3, weight_decay=0.01)
@@ -41,7 +42,7 @@ def test_each_learns(name: Name) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(name: Name, tmp_path: Path) -> None:
+def test_each_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(name: OptimizerName, tmp_path: Path) -> None:
     model = network()
     optimizer = create_optimizer(model, name, lr=1e-3, weight_decay=0.01)
     train(model, optimizer, 2)
@@ -56,7 +57,7 @@ def test_each_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(name: Name, tmp
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_norms_and_biases_are_not_decayed(name: Name) -> None:
+def test_norms_and_biases_are_not_decayed(name: OptimizerName) -> None:
     model = network()
     groups = create_optimizer(model, name, lr=1e-3, weight_decay=0.5).param_groups
     for group in groups:
