@@ -44,6 +44,10 @@ class ClassMap:
         """`U+4E00`, by class number."""
         return tuple(label(code_point) for code_point in self.code_points)
 
+    def with_others(self, others: "ClassMap") -> "ClassMap":
+        """These classes with their numbers, and after them those that only the others have."""
+        return ClassMap(self.code_points + tuple(point for point in others.code_points if point not in self.ids))
+
     def to_json(self) -> str:
         """`index.json`: {"codepoint_to_id": {"一 (U+4E00)": 0, ...}}, the form of the original project."""
         entries = {f"{chr(point)} ({label(point)})": number for number, point in enumerate(self.code_points)}

@@ -24,15 +24,18 @@ SYMMETRIC_VIEWS = (1, 5, 9, 13, 21, 25)  # numbers of shifts, nearest first, tha
 Shift = tuple[int, int]
 
 
-def plain_feed(reader: SplitReader, classes: int) -> Feed:
+def plain_feed(reader: SplitReader, classes: int, class_numbers: NDArray[np.int64] | None = None) -> Feed:
     """A split's images in stored order, as they are."""
-    return Feed(reader=reader, order=SampleOrder(samples=reader.samples, seed=0, shuffle=False), classes=classes)
+    order = SampleOrder(samples=reader.samples, seed=0, shuffle=False)
+    return Feed(reader=reader, order=order, classes=classes, class_numbers=class_numbers)
 
 
 def predict_split(
     accelerator: Accelerator, model: nn.Module, feed: Feed, *, views: int = 1, scan: TemperatureScan | None = None
 ) -> Predictions:
     """The model's predictions for all images of a feed, in the split's order, the same on every rank.
+
+    Classes of the feed that the model does not have, numbered after its own, are never read.
 
     views: of each image, over which the stated probabilities are averaged: itself and so many small shifts of it.
     scan: counts this rank's images, where a temperature is wanted.
@@ -48,6 +51,8 @@ def predict_split(
         for batch, (first, _) in zip(loader, stretches, strict=True):
             with accelerator.autocast():
                 logits = _logits(bare, batch.images, shifts(views))
+            unknown = feed.classes - logits.shape[1]
+            logits = nn.functional.pad(logits, (0, unknown), value=-math.inf)
             found.append(_read(logits, batch.labels, first))
             if scan:
                 scan.add(logits, batch.labels, first)

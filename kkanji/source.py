@@ -37,6 +37,8 @@ class Feed:
     classes: int
     policy: Policy | None = None
     """None: images as they are."""
+    class_numbers: NDArray[np.int64] | None = None
+    """Of each stored label [labels], where a model numbers its classes otherwise than the set does."""
     strength: Callable[[int], float] = lambda _: 1.0
     """Of the policy in an epoch."""
 
@@ -89,10 +91,12 @@ class Source(ABC):
 
     def _checked(self, labels: NDArray[np.integer]) -> NDArray[np.int64]:
         """A label out of range would be a device-side assert on a GPU, which kills the process without saying why."""
-        if labels.min() < 0 or labels.max() >= self._feed.classes:
-            found = f"labels {labels.min()}..{labels.max()}, expected 0..{self._feed.classes - 1}"
+        numbers = self._feed.class_numbers
+        known = self._feed.classes if numbers is None else len(numbers)
+        if labels.min() < 0 or labels.max() >= known:
+            found = f"labels {labels.min()}..{labels.max()}, expected 0..{known - 1}"
             raise CorruptShard(f"a sample has {found}; run `python -m tools verify` on the set")
-        return labels.astype(np.int64)
+        return labels.astype(np.int64) if numbers is None else numbers[labels]
 
 
 class PackedSource(Source):

@@ -19,8 +19,9 @@ from kkanji.evaluate import plain_feed, predict_split
 from kkanji.metrics import MEASURES, interval, summarise
 from kkanji.predictions import Predictions
 from kkanji.report import write_report
+from kkanji.source import Feed
 from kkanji.trained import load_trained
-from shards import InputError, ShardSet, SplitReader, write_file
+from shards import InputError, write_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +34,7 @@ class EvaluateConfig:
     checkpoint: Path
     """Folder of a checkpoint: RUN/checkpoints/best, last or step-..., or one that launch/export.py made."""
     data: str
-    """Shard set with the same classes: a folder or a URL."""
+    """Shard set: a folder or a URL. It may have other classes than the model, which are never right."""
     split: str = "val"
     """Part of the set to evaluate."""
     tta: Literal[1, 5, 9, 13, 21, 25] = 1
@@ -52,10 +53,13 @@ def evaluate(config: EvaluateConfig) -> None:
     if not output.is_dir() or (config.output is None and not (output / "config.json").is_file()):
         raise InputError(f"{output}: not a run's folder; give an existing folder for the results as --output")
     data = open_set(config.data)
-    classes = _same_classes(config, data)
-    originals = np.array(checkpoint.read_state(config.checkpoint)["training_originals"], np.int64)
+    own, known = class_map(data), checkpoint.read_classes(config.checkpoint)
+    classes = known.with_others(own)
+    trained = np.array(checkpoint.read_state(config.checkpoint)["training_originals"], np.int64)
+    originals = np.pad(trained, (0, len(classes) - len(known)))
     reader, accelerator = data.split(config.split), Accelerator()
-    predictions, spent = _predict(config, accelerator, reader, len(classes))
+    numbers = np.array([classes.ids[code_point] for code_point in own.code_points])
+    predictions, spent = _predict(config, accelerator, plain_feed(reader, len(classes), numbers))
     if not accelerator.is_main_process:
         return
     summary = {
@@ -81,24 +85,14 @@ def evaluate(config: EvaluateConfig) -> None:
         sys.stdout.write(f"report: {report}\n")
 
 
-def _predict(
-    config: EvaluateConfig, accelerator: Accelerator, reader: SplitReader, classes: int
-) -> tuple[Predictions, dict[str, Any]]:
+def _predict(config: EvaluateConfig, accelerator: Accelerator, feed: Feed) -> tuple[Predictions, dict[str, Any]]:
     """All readings, the seconds they took and the temperature if it is wanted."""
-    prepared, feed = accelerator.prepare(load_trained(config.checkpoint)), plain_feed(reader, classes)
+    prepared = accelerator.prepare(load_trained(config.checkpoint))
     scan = TemperatureScan(accelerator.device) if config.temperature else None
     start = perf_counter()
     predictions = predict_split(accelerator, prepared, feed, views=config.tta, scan=scan)
     temperature = asdict(scan.fit(accelerator)) if scan else None
     return predictions, {"seconds": perf_counter() - start, "temperature": temperature}
-
-
-def _same_classes(config: EvaluateConfig, data: ShardSet) -> ClassMap:
-    classes, known = class_map(data), checkpoint.read_classes(config.checkpoint)
-    if known.identity() != classes.identity():
-        found = f"{len(known)} classes, not those of {config.data} ({len(classes)})"
-        raise InputError(f"{config.checkpoint}: a checkpoint of other classes: {found}; give the set it was trained on")
-    return classes
 
 
 def _classes(classes: ClassMap, predictions: Predictions, originals: NDArray[np.int64]) -> dict[str, Any]:

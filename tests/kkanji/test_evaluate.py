@@ -11,7 +11,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from kkanji import evaluate
-from kkanji.data import open_set
+from kkanji.classes import ClassMap
+from kkanji.data import class_map, open_set
 from kkanji.evaluate import SYMMETRIC_VIEWS, plain_feed, predict_split, shifts
 from kkanji.pixels import normalise
 from kkanji.predictions import KINDS, Predictions, load_predictions
@@ -69,6 +70,24 @@ def test_two_ranks_find_what_one_does(sets: list[Path], tmp_path: Path) -> None:
             assert torch.allclose(getattr(first, column), getattr(expected, column), rtol=1e-3)
         fits = [json.loads((tmp_path / f"{name}-{rank}.json").read_text()) for rank in range(2)]
         assert fits[0] == fits[1] and fits[0]["images"] == images
+
+
+def test_classes_are_matched_by_character_and_unknown_ones_are_never_read(sets: list[Path]) -> None:
+    """A model of seven of the set's nine classes, numbered from the end; the two that it lacks come after its own."""
+    data = open_set(sets[0])
+    own = class_map(data)
+    known = ClassMap(own.code_points[:1:-1])
+    every = known.with_others(own)
+    assert every.code_points == own.code_points[:1:-1] + own.code_points[:2]
+    numbers = np.array([every.ids[code_point] for code_point in own.code_points])
+    feed = plain_feed(data.split("val"), len(every), numbers)
+    found = predict_split(Accelerator(), make_model(len(known)), feed)
+    stored = data.split("val").labels()
+    assert found.label.tolist() == numbers[stored].tolist()
+    assert set(found.label.tolist()) == set(range(9))
+    top = found.predicted[:, 0]
+    assert int(top.max()) < 7
+    assert found.label_probability[found.label >= 7].tolist() == [0.0, 0.0]
 
 
 def test_the_batch_does_not_matter(sets: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
