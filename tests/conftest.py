@@ -12,9 +12,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from tests.faults.seaweed import PUBLIC_BUCKET, SeaweedFS
-from tools.combine import combine
-from tools.pack import pack
-from tools.split import split
+from tests.making import make_set
 
 # A job that a shell started in the background ignores Ctrl-C, and so would the commands that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -52,10 +50,7 @@ def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     for source in sorted(SAMPLE.iterdir())[:TINY_CLASSES]:
         shutil.copytree(source, folder / "kkanji2" / source.name)
-    combine((folder / "kkanji2",), output=folder / "originals", name="tiny", licence="drawn")
-    split(folder / "originals", val=0.25)
-    pack(folder / "originals", output=folder / "shards", block_size=125)
-    return folder / "shards"
+    return make_set(folder, "tiny")
 
 
 @pytest.fixture(scope="session")

@@ -18,23 +18,18 @@ from kkanji.pixels import normalise
 from kkanji.predictions import KINDS, Predictions, load_predictions
 from tests.kkanji.evaluate_ranks import BATCH, make_model, set_statistics
 from tests.launch.commands import start
-from tools.combine import combine
-from tools.pack import pack
-from tools.split import split
+from tests.making import make_set
 
 SAMPLE = sorted((Path(__file__).parents[2] / "sample" / "kkanji2").iterdir())
 
 
-def make_set(folder: Path, *, validated: int, classes: int) -> Path:
+def few_images(folder: Path, *, validated: int, classes: int) -> Path:
     """A set with so many images to validate, one a class; the other classes have an image to train on only."""
     for number, source in enumerate(SAMPLE[:classes]):
         (folder / "kkanji2" / source.name).mkdir(parents=True)
         for image in sorted(source.iterdir())[: 4 if number < validated else 1]:
             shutil.copy(image, folder / "kkanji2" / source.name)
-    combine((folder / "kkanji2",), output=folder / "originals", name="few", licence="drawn")
-    split(folder / "originals", val=0.25)
-    pack(folder / "originals", output=folder / "shards", block_size=125)
-    return folder / "shards"
+    return make_set(folder, "few")
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +37,8 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two ranks get four and five images, so one batch and two; or one rank gets none at all."""
     folder = tmp_path_factory.mktemp("sets")
     return [
-        make_set(folder / "nine", validated=9, classes=9),
-        make_set(folder / "one", validated=1, classes=3),
+        few_images(folder / "nine", validated=9, classes=9),
+        few_images(folder / "one", validated=1, classes=3),
     ]
 
 
