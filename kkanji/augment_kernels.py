@@ -5,15 +5,11 @@ policy is float32 [8] in the order of Policy's fields, rows float32 [n, ROW], im
 No fastmath: whether products and sums are fused would depend on the processor, and with it the images.
 """
 
-import ctypes
-
 import numpy as np
 from numba import njit
 
+from shards.copying import copy_row, copy_rows
 from shards.layout import IMAGE_BYTES, IMAGE_SIZE
-
-_memcpy = ctypes.CDLL(None).memcpy
-_memcpy.argtypes, _memcpy.restype = [ctypes.c_size_t] * 3, ctypes.c_size_t
 
 NODES = 5  # nodes a side of the elastic grid, 16 px apart: about the width of a stroke group in a 64 px character
 GRID_START = 12
@@ -90,9 +86,8 @@ def apply(images, rows, out):
 
 @njit(nogil=True)
 def copy_from(addresses, out):
-    """Images from where they lie in memory (SplitReader.locate) to out [n, 64, 64, 1]."""
-    for i in range(len(addresses)):
-        _memcpy(out[i].ctypes.data, addresses[i], IMAGE_BYTES)
+    """Images from where they lie in memory (PackedReader.locate) to out [n, 64, 64, 1]."""
+    copy_rows(addresses, out.ctypes.data, IMAGE_BYTES)
 
 
 @njit(nogil=True)
@@ -100,7 +95,7 @@ def apply_from(addresses, rows, out):
     """The same, augmented on the way: one image at a time, which stays in the processor's cache."""
     image = np.empty((1, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
     for i in range(len(addresses)):
-        _memcpy(image.ctypes.data, addresses[i], IMAGE_BYTES)
+        copy_row(addresses, i, image.ctypes.data, IMAGE_BYTES)
         apply(image, rows[i : i + 1], out[i].reshape(1, IMAGE_SIZE, IMAGE_SIZE))
 
 

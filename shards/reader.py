@@ -40,13 +40,15 @@ class SplitReader(ABC):
         """The samples of these numbers, in their order, pixels copied into out [n, 64, 64] if given.
 
         sources: False spares looking them up; there are none in the result then.
-        Raises: IndexError for a number outside 0..samples-1, or of a shard that is not at hand (see `follow`).
+        Raises: IndexError for a number outside 0..samples-1, or of a shard that is not at hand (see `follow`);
+        ValueError for a buffer that cannot take the pixels.
         """
         self._check(numbers)
         count = len(numbers)
         images = np.empty((count, IMAGE_SIZE, IMAGE_SIZE), np.uint8) if out is None else out
-        if len(images) != count:
-            raise ValueError(f"a buffer for {len(images)} images, expected one for {count}")
+        if (images.shape, images.dtype) != ((count, IMAGE_SIZE, IMAGE_SIZE), np.uint8) or not images.flags.carray:
+            found = f"{images.dtype} {list(images.shape)}, strides {images.strides}, writeable {images.flags.writeable}"
+            raise ValueError(f"a buffer of {found}; expected a writeable, contiguous one of uint8 [{count}, 64, 64]")
         samples = Samples(images, np.empty(count, np.int32), np.empty(count if sources else 0, np.uint64))
         own, *others = (slice(*cut(0, count, part, self._threads)) for part in range(self._threads))
         under_way = [self._pool.submit(self._fill, numbers[part], _cut(samples, part)) for part in others]
