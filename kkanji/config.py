@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,8 @@ class TrainConfig:
     """Folder for everything the run leaves: log, TensorBoard, checkpoints, report."""
     model: str = "kkanji_efficientnet_b0"
     """A network of kkanji.models, by its timm name."""
+    init: Path | None = None
+    """Begin with the weights of this checkpoint or exported folder, of the same network; characters are matched."""
     head: Head = "linear"
     """Its classifier. cosine: by the angle to each class's direction, so that rare classes keep up."""
     epochs: int = 20
@@ -70,6 +72,10 @@ class TrainConfig:
     """Share of the target spread over all classes."""
     mixup: float = 0.0
     """Pairs of images are mixed by shares drawn from Beta(this, this); 0: not at all."""
+    mixup_stages: int = 0
+    """What is mixed: the images, or the output of one of so many first stages of the network (manifold mixup)."""
+    drop_path: float | None = None
+    """Share of images that skip the last residual block, earlier ones less; None: as the network has it."""
     ema_images: float = 0.0
     """Half-life, in images, of the averaged weights that are evaluated and kept; 0: the weights as they are."""
     augment: float = 1.0
@@ -107,11 +113,21 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "threads", "log_every", "evaluate_every", "lanes", "draws_per_class"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        for name in ("micro_batch", "save_every", "seed", "window", "plain_epochs", "profile_steps", "stall_seconds"):
+        for name in (
+            "micro_batch",
+            "save_every",
+            "seed",
+            "window",
+            "plain_epochs",
+            "profile_steps",
+            "stall_seconds",
+            "mixup_stages",
+        ):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("warmup_epochs", "weight_decay", "cache_size", "mixup", "ema_images"):
             _require(0 <= getattr(self, name) < float("inf"), name, getattr(self, name), "0 or more")
         _require(0 < self.lr < float("inf"), "lr", self.lr, "above 0")
+        _require(0 <= (self.drop_path or 0) < 1, "drop_path", self.drop_path, "from 0 to below 1")
         _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "from 0 to below 1")
         _require(0 <= self.draw_exponent <= 1, "draw_exponent", self.draw_exponent, "from 0 to 1")
         _require(0 <= self.augment <= 2, "augment", self.augment, "from 0 to 2")
@@ -137,12 +153,16 @@ class TrainConfig:
     def check_resumes(self, saved: dict[str, Any]) -> None:
         """Refuse to go on with a run of other options. Raises InputError naming each that differs."""
         own = self.to_dict()
-        names = [name for name in own if name not in FREE_TO_CHANGE and own[name] != saved.get(name)]
+        saved = replace(self, **DEFAULTS).to_dict() | saved  # an earlier version had fewer options
+        names = [name for name in own if name not in FREE_TO_CHANGE and own[name] != saved[name]]
         if names:
-            found = "; ".join(f"--{name.replace('_', '-')} {own[name]}, was {saved.get(name)}" for name in names)
+            found = "; ".join(f"--{name.replace('_', '-')} {own[name]}, was {saved[name]}" for name in names)
             raise InputError(
                 f"{self.output}: the run to resume had other options: {found}; give the same, or a new --output"
             )
+
+
+DEFAULTS = {field.name: field.default for field in fields(TrainConfig) if field.default is not MISSING}
 
 
 def read_json(path: Path) -> dict[str, Any]:

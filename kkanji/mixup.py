@@ -1,38 +1,62 @@
-"""Mixup: training on weighted pairs of images (Zhang et al., ICLR 2018), within a micro-batch and on its device."""
+"""Mixup: training on weighted pairs of images, each with the one opposite in its micro-batch, on its device.
 
+Of the images (Zhang et al., ICLR 2018) or, manifold mixup (Verma et al., ICML 2019), of what a stage of the network
+makes of them, drawn anew for every micro-batch.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Beta
 from torch.nn.functional import cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Mixed:
-    """Images, each mixed with another of the micro-batch."""
+class Mixing:
+    """How a micro-batch is mixed."""
 
-    images: Tensor
-    """float32 [B, 1, s, s]"""
-    labels: Tensor
-    """int64 [B], of the images themselves."""
-    others: Tensor | None = None
-    """int64 [B], of those mixed in; None if none were."""
     share: Tensor | None = None
-    """Of the images themselves, float32 []."""
+    """Of the images themselves, float32 []; None: nothing is mixed."""
+    stage: int = 0
+    """Whose outputs are mixed, from 1; 0: the images."""
 
-    def summed_loss(self, logits: Tensor, smoothing: float) -> Tensor:
-        """Cross-entropy summed over the micro-batch; logits [B, C]."""
-        loss = cross_entropy(logits, self.labels, label_smoothing=smoothing, reduction="sum")
-        if self.others is None or self.share is None:
+    def of_images(self, images: Tensor) -> Tensor:
+        """What the network is to be given for images [B, 1, s, s]."""
+        return self._mix(images) if self.stage == 0 else images
+
+    @contextmanager
+    def within(self, stages: nn.Sequential) -> Iterator[None]:
+        """While the network with these stages runs: the chosen one's outputs are mixed."""
+        if self.share is None or self.stage == 0:
+            yield
+            return
+        hook = stages[self.stage - 1].register_forward_hook(lambda _module, _inputs, output: self._mix(output))
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def summed_loss(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+        """Cross-entropy summed over the micro-batch; logits [B, C], the images' own labels int64 [B]."""
+        loss = cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
+        if self.share is None:
             return loss
-        other = cross_entropy(logits, self.others, label_smoothing=smoothing, reduction="sum")
+        other = cross_entropy(logits, labels.flip(0), label_smoothing=smoothing, reduction="sum")
         return self.share * loss + (1 - self.share) * other
 
+    def _mix(self, values: Tensor) -> Tensor:
+        return values if self.share is None else torch.lerp(values.flip(0), values, self.share.to(values.dtype))
 
-def mixup(images: Tensor, labels: Tensor, alpha: float) -> Mixed:
-    """Each image with the one opposite in its micro-batch; draws from torch's generator. alpha 0: none mixed."""
+
+def draw_mixing(alpha: float, stages: int, device: torch.device) -> Mixing:
+    """By torch's generator: a share from Beta(alpha, alpha), at one of so many first stages or of the images.
+
+    alpha 0: nothing is mixed.
+    """
     if alpha == 0:
-        return Mixed(images=images, labels=labels)
-    share = Beta(alpha, alpha).sample().to(images.device)
-    return Mixed(images=torch.lerp(images.flip(0), images, share), labels=labels, others=labels.flip(0), share=share)
+        return Mixing()
+    share = Beta(alpha, alpha).sample().to(device)
+    return Mixing(share=share, stage=int(torch.randint(stages + 1, ())) if stages else 0)

@@ -108,13 +108,26 @@ class EfficientNetFactory:
         return IMAGE_SIZE
 
 
-def create_model(name: str, classes: int, head: Head = "linear") -> nn.Module:
-    """A network of ours by its timm name. Raises InputError for any other."""
+def create_model(name: str, classes: int, head: Head = "linear", *, drop_path: float | None = None) -> nn.Module:
+    """A network of ours by its timm name. Raises InputError for any other.
+
+    drop_path: share of images that skip a residual block, growing evenly up to it at the last; None: the network's own.
+    """
     known = list_models("kkanji*")
     if name not in known:
         raise InputError(f"--model {name}: no such network; there are: {', '.join(known)}")
-    model: nn.Module = create_timm_model(name, num_classes=classes, head=head)
+    chosen = {} if drop_path is None else {"drop_path_rate": drop_path}
+    model: nn.Module = create_timm_model(name, num_classes=classes, head=head, **chosen)
     return model
+
+
+def stages_of(model: nn.Module, needed: int = 0) -> nn.Sequential:
+    """A network's stages. Raises InputError if it has fewer than are needed."""
+    stages: Any = model.get_submodule("blocks")
+    if len(stages) < needed:
+        raise InputError(f"--mixup-stages {needed}: the network has {len(stages)}")
+    sequence: nn.Sequential = stages
+    return sequence
 
 
 def _default_cfg(last_map: int) -> dict[str, Any]:

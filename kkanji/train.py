@@ -30,8 +30,8 @@ from kkanji.interrupt import Interruption, leave
 from kkanji.memory import derive_micro_batch
 from kkanji.meter import Meter
 from kkanji.metrics import summarise
-from kkanji.mixup import mixup
-from kkanji.models import create_model
+from kkanji.mixup import draw_mixing
+from kkanji.models import create_model, stages_of
 from kkanji.optimizers import create_optimizer
 from kkanji.pipeline import Batch, Loader
 from kkanji.pixels import normalise, resized
@@ -39,6 +39,7 @@ from kkanji.profiling import profiled, watched, without_garbage_collection
 from kkanji.runlog import RunLog
 from kkanji.schedule import Worker, image_size, learning_rate, micro_batches, strength, stretches
 from kkanji.source import Feed
+from kkanji.trained import initial_weights
 from shards import InputError, Plan, ShardSet, write_file
 from shards.permutation import mix
 
@@ -74,12 +75,15 @@ class Trainer:
         self.accelerator = accelerator
         self.data, self.classes = data, classes
         self.originals = training_originals(data)
+        self.lineage: str = data.manifest.lineage
         self.worker = Worker(rank=accelerator.process_index, ranks=accelerator.num_processes)
         self.reader = data.split("train", threads=config.threads)
         self.progress = Progress()
         self.saved_step = 0
         torch.manual_seed(config.seed)
-        bare = create_model(config.model, len(classes), config.head).to(memory_format=torch.channels_last)
+        bare = create_model(config.model, len(classes), config.head, drop_path=config.drop_path)
+        bare = bare.to(memory_format=torch.channels_last)
+        self.stages = stages_of(bare, config.mixup_stages)
         share = -(-config.batch_size // self.worker.ranks)
         micro = config.micro_batch or derive_micro_batch(bare, accelerator.device, share)
         self.config = settle_order(replace(config, micro_batch=min(micro, share)), data)
@@ -99,6 +103,8 @@ class Trainer:
         """Begin a new run folder, or take up the last good checkpoint of an old one."""
         if last is None:
             _refuse_used(self.config)
+            if self.config.init:
+                self._initialise(self.config.init)
             if self.accelerator.is_main_process:
                 self._write_config()
             return
@@ -108,6 +114,15 @@ class Trainer:
         checkpoint.load_optimizer(last, self.optimizer.optimizer)
         self.progress = Progress(**state["progress"])
         self.saved_step = self.progress.step
+
+    def _initialise(self, source: Path) -> None:
+        """Begin with the weights of another run, characters matched by their code points."""
+        model = self.accelerator.unwrap_model(self.model)
+        initial_weights(source, model, self.classes)
+        if self.average:
+            self.average.model.load_state_dict(model.state_dict())
+        if checkpoint.read_state(source).get("data") != self.data.manifest.identity():
+            self.lineage = f"unknown: it began with weights of {source}, trained on another set"
 
     def run(self) -> None:
         """All steps that are left."""
@@ -146,12 +161,12 @@ class Trainer:
         for number, (first, _) in enumerate(parts):
             batch = next(batches)
             torch.manual_seed(mix(mix(self.config.seed) ^ first) >> 1)  # for dropout and mixing
-            mixed = mixup(resized(normalise(batch.images), size), batch.labels, self.config.mixup)
+            mixing = draw_mixing(self.config.mixup, self.config.mixup_stages, batch.images.device)
             last = number == len(parts) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                with self.accelerator.autocast():
-                    logits = self.model(mixed.images)
-                loss = mixed.summed_loss(logits.float(), self.config.label_smoothing)
+                with self.accelerator.autocast(), mixing.within(self.stages):
+                    logits = self.model(mixing.of_images(resized(normalise(batch.images), size)))
+                loss = mixing.summed_loss(logits.float(), batch.labels, self.config.label_smoothing)
                 self.accelerator.backward(loss * weight)
             if weight:
                 meter.add(logits.detach(), batch.labels, loss.detach(), flops=len(batch.labels) * self.flops(size))
@@ -288,7 +303,7 @@ class Trainer:
         content = {
             "config": self.config.to_dict(),
             "environment": environment(self.accelerator),
-            "data": describe(self.data),
+            "data": describe(self.data) | {"lineage": self.lineage},
         }
         self.config.output.mkdir(parents=True, exist_ok=True)
         write_file(self.config.output / "config.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -13,7 +13,9 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 
+from kkanji.trained import load_trained
 from tests.launch.commands import ROOT, Result, environment, start, train_command
 
 STEPS = 14
@@ -139,6 +141,7 @@ ALL_AT_ONCE = (
     *("--optimizer", "muon", "--ema-images", "40", "--mixup", "0.2", "--head", "cosine", "--schedule", "cosine"),
     *("--start-size", "32", "--full-size-at", "0.6", "--augment-start", "0.2", "--plain-epochs", "1"),
     *("--warmup-epochs", "0.5", "--label-smoothing", "0.1", "--weight-decay", "0.01", "--precision", "bfloat16"),
+    *("--mixup-stages", "2", "--drop-path", "0.2"),
 )
 
 
@@ -148,6 +151,19 @@ def all_at_once(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     result = start(*train_command(tiny_set, run, *ALL_AT_ONCE))
     assert result.returncode == 0, result.stderr
     return run
+
+
+def test_a_run_begins_with_another_runs_weights(all_at_once: Path, tiny_set: Path, tmp_path: Path) -> None:
+    """Of the same set, so that its evaluation stays without a leak; with averaged weights, which begin there too."""
+    source, run = all_at_once / "checkpoints" / "last", tmp_path / "run"
+    options = (*ALL_AT_ONCE, "--init", str(source), "--lr", "1e-12", "--epochs", "1", "--plain-epochs", "0")
+    result = start(*train_command(tiny_set, run, *options))
+    assert result.returncode == 0, result.stderr
+    assert json.loads((run / "config.json").read_text())["data"]["lineage"] == "known"
+    before, after = (load_trained(each / "checkpoints" / "last").state_dict() for each in (all_at_once, run))
+    for name, value in after.items():
+        if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
+            assert torch.allclose(value, before[name], atol=1e-6), name
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
