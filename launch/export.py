@@ -18,8 +18,8 @@ Reads one character from a 64x64 gray image, white ink on black. A checkpoint of
 `timm.create_model("local-dir:FOLDER", pretrained=True)`, which gives logits of images normalised as config.json says.
 {onnx}
 
-- Trained on {train_images:,} images, {epochs} epochs of global batch {batch_size}.
-- Evaluated on {images:,} images of split `{split}`, {verdict}{chosen}:
+- Trained on {train_images:,} images, {epochs} epochs of global batch {batch_size}{begun}.
+- {evaluated} on {images:,} images of split `{split}`, {verdict}{chosen}:
   top-1 {top1:.2%}, top-5 {top5:.2%}, balanced accuracy {balanced_accuracy:.2%} over {evaluated_classes:,} characters,
   weighted F1 {f1_weighted:.4f}, measured in float32{views}.
 - {calibration}
@@ -53,6 +53,9 @@ class ExportConfig:
     """Folder to make."""
     onnx: bool = False
     """Also write model.onnx, once onnxruntime has read typeset characters with it as torch does."""
+    figures_of: Path | None = None
+    """Another run, whose evaluation the card shows: one that was trained without the images it was evaluated on, where
+    the checkpoint's own run learnt from all there are."""
     overwrite: bool = False
     """Replace OUTPUT if it exists."""
 
@@ -60,15 +63,16 @@ class ExportConfig:
 def main(config: ExportConfig) -> None:
     """The card's figures, and the temperature if one was fitted, come from the run's evaluation.json."""
     run = config.checkpoint.parent.parent
-    facts, evaluation = read_json(run / "config.json"), read_json(run / "evaluation.json")
-    if evaluation["checkpoint"] != config.checkpoint.resolve().name:
+    evaluated = config.figures_of or run
+    facts, evaluation = read_json(run / "config.json"), read_json(evaluated / "evaluation.json")
+    if config.figures_of is None and evaluation["checkpoint"] != config.checkpoint.resolve().name:
         found = f"evaluation.json is of {evaluation['checkpoint']}, not of {config.checkpoint.resolve().name}"
         raise InputError(f"{run}: {found}; run launch/evaluate.py on this checkpoint first")
     fit = evaluation.get("temperature")
     export(
         config.checkpoint,
         config.output,
-        card=_card(facts, evaluation, onnx=config.onnx),
+        card=_card(facts, read_json(evaluated / "config.json"), evaluation, onnx=config.onnx),
         temperature=fit["value"] if fit else 1.0,
         onnx=config.onnx,
         overwrite=config.overwrite,
@@ -77,18 +81,22 @@ def main(config: ExportConfig) -> None:
         sys.stdout.write(f"{path}: {path.stat().st_size / 1e6:.2f} MB\n")
 
 
-def _card(facts: dict[str, Any], evaluation: dict[str, Any], *, onnx: bool) -> str:
+def _card(facts: dict[str, Any], of: dict[str, Any], evaluation: dict[str, Any], *, onnx: bool) -> str:
+    """facts: config.json of the exported run; of: that of the evaluated one, mostly the same."""
     rows = (
         f"| {entry['training_images']} | {entry['classes']:,} | {entry['images']:,} | {entry['top1']:.1%} |"
         for entry in evaluation["bins"]
         if entry["images"]
     )
     values = {**facts["config"], **facts["data"], **evaluation}
-    views = evaluation["tta"]
+    views, begun = evaluation["tta"], facts["config"].get("init")
+    images = of["data"]["train_images"]
     return CARD.format(
         **values,
         chosen=" (by which a run chooses its best epoch)" if evaluation["split"] == "val" else "",
-        verdict=VERDICTS[independence(facts["data"], evaluation)],
+        verdict=VERDICTS[independence(of["data"], evaluation)],
+        begun=", begun with the weights of an earlier run" if begun else "",
+        evaluated="Evaluated" if facts == of else f"Not evaluated itself. Another run, trained on {images:,} images:",
         views=f", the mean of {views} small shifts of each image" if views > 1 else "",
         onnx=ONNX_LINE.format(**values) if onnx else "",
         calibration=_calibration(evaluation),

@@ -46,7 +46,8 @@ class SplitReader(ABC):
         self._check(numbers)
         count = len(numbers)
         images = np.empty((count, IMAGE_SIZE, IMAGE_SIZE), np.uint8) if out is None else out
-        if (images.shape, images.dtype) != ((count, IMAGE_SIZE, IMAGE_SIZE), np.uint8) or not images.flags.carray:
+        fits = images.shape == (count, IMAGE_SIZE, IMAGE_SIZE) and images.dtype == np.uint8
+        if not (fits and images.flags.carray):
             found = f"{images.dtype} {list(images.shape)}, strides {images.strides}, writeable {images.flags.writeable}"
             raise ValueError(f"a buffer of {found}; expected a writeable, contiguous one of uint8 [{count}, 64, 64]")
         samples = Samples(images, np.empty(count, np.int32), np.empty(count if sources else 0, np.uint64))

@@ -120,6 +120,24 @@ def test_an_export_needs_its_own_evaluation(best: Path, tiny_set: Path, tmp_path
     assert not (tmp_path / "model").exists()
 
 
+def test_a_run_on_all_images_shows_the_figures_of_one_that_left_some_out(
+    best: Path, tiny_set: Path, tmp_path: Path
+) -> None:
+    evaluate(EvaluateConfig(checkpoint=best, data=str(tiny_set), temperature=True))
+    run, everything = best.parent.parent, tmp_path / "everything"
+    shutil.copytree(best, everything / "checkpoints" / "best")
+    facts = json.loads((run / "config.json").read_text())
+    facts["config"]["init"], facts["data"]["train_images"] = str(best), 144
+    (everything / "config.json").write_text(json.dumps(facts))
+    export(ExportConfig(checkpoint=everything / "checkpoints" / "best", output=tmp_path / "model", figures_of=run))
+    card = " ".join((tmp_path / "model" / "README.md").read_text().split())
+    assert "Trained on 144 images" in card and "begun with the weights of an earlier run" in card
+    assert "Not evaluated itself. Another run, trained on 108 images: on 36 images of split `val`, whose" in card
+    assert f"top-1 {evaluation(best)['top1']:.2%}" in card
+    temperature = evaluation(best)["temperature"]["value"]
+    assert checkpoint.read_state(tmp_path / "model")["temperature"] == temperature
+
+
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     folder = tmp_path / "pictures"
