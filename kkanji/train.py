@@ -20,7 +20,7 @@ from kkanji import checkpoint
 from kkanji.augment import Policy
 from kkanji.classes import ClassMap
 from kkanji.config import TrainConfig
-from kkanji.data import class_map, open_set, settle_order, training_order
+from kkanji.data import class_map, settle_order, training_order
 from kkanji.ema import WeightAverage
 from kkanji.environment import environment, precision_name, warn_of_idle_cores
 from kkanji.evaluate import describe, plain_feed, predict_split, training_originals
@@ -55,11 +55,10 @@ class Progress:
     """Spent so far, over all resumptions."""
 
 
-def train(config: TrainConfig) -> None:
-    """Run a training from its options to its last checkpoint. Raises InputError for what the user can mend."""
+def train(config: TrainConfig, data: ShardSet) -> None:
+    """Run a training on a set from its options to its last checkpoint. Raises InputError for what the user can mend."""
     accelerator = Accelerator(mixed_precision=precision_name(config.precision))
     warn_of_idle_cores(accelerator)
-    data = open_set(config.data, cache_size=config.cache_size)
     last = checkpoint.newest(config.output / "checkpoints") if config.resume else None
     saved = checkpoint.read_state(last)["config"] if last else {}
     trainer = Trainer(accelerator, config.settled_as(saved), data, class_map(data))

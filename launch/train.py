@@ -2,13 +2,17 @@
 
 from kkanji import cli
 from kkanji.config import TrainConfig
-from kkanji.train import train
+from kkanji.data import open_set
 
 
 def main() -> None:
-    """Options to checkpoint."""
+    """Options to checkpoint. Wrong ones, and a set that is not there, are told before seconds of imports."""
     cli.end_with_parent()
-    train(cli.parse(TrainConfig))
+    config = cli.parse(TrainConfig)
+    data = open_set(config.data, cache_size=config.cache_size)
+    from kkanji.train import train
+
+    train(config, data)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from kkanji import cli, pixels, train
 from kkanji.config import TrainConfig
+from kkanji.data import open_set
 
 
 def main() -> None:
@@ -20,7 +21,8 @@ def main() -> None:
         return result * float("nan") if next(calls) == number and last else result
 
     train.normalise = spoilt  # type: ignore[attr-defined]
-    train.train(cli.parse(TrainConfig))
+    config = cli.parse(TrainConfig)
+    train.train(config, open_set(config.data))
 
 
 if __name__ == "__main__":
