@@ -1,0 +1,211 @@
+"""Accuracy on a validation split against minutes of training: the recipe in the README, the same without each of its
+parts, and the original project's recipe. One training after another on one machine, of about the same length each."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+
+from benchmarks.measure import environment, write_result
+from benchmarks.subject import ROOT
+from kkanji.config import read_json
+from shards import InputError, read_manifest
+
+Row = dict[str, Any]
+Curve = list[dict[str, float]]
+MARKS = (0.8, 0.9)  # top-1 whose time is told
+EPOCHS = 10  # of all recipes; they are cut as finely for the times at which accuracy is measured
+BATCH = 256
+OURS = {
+    "--model": "kkanji_efficientnet_fused_s",
+    "--optimizer": "muon",
+    "--lr": "3e-3",
+    "--weight-decay": "0.02",
+    "--schedule": "cosine",
+    "--warmup-epochs": "0.5",
+    "--label-smoothing": "0.05",
+    "--precision": "bfloat16",
+    "--draw-exponent": "0.5",
+    "--ema-images": "20000",
+    "--start-size": "32",
+    "--full-size-at": "0.5",
+    "--augment": "0.8",
+    "--augment-start": "0.4",
+    "--plain-epochs": "1",
+}
+ORIGINAL = {
+    "--model": "kkanji_original_b0",
+    "--optimizer": "adam",
+    "--lr": "1e-3",
+    "--augment": "0",
+    "--draw-exponent": "1",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """A way to train."""
+
+    name: str
+    options: dict[str, str]
+    images: float = 1.0
+    """Share of the images, so that all take about as long; the original's takes longer, to see when it gets where."""
+    original: bool = False
+    """The original project's network, on images that its own augmentation made beforehand."""
+
+    @property
+    def folder(self) -> str:
+        """Name of its run's."""
+        return self.name.replace(" ", "-").replace("'", "")
+
+
+def _ours(name: str, images: float = 1.0, **changed: str) -> Recipe:
+    options = {f"--{option.replace('_', '-')}": value for option, value in changed.items()}
+    return Recipe(name=name, options=OURS | options, images=images)
+
+
+RECIPES = (
+    _ours("ours"),
+    _ours("without augmentation", augment="0", augment_start="0"),
+    _ours("augmentation at full strength throughout", augment_start="0.8", plain_epochs="0"),
+    _ours("classes drawn as they are", draw_exponent="1"),
+    _ours("classes drawn alike", draw_exponent="0"),
+    _ours("without averaged weights", ema_images="0"),
+    _ours("full size throughout", images=0.6, start_size="64"),
+    _ours("AdamW", optimizer="adamw"),
+    _ours("cosine head", head="cosine"),
+    _ours("mixup", mixup="0.2"),
+    _ours("manifold mixup", mixup="0.2", mixup_stages="2"),
+    _ours("constant rate", schedule="constant"),
+    _ours("float32", images=0.65, precision="float32"),
+    Recipe(name="the original's recipe", options=ORIGINAL, images=0.8, original=True),
+)
+
+
+def accuracy(
+    data: Path,
+    *,
+    runs: Path,
+    original_data: Path | None = None,
+    images: int = 300_000,
+    only: tuple[str, ...] = (),
+    threads: int = len(os.sched_getaffinity(0)),
+    output: Path = Path("benchmarks/results/accuracy.json"),
+    chart: Path = Path("docs/accuracy.svg"),
+) -> None:
+    """Train by each recipe on the same split and compare accuracy at equal time. Takes hours; goes on where it was.
+
+    Example: python -m benchmarks accuracy --data shards --runs runs/recipes
+
+    Args:
+        data: shard set with the splits train and val
+        runs: folder for the trainings; those that are there already are taken as they are
+        original_data: the same split's originals, balanced by `python -m tools balance --recipe original`; without
+            it the original's recipe is left out
+        images: that our recipe sees; the others as many as take about as long
+        only: names of recipes; all if none are given
+        threads: of torch
+        output: JSON to write
+        chart: picture of accuracy against time to write
+    """
+    chosen = [
+        recipe for recipe in RECIPES if (not only or recipe.name in only) and (original_data or not recipe.original)
+    ]
+    unknown = set(only) - {recipe.name for recipe in RECIPES}
+    if unknown or not chosen:
+        raise InputError(f"--only {', '.join(unknown)}: expected some of: {', '.join(each.name for each in RECIPES)}")
+    state, rows = environment(), []
+    for recipe in chosen:
+        source = original_data if original_data and recipe.original else data
+        row = _row(recipe, _train(recipe, source, runs / recipe.folder, images, threads))
+        rows.append(row)
+        sys.stdout.write(f"{_line(row)}\n")
+    options = {"data": read_manifest(data).identity(), "images": images, "threads": threads}
+    write_result(output, {"benchmark": "accuracy", "options": options, "environment": state, "rows": rows})
+    draw(rows, chart)
+
+
+def _train(recipe: Recipe, data: Path, run: Path, images: int, threads: int) -> Path:
+    """The folder of the finished run."""
+    draws = max(1, round(images * recipe.images / EPOCHS / read_manifest(data).classes))
+    program = ["-m", "benchmarks.original_network"] if recipe.original else [str(ROOT / "launch" / "train.py")]
+    given = {"--data": data, "--output": run, "--epochs": EPOCHS, "--batch-size": BATCH, "--order": "balanced"}
+    options = given | {"--draws-per-class": draws, "--threads": threads} | recipe.options
+    command = [sys.executable, *program, *(str(word) for pair in options.items() for word in pair), "--resume"]
+    device = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"}
+    variables = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)} | device
+    if subprocess.run(command, env=variables, check=False, stdout=sys.stderr).returncode:  # noqa: S603
+        raise InputError(f"{run}: the training by recipe {recipe.name!r} failed; its messages are above")
+    return run
+
+
+def _row(recipe: Recipe, run: Path) -> Row:
+    curve = read_curve(run / "log.jsonl")
+    config = read_json(run / "config.json")["config"]
+    options = {name: config[name.removeprefix("--").replace("-", "_")] for name in recipe.options}
+    times = {f"minutes_to_{mark:.0%}": minutes_to(curve, mark) for mark in MARKS}
+    return {"name": recipe.name, **curve[-1], **times, "options": options, "curve": curve}
+
+
+def read_curve(log: Path) -> Curve:
+    """Minutes of training, without those of evaluation, images seen and accuracy, evaluation by evaluation."""
+    entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    curve, evaluating = [], 0.0
+    for entry in {entry["step"]: entry for entry in entries if entry["event"] == "evaluation"}.values():
+        figures = {name: entry[name] for name in ("top1", "top5", "balanced_accuracy", "f1_weighted")}
+        curve.append({"minutes": (entry["seconds"] - evaluating) / 60, "images_seen": entry["samples"], **figures})
+        evaluating += entry["images"] / entry["images_per_s"]
+    return curve
+
+
+def minutes_to(curve: Curve, top1: float) -> float | None:
+    """When a curve first reaches an accuracy, on the line between two evaluations; None if it does not."""
+    before = {"minutes": 0.0, "top1": 0.0}
+    for point in curve:
+        if point["top1"] >= top1:
+            share = (top1 - before["top1"]) / (point["top1"] - before["top1"])
+            return before["minutes"] + share * (point["minutes"] - before["minutes"])
+        before = point
+    return None
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Accuracy against minutes, a line a recipe; the picture's format follows from the name."""
+    figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
+    for row in rows:
+        minutes, top1 = ([point[name] for point in row["curve"]] for name in ("minutes", "top1"))
+        bold = row["name"] in ("ours", "the original's recipe")
+        axes.plot(minutes, [100 * value for value in top1], marker=".", linewidth=2.5 if bold else 1, label=row["name"])
+    axes.set(xlabel="minutes of training", ylabel="top-1 on the validation split, per cent", ylim=(0, 100))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def markdown(rows: Sequence[Row]) -> Iterator[str]:
+    """Lines of a table."""
+    names = ["top-1", "balanced", "images", "minutes", *(f"minutes to {mark:.0%}" for mark in MARKS)]
+    yield "| | " + " | ".join(names) + " |"
+    yield "|---|" + "---:|" * len(names)
+    for row in rows:
+        yield f"| {row['name']} | " + " | ".join(_cells(row)) + " |"
+
+
+def _line(row: Row) -> str:
+    return f"{row['name']:44}" + "".join(f"{cell:>12}" for cell in _cells(row))
+
+
+def _cells(row: Row) -> list[str]:
+    times = [row[f"minutes_to_{mark:.0%}"] for mark in MARKS]
+    reached = ["not reached" if minutes is None else f"{minutes:.1f}" for minutes in times]
+    shares = [f"{row[name]:.2%}" for name in ("top1", "balanced_accuracy")]
+    return [*shares, f"{row['images_seen']:,}", f"{row['minutes']:.1f}", *reached]
