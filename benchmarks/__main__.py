@@ -1,14 +1,18 @@
-"""`python -m benchmarks <loader|prepare|stream|table>`"""
+"""`python -m benchmarks <loader|prepare|stream|train|scale|accuracy|table|chart>`"""
 
 import tyro
 
+from benchmarks.accuracy import accuracy
+from benchmarks.chart import chart
 from benchmarks.loader import loader
 from benchmarks.prepare import prepare
+from benchmarks.scale import scale
 from benchmarks.stream import stream
 from benchmarks.table import table
+from benchmarks.train import train
 from kkanji import cli
 
-COMMANDS = {command.__name__: command for command in (loader, prepare, stream, table)}
+COMMANDS = {command.__name__: command for command in (loader, stream, prepare, train, scale, accuracy, table, chart)}
 
 
 def main() -> None:
