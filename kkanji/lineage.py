@@ -1,7 +1,15 @@
 """Whether evaluated images are apart from those a model was trained on: every figure needs that beside it."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kkanji import checkpoint
+from kkanji.data import open_set
+from shards import InputError
 
 Independence = Literal["proven", "unknown", "trained on"]
 
@@ -9,10 +17,29 @@ Independence = Literal["proven", "unknown", "trained on"]
 def independence(data: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Independence:
     """Judge by what a run recorded of its set (`data` of config.json) and by its evaluation.json.
 
-    Proven: another split of the very set that was trained on, whose images all have their original on record; a set is
-    packed, and verified, only if its splits share no original.
+    Proven: another split of the very set that was trained on, whose images all have their original on record (a set is
+    packed, and verified, only if its splits share no original); or images compared with all that were trained on.
     """
     if evaluation.get("split") == "train":
         return "trained on"
-    known = data.get("lineage") == "known" and evaluation.get("lineage") == "known"
-    return "proven" if known and evaluation.get("data") == data.get("identity") else "unknown"
+    same = data.get("lineage") == "known" and evaluation.get("data") == data.get("identity")
+    known = evaluation.get("lineage") == "known"
+    return "proven" if known and (same or evaluation.get("apart")) else "unknown"
+
+
+def trained_apart(state: Mapping[str, Any], sources: NDArray[np.uint64]) -> bool:
+    """Whether a checkpoint's weights saw none of these originals: neither in its own training nor in those it began
+    with. False as well where a set of theirs is not at hand any more, or is of unknown lineage."""
+    try:
+        while True:
+            data = open_set(state["config"]["data"])
+            if data.manifest.identity() != state["data"] or data.manifest.lineage != "known":
+                return False
+            if np.isin(sources, data.split("train").sources()).any():
+                return False
+            begun_with = state["config"].get("init")
+            if not begun_with:
+                return True
+            state = checkpoint.read_state(Path(begun_with))
+    except (InputError, KeyError):  # no such set or checkpoint; an exported one does not say what it saw
+        return False

@@ -120,8 +120,9 @@ class Trainer:
         initial_weights(source, model, self.classes)
         if self.average:
             self.average.model.load_state_dict(model.state_dict())
-        if checkpoint.read_state(source).get("data") != self.data.manifest.identity():
-            self.lineage = f"unknown: it began with weights of {source}, trained on another set"
+        state = checkpoint.read_state(source)
+        if (state.get("data"), state["config"].get("init")) != (self.data.manifest.identity(), None):
+            self.lineage = f"unknown: it began with weights of {source}, which other sets may have trained"
 
     def run(self) -> None:
         """All steps that are left."""

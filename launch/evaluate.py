@@ -16,6 +16,7 @@ from kkanji.calibration import TemperatureScan
 from kkanji.classes import ClassMap
 from kkanji.data import class_map, open_set
 from kkanji.evaluate import plain_feed, predict_split
+from kkanji.lineage import trained_apart
 from kkanji.metrics import MEASURES, interval, summarise
 from kkanji.predictions import Predictions
 from kkanji.report import write_report
@@ -55,7 +56,8 @@ def evaluate(config: EvaluateConfig) -> None:
     data = open_set(config.data)
     own, known = class_map(data), checkpoint.read_classes(config.checkpoint)
     classes = known.with_others(own)
-    trained = np.array(checkpoint.read_state(config.checkpoint)["training_originals"], np.int64)
+    state = checkpoint.read_state(config.checkpoint)
+    trained = np.array(state["training_originals"], np.int64)
     originals = np.pad(trained, (0, len(classes) - len(known)))
     reader, accelerator = data.split(config.split), Accelerator()
     numbers = np.array([classes.ids[code_point] for code_point in own.code_points])
@@ -67,6 +69,7 @@ def evaluate(config: EvaluateConfig) -> None:
         "checkpoint": config.checkpoint.resolve().name,
         "lineage": data.manifest.lineage,
         "data": data.manifest.identity(),
+        "apart": bool(state["config"].get("init")) and trained_apart(state, reader.sources()),
         "tta": config.tta,
         **spent,
         **summarise(predictions, originals),
