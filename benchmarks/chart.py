@@ -1,0 +1,133 @@
+"""Charts made from the JSON of benchmarks, for documents: a bar a row, whiskers from the lowest to the highest.
+
+A chart carries the digest of the JSON it was drawn from, so that a test can tell when one is out of date.
+"""
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.table import Row, caption, read_result
+from shards import InputError, write_file
+
+RESULTS = ("loader", "stream", "prepare", "train")
+OURS, OTHERS, LIMIT = "#b5342a", "#8f9aa5", "#3d4a57"
+BAR_INCHES, WIDTH = 0.27, 11
+MANY_TIMES = 20  # the highest bar of the lowest, from which on the axis is logarithmic
+
+
+def chart(
+    *,
+    results: Path = Path("benchmarks/results"),
+    output: Path = Path("docs"),
+    check: bool = False,
+) -> None:
+    """Draw a chart of each recorded result: images/s, ours in red, the limit dark, others grey.
+
+    Example: python -m benchmarks chart
+
+    Args:
+        results: folder with loader.json, stream.json, prepare.json and train.json, or some of them
+        output: folder for loader.svg and so on
+        check: write nothing, and tell with status 1 which charts were drawn from other results
+    """
+    found = [results / f"{name}.json" for name in RESULTS if (results / f"{name}.json").is_file()]
+    if not found:
+        raise InputError(f"{results}: none of {', '.join(f'{name}.json' for name in RESULTS)}")
+    if check:
+        old = [str(target) for path in found if not is_of(target := output / f"{path.stem}.svg", path)]
+        if old:
+            raise SystemExit(f"not drawn from the results: {', '.join(old)}; run `python -m benchmarks chart`")
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    for path in found:
+        write_file(output / f"{path.stem}.svg", svg(draw(read_result(path), path), _digest(path)))
+        sys.stdout.write(f"{output / path.stem}.svg\n")
+
+
+def is_of(target: Path, result: Path) -> bool:
+    """Whether a chart was drawn from this result."""
+    return target.is_file() and _digest(result) in target.read_text(encoding="utf-8")
+
+
+def draw(result: Row, path: Path) -> Figure:
+    """The chart: a panel a latency if there are several. Raises InputError for a result without measured rows."""
+    try:
+        measured = [row for row in result["rows"] if "n" in row]
+        if not measured:
+            raise InputError(f"{path}: no measured row; run the benchmark again")
+        panels: dict[int | None, list[Row]] = {}
+        for row in measured:
+            panels.setdefault(row.get("latency_ms"), []).append(row)
+        return _figure(result, list(panels.values()))
+    except KeyError as error:
+        raise InputError(f"{path}: found nothing named {error}; expected the JSON that a benchmark wrote") from error
+
+
+def svg(figure: Figure, digest: str) -> bytes:
+    """The same bytes for the same figure, with the digest of what it shows."""
+    content = BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "kkanji"}):
+        figure.savefig(content, format="svg", metadata={"Date": None, "Source": digest})
+    return content.getvalue()
+
+
+def _figure(result: Row, panels: Sequence[Sequence[Row]]) -> Figure:
+    sizes = [len(rows) + 1 for rows in panels]
+    figure = Figure(figsize=(WIDTH, BAR_INCHES * sum(sizes) + 1.2), layout="constrained")
+    grid = figure.subplots(len(panels), sharex=True, squeeze=False, height_ratios=sizes)
+    medians = [row["median"] for rows in panels for row in rows]
+    logarithmic = max(medians) > MANY_TIMES * min(medians)
+    for axes, rows in zip(grid[:, 0], panels, strict=True):
+        _bars(axes, rows, logarithmic=logarithmic)
+    figure.suptitle(f"benchmarks {result['benchmark']}: images/s", fontsize="medium")
+    scale = "logarithmic; " if logarithmic else ""
+    axes.set_xlabel(f"images/s ({scale}lowest to highest as whiskers)\n{_conditions(result)}", fontsize="small")
+    return figure
+
+
+def _conditions(result: Row) -> str:
+    """Cut in two lines where it is long."""
+    parts = caption(result, result["rows"]).split("; ")
+    half = len(parts) // 2
+    return f"{'; '.join(parts[:half])};\n{'; '.join(parts[half:])}"
+
+
+def _bars(axes: Axes, rows: Sequence[Row], *, logarithmic: bool) -> None:
+    medians = [row["median"] for row in rows]
+    spread = [[row["median"] - row["lowest"] for row in rows], [row["highest"] - row["median"] for row in rows]]
+    if logarithmic:
+        axes.set_xscale("log")
+    axes.barh(range(len(rows)), medians, xerr=spread, color=[_colour(row) for row in rows], ecolor="#222", capsize=2)
+    axes.set_yticks(range(len(rows)), [_label(row) for row in rows], fontsize="small")
+    axes.invert_yaxis()
+    for place, row in enumerate(rows):
+        text = f" {row['median']:,.0f}"
+        axes.annotate(text, (row["highest"], place), xytext=(3, 0), textcoords="offset points", va="center", size=8)
+    axes.margins(x=0.12)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if "latency_ms" in rows[0]:
+        axes.set_title(f"{rows[0]['latency_ms']} ms of latency", fontsize="small", loc="left")
+
+
+def _label(row: Row) -> str:
+    """With what is shuffled: figures compare within one kind of order."""
+    return f"{row['name']} ({row['order']})" if "order" in row else str(row["name"])
+
+
+def _colour(row: Row) -> str:
+    if row["name"].startswith("limit"):
+        return LIMIT
+    return OURS if row["name"].startswith("kkanji") else OTHERS
+
+
+def _digest(path: Path) -> str:
+    return f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
