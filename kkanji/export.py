@@ -30,6 +30,7 @@ TRIAL_IMAGES = 16
 # Of a probability, between torch and onnxruntime: sums in another order differed by 1.3e-6 at most over 300 images.
 TOLERANCE = 1e-4
 NOT_FOR_USE = ("optimizer", "progress")
+PLACES = ("data", "output", "init")  # on the machine that trained: they say nothing anywhere else
 
 
 class Reader(nn.Module):
@@ -58,6 +59,7 @@ def export(
     weights = safetensors.torch.load_file(path / MODEL)
     halves = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
     state = {name: value for name, value in checkpoint.read_state(path).items() if name not in NOT_FOR_USE}
+    state["config"] = {name: value for name, value in state["config"].items() if name not in PLACES}
     classes = checkpoint.read_classes(path)
     model = network_of(state, len(classes))
     model.load_state_dict(halves)  # float32 again, but of half precision's values: what the folder's users get

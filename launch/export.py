@@ -88,7 +88,7 @@ def _card(facts: dict[str, Any], of: dict[str, Any], evaluation: dict[str, Any],
         for entry in evaluation["bins"]
         if entry["images"]
     )
-    values = {**facts["config"], **facts["data"], **evaluation}
+    values = {**evaluation, **facts["config"], **facts["data"]}
     views, begun = evaluation["tta"], facts["config"].get("init")
     images = of["data"]["train_images"]
     return CARD.format(
