@@ -40,9 +40,12 @@ class Meter:
         self._sums[3] += len(labels)
 
     def read(self, accelerator: Accelerator) -> dict[str, float]:
-        """Means over all ranks since the last reading; the use of the hardware is this rank's."""
+        """Means over all ranks since the last reading, and the wait of the rank that waited longest, since all others
+        then wait for it in the exchange of gradients; the use of the hardware is this rank's."""
         loss, top1, top5, images = accelerator.reduce(self._sums, reduction="sum").tolist()
-        elapsed, waited = perf_counter() - self._start, self._loader.wait_s - self._waited
+        elapsed = perf_counter() - self._start
+        waited = torch.tensor([(self._loader.wait_s - self._waited) / elapsed], device=self._sums.device)
+        longest = float(accelerator.gather(waited).max())
         traffic = self._traffic(elapsed)
         use = {"to_device_mb_per_s": self._bytes / 1e6 / elapsed}
         if self._peak:
@@ -50,7 +53,7 @@ class Meter:
         self._sums.zero_()
         self.restart()
         means = {"loss": loss / images, "top1": top1 / images, "top5": top5 / images}
-        return means | {"images_per_s": images / elapsed, "wait_share": waited / elapsed} | use | traffic
+        return means | {"images_per_s": images / elapsed, "wait_share": longest} | use | traffic
 
     def _traffic(self, elapsed: float) -> dict[str, float]:
         """This process's streaming since the start, and its rate since the last reading; empty for a local set."""

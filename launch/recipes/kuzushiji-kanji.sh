@@ -1,6 +1,6 @@
 #!/bin/bash
 # How models/kuzushiji-kanji was made, from CODH's kkanji.tar and a folder of brush fonts: about 3.5 hours on 2 shared cores.
-#   bash launch/recipes/kuzushiji-kanji.sh kkanji.tar /usr/share/fonts/truetype OUTPUT
+#   bash launch/recipes/kuzushiji-kanji.sh kkanji.tar FONTS OUTPUT
 # Run again with the same arguments after an interruption, and it goes on. First 80 % of the images in three stages, whose
 # last is evaluated; then the last stage again, on all images, for the model to keep.
 set -euo pipefail
