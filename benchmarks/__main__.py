@@ -1,10 +1,11 @@
-"""`python -m benchmarks <loader|prepare|stream|train|scale|accuracy|table|chart>`"""
+"""`python -m benchmarks <loader|models|prepare|stream|train|scale|accuracy|table|chart>`"""
 
 import tyro
 
 from benchmarks.accuracy import accuracy
 from benchmarks.chart import chart
 from benchmarks.loader import loader
+from benchmarks.models import models
 from benchmarks.prepare import prepare
 from benchmarks.scale import scale
 from benchmarks.stream import stream
@@ -12,7 +13,9 @@ from benchmarks.table import table
 from benchmarks.train import train
 from kkanji import cli
 
-COMMANDS = {command.__name__: command for command in (loader, stream, prepare, train, scale, accuracy, table, chart)}
+COMMANDS = {
+    command.__name__: command for command in (accuracy, chart, loader, models, prepare, scale, stream, table, train)
+}
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from kkanji.evaluate import describe, plain_feed, predict_split, training_origin
 from kkanji.flops import peak_flops, training_flops
 from kkanji.guard import FiniteGuard
 from kkanji.interrupt import Interruption, leave
-from kkanji.memory import derive_micro_batch
+from kkanji.memory import derive_micro_batch, settle_micro_batch
 from kkanji.meter import Meter
 from kkanji.metrics import summarise
 from kkanji.mixup import draw_mixing
@@ -83,12 +83,13 @@ class Trainer:
         bare = create_model(config.model, len(classes), config.head, drop_path=config.drop_path)
         bare = bare.to(memory_format=torch.channels_last)
         self.stages = stages_of(bare, config.mixup_stages)
+        bare.to(accelerator.device)
         share = -(-config.batch_size // self.worker.ranks)
         micro = config.micro_batch or derive_micro_batch(bare, accelerator.device, share)
-        self.config = settle_order(replace(config, micro_batch=min(micro, share)), data)
+        micro = settle_micro_batch(bare, accelerator, min(micro, share))
+        self.config = settle_order(replace(config, micro_batch=micro), data)
         self.order = training_order(self.config, data, self.reader)
         self.plan = Plan(samples=self.order.samples, epochs=config.epochs, batch_size=config.batch_size)
-        bare.to(accelerator.device)
         self.flops = cache(partial(training_flops, copy.deepcopy(bare).cpu()))
         if config.compile:
             bare.compile()
