@@ -1,8 +1,6 @@
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,34 +94,6 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     path = save(tmp_path, 1)
     with pytest.raises(InputError, match=r"model\.safetensors: does not fit the model"):
         checkpoint.load_model(path, nn.Linear(2, 2))
-
-
-SAVER = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from test_checkpoint import save
-for step in range(1, 10**6):
-    save(Path(sys.argv[1]), step)
-    print(step, flush=True)
-"""
-
-
-def test_killed_while_saving_loses_at_most_one(tmp_path: Path) -> None:
-    """SIGKILL at ten moments while another process saves without pause: what it reported as saved is there."""
-    for attempt in range(10):
-        folder = tmp_path / str(attempt)
-        command = [sys.executable, "-c", SAVER, str(folder), str(Path(__file__).parent)]
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-            assert process.stdout is not None
-            process.stdout.readline()
-            time.sleep(0.011 * attempt)
-            process.send_signal(signal.SIGKILL)
-            reported = [1, *(int(line) for line in process.stdout.read().split())]
-        found = checkpoint.newest(folder)
-        assert found is not None
-        assert int(found.name.removeprefix("step-")) >= reported[-1]
 
 
 FILLER = """
