@@ -1,6 +1,6 @@
 # make train   set up, draw nothing, download no data: train on the embedded sample, evaluate, write a report
 # make test    set up, run all tests          make check   lint and types
-# make bench   host feed and streaming        make clean   remove what the others made
+# make bench   all benchmarks but accuracy      make clean   remove what the others made
 # make peers   other loaders, for make bench to measure beside ours
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -42,8 +42,7 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 
 bench: $(INSTALLED)
-	$(BIN)/python -m benchmarks loader $(PEERS)
-	$(BIN)/python -m benchmarks stream $(PEERS)
+	$(BIN)/python -m benchmarks all $(PEERS)
 
 # Other projects' loaders, to be measured beside ours: an environment of their own, as some need an older NumPy.
 peers: $(INSTALLED)

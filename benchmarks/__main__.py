@@ -1,9 +1,10 @@
-"""`python -m benchmarks <loader|models|prepare|stream|train|scale|accuracy|table|chart>`"""
+"""`python -m benchmarks <loader|models|prepare|stream|train|scale|accuracy|table|chart|all>`"""
 
 import tyro
 
 from benchmarks.accuracy import accuracy
 from benchmarks.chart import chart
+from benchmarks.everything import everything
 from benchmarks.loader import loader
 from benchmarks.models import models
 from benchmarks.prepare import prepare
@@ -13,7 +14,7 @@ from benchmarks.table import table
 from benchmarks.train import train
 from kkanji import cli
 
-COMMANDS = {
+COMMANDS = {"all": everything} | {
     command.__name__: command for command in (accuracy, chart, loader, models, prepare, scale, stream, table, train)
 }
 

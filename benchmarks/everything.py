@@ -1,0 +1,59 @@
+"""All benchmarks one after another, then the tables and charts that are made from their results."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from time import perf_counter
+
+import torch
+
+from benchmarks.subject import ROOT
+from shards import InputError
+
+# What a CPU trains in minutes; a GPU is given the benchmark's own sizes.
+ON_A_CPU = ("--model", "kkanji_efficientnet_fused_s", "--precision", "bfloat16", "--batch-size", "2048")
+
+
+def everything(
+    *,
+    peers: Path = Path(sys.executable),
+    originals: Path | None = None,
+    documents: tuple[Path, ...] = (Path("README.md"),),
+) -> None:
+    """Measure all there is to measure, write the results, update tables and charts. Takes a quarter of an hour.
+
+    One that fails does not keep the others from being measured. Not here: accuracy, which takes hours, and models.
+
+    Example: python -m benchmarks all --peers .venv-peers/bin/python
+
+    Args:
+        peers: Python of the environment that has the other libraries; those it lacks are skipped by name
+        originals: folder made by `python -m tools combine` and `split`, for benchmark prepare; left out if not given
+        documents: Markdown files with tables to update
+    """
+    failed = [command[0] for command in commands(peers, originals, documents) if not _run(command)]
+    if failed:
+        raise InputError(f"failed: {', '.join(failed)}; their messages are above")
+
+
+def commands(peers: Path, originals: Path | None, documents: tuple[Path, ...]) -> Iterator[tuple[str, ...]]:
+    """Arguments of `python -m benchmarks`, in their order: scale reads what the others have measured."""
+    others = ("--peers", str(peers))
+    yield ("loader", *others)
+    yield ("stream", *others)
+    if originals:
+        yield ("prepare", str(originals), *others)
+    yield ("train", *(() if torch.cuda.is_available() else ON_A_CPU))
+    yield ("scale",)
+    yield ("table", "--update", *map(str, documents))
+    yield ("chart",)
+
+
+def _run(command: tuple[str, ...]) -> bool:
+    sys.stdout.write(f"\n== {' '.join(command)}\n")
+    sys.stdout.flush()
+    start = perf_counter()
+    done = subprocess.run([sys.executable, "-m", "benchmarks", *command], cwd=ROOT, check=False)  # noqa: S603  (our own)
+    sys.stdout.write(f"== {command[0]}: {perf_counter() - start:.0f} s, status {done.returncode}\n")
+    return done.returncode == 0
