@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.loader import PEERS, SINGLE
 from benchmarks.peers import Batch, Job
@@ -27,6 +28,15 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def torch_threads() -> Iterator[None]:
+    """A peer sets them for its own process, which is this one here."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("torch_threads")
 @pytest.mark.parametrize("peer", CHECKED, ids=lambda peer: peer.module)
 def test_an_epoch_has_the_images_it_says_in_the_order_it_says(peer: Peer, source: Path) -> None:
     job = Job(source=str(source), folder=str(source / peer.files), batch=BATCH, threads=1, shard_bytes=1 << 22)

@@ -27,8 +27,10 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch uses 1 thread")
-        yield
-    torch.set_num_threads(before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 def run(data: Path, output: Path, *, repeats: int) -> dict[str, Any]:
@@ -121,6 +123,6 @@ def test_random_pixels_are_a_good_set(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=message):
+    with one_thread(), pytest.raises(InputError, match=message):
         train(**options, output=tmp_path / "train.json")
     assert not list(tmp_path.iterdir())
