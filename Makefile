@@ -33,8 +33,9 @@ train: $(INSTALLED)
 		--epochs 30 --batch-size 64 --optimizer adamw --lr 2e-3 --schedule cosine --warmup-epochs 1 --weight-decay 0.02
 	$(BIN)/python launch/evaluate.py --checkpoint $(SAMPLE)/run/checkpoints/best --data $(SAMPLE)/shards
 
+# Files in their order, to as many processes as there are cores, each with one thread.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -21,6 +21,7 @@ from shards import InputError, read_manifest
 Row = dict[str, Any]
 Curve = list[dict[str, float]]
 MARKS = (0.8, 0.9)  # top-1 whose time is told
+SOURCES = ("as it is", "with drawn images", "balanced by the original's recipe")  # what of a data set is trained on
 EPOCHS = 10  # of all recipes; they are cut as finely for the times at which accuracy is measured
 BATCH = 256
 OURS = {
@@ -57,8 +58,8 @@ class Recipe:
     options: dict[str, str]
     images: float = 1.0
     """Share of the images, so that all take about as long; the original's takes longer, to see when it gets where."""
-    original: bool = False
-    """The original project's network, on images that its own augmentation made beforehand."""
+    source: str = "as it is"
+    """Which of SOURCES."""
 
     @property
     def folder(self) -> str:
@@ -66,9 +67,9 @@ class Recipe:
         return self.name.replace(" ", "-").replace("'", "")
 
 
-def _ours(name: str, images: float = 1.0, **changed: str) -> Recipe:
+def _ours(name: str, *, images: float = 1.0, source: str = SOURCES[0], **changed: str) -> Recipe:
     options = {f"--{option.replace('_', '-')}": value for option, value in changed.items()}
-    return Recipe(name=name, options=OURS | options, images=images)
+    return Recipe(name=name, options=OURS | options, images=images, source=source)
 
 
 RECIPES = (
@@ -83,9 +84,10 @@ RECIPES = (
     _ours("cosine head", head="cosine"),
     _ours("mixup", mixup="0.2"),
     _ours("manifold mixup", mixup="0.2", mixup_stages="2"),
+    _ours("drawn images of rare characters", source=SOURCES[1]),
     _ours("constant rate", schedule="constant"),
     _ours("float32", images=0.65, precision="float32"),
-    Recipe(name="the original's recipe", options=ORIGINAL, images=0.8, original=True),
+    Recipe(name="the original's recipe", options=ORIGINAL, images=0.8, source=SOURCES[2]),
 )
 
 
@@ -93,6 +95,7 @@ def accuracy(
     data: Path,
     *,
     runs: Path,
+    drawn_data: Path | None = None,
     original_data: Path | None = None,
     images: int = 300_000,
     only: tuple[str, ...] = (),
@@ -107,23 +110,23 @@ def accuracy(
     Args:
         data: shard set with the splits train and val
         runs: folder for the trainings; those that are there already are taken as they are
-        original_data: the same split's originals, balanced by `python -m tools balance --recipe original`; without
-            it the original's recipe is left out
+        drawn_data: the same split, its rare characters supplemented by `python -m tools render`
+        original_data: the same split, balanced by `python -m tools balance --recipe original`; the recipes of a set
+            that is not given are left out
         images: that our recipe sees; the others as many as take about as long
         only: names of recipes; all if none are given
         threads: of torch
         output: JSON to write
         chart: picture of accuracy against time to write
     """
-    chosen = [
-        recipe for recipe in RECIPES if (not only or recipe.name in only) and (original_data or not recipe.original)
-    ]
+    sets = dict(zip(SOURCES, (data, drawn_data, original_data), strict=True))
+    wanted = only or [recipe.name for recipe in RECIPES]
+    chosen = [(recipe, source) for recipe in RECIPES if (source := sets[recipe.source]) and recipe.name in wanted]
     unknown = set(only) - {recipe.name for recipe in RECIPES}
     if unknown or not chosen:
         raise InputError(f"--only {', '.join(unknown)}: expected some of: {', '.join(each.name for each in RECIPES)}")
     state, rows = environment(), []
-    for recipe in chosen:
-        source = original_data if original_data and recipe.original else data
+    for recipe, source in chosen:
         row = _row(recipe, _train(recipe, source, runs / recipe.folder, images, threads))
         rows.append(row)
         sys.stdout.write(f"{_line(row)}\n")
@@ -135,7 +138,8 @@ def accuracy(
 def _train(recipe: Recipe, data: Path, run: Path, images: int, threads: int) -> Path:
     """The folder of the finished run."""
     draws = max(1, round(images * recipe.images / EPOCHS / read_manifest(data).classes))
-    program = ["-m", "benchmarks.original_network"] if recipe.original else [str(ROOT / "launch" / "train.py")]
+    original = recipe.options is ORIGINAL
+    program = ["-m", "benchmarks.original_network"] if original else [str(ROOT / "launch" / "train.py")]
     given = {"--data": data, "--output": run, "--epochs": EPOCHS, "--batch-size": BATCH, "--order": "balanced"}
     options = given | {"--draws-per-class": draws, "--threads": threads} | recipe.options
     command = [sys.executable, *program, *(str(word) for pair in options.items() for word in pair), "--resume"]
