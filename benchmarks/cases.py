@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from shards.layout import IMAGE_BYTES
+from shards.lookahead import shards_ahead
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +61,7 @@ class Run:
     """Bytes of a request."""
     window: int = 8
     """Shards that are mixed at a time."""
-    ahead: int = 4
+    ahead: int = shards_ahead([25_000 * IMAGE_BYTES])
     """Shards under way or ready beyond those in use."""
     prefetch: int = 2
     """Micro-batches that wait on a GPU."""

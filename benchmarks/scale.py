@@ -21,6 +21,7 @@ from benchmarks.simulation import simulate
 from benchmarks.validation import validate
 from shards import InputError
 from shards.layout import IMAGE_BYTES
+from shards.lookahead import shards_ahead
 
 Row = dict[str, Any]
 
@@ -93,6 +94,7 @@ def recorded(stream: Path) -> list[Row]:
         shard=options["shard_bytes"] // IMAGE_BYTES // 250 * 250,
         window=WINDOW,
         stored_bytes=IMAGE_BYTES,
+        ahead=shards_ahead([options["shard_bytes"]]),
     )
     first, *others = sorted(rows, key=lambda row: row["latency_ms"])
     network = _later_rate(first, run) * IMAGE_BYTES

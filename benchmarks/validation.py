@@ -27,12 +27,12 @@ from shards import Plan, WindowedOrder, read_manifest
 from shards.cache import Cache
 from shards.files import SplitFiles
 from shards.layout import IMAGE_BYTES
-from shards.lookahead import AHEAD
+from shards.lookahead import shards_ahead
 from shards.order import cut, numbers_of
 from shards.packed import PackedReader
 from shards.storage import FolderStore
 
-IMAGES, SHARD, MICRO = 6_000, 250, 125
+IMAGES, SHARD, MICRO = 12_000, 250, 125
 WINDOW = 2
 WHOLE = 1 << 40  # a shard is one request
 
@@ -77,7 +77,7 @@ class Pace:
             stored_bytes=IMAGE_BYTES,
             part=WHOLE,
             window=WINDOW,
-            ahead=AHEAD,
+            ahead=shards_ahead([SHARD * IMAGE_BYTES]),
             prefetch=PREFETCH,
         )
         return Case(hardware=hardware, run=run, trouble=Trouble(slow=self.slow, stalls=self.stalls))
@@ -86,11 +86,11 @@ class Pace:
 PACES = (
     Pace(name="the step limits", step_s=0.03),
     Pace(name="the gather limits", gather_s=0.03, step_s=0.02),
-    Pace(name="bringing shards limits", fetch_s=0.24),
-    Pace(name="bringing shards and the step alike", fetch_s=0.2, step_s=0.025),
+    Pace(name="bringing shards limits", fetch_s=0.96),
+    Pace(name="bringing shards and the step alike", fetch_s=0.8, step_s=0.025),
     Pace(name="gather and step alike", gather_s=0.04, step_s=0.04),
-    Pace(name="two ranks, one cache, shards limit", ranks=2, fetch_s=0.3, step_s=0.02),
-    Pace(name="two ranks, two micro-batches a step", ranks=2, micro_batches=2, fetch_s=0.05, step_s=0.06),
+    Pace(name="two ranks, one cache, shards limit", ranks=2, fetch_s=1.2, step_s=0.02),
+    Pace(name="two ranks, two micro-batches a step", ranks=2, micro_batches=2, fetch_s=0.2, step_s=0.06),
     Pace(name="four ranks, one takes half as long again", ranks=4, step_s=0.08, slow=((2, 1.5),)),
     Pace(name="three ranks, two pauses", ranks=3, step_s=0.08, stalls=((0, 4, 0.2), (2, 9, 0.25))),
 )

@@ -1,7 +1,7 @@
 """Shards brought ahead of use: the sample numbers to come say which, and which are not needed any more."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import cache, partial
 from pathlib import Path
@@ -15,7 +15,8 @@ from shards.files import SplitFiles
 from shards.patience import Workers
 
 Numbers = NDArray[np.int64]
-AHEAD = 4  # shards under way or ready beyond those in use
+AHEAD_BYTES = 1 << 30  # under way or ready beyond the shards in use: all connections busy, and some in hand
+AHEAD_SHARDS = range(4, 17)  # of them, whatever their size
 WINDOW_SHARE = 0.5  # of a cache smaller than the split; the rest is for evaluation and for other ranks
 LEAST_NUMBERS = 1 << 16  # sample numbers to look ahead over, even where shards are small
 
@@ -33,6 +34,12 @@ class Shelf(Protocol):
 class _Request(NamedTuple):
     numbers: Numbers
     shards: list[int]
+
+
+def shards_ahead(sizes: Sequence[int]) -> int:
+    """How many shards are under way or ready beyond those in use, more if they are small; sizes of all in bytes."""
+    many = AHEAD_BYTES * len(sizes) // max(1, sum(sizes))
+    return min(max(many, AHEAD_SHARDS[0]), AHEAD_SHARDS[-1])
 
 
 class Lookahead:
@@ -56,7 +63,8 @@ class Lookahead:
         samples = sum(shard.samples for shard in files.shards)
         fits = self._bytes(range(len(files.sizes))) <= files.room_bytes
         self._room_bytes = files.room_bytes if fits else int(files.room_bytes * WINDOW_SHARE)
-        self._most_numbers = max(LEAST_NUMBERS, AHEAD * samples // max(1, len(files.shards)))
+        self._ahead = shards_ahead(files.sizes)
+        self._most_numbers = max(LEAST_NUMBERS, self._ahead * samples // max(1, len(files.shards)))
 
     @property
     def depth(self) -> int:
@@ -88,7 +96,7 @@ class Lookahead:
 
     def _may_look_further(self, request: _Request) -> bool:
         """Not beyond what the cache can hold at a time: a shard of the next epoch must not keep others out."""
-        enough = len(self._coming) + len(self._wanted) >= AHEAD or self._queued_numbers >= self._most_numbers
+        enough = len(self._coming) + len(self._wanted) >= self._ahead or self._queued_numbers >= self._most_numbers
         return not enough and self._bytes({*self._uses, *request.shards}) <= self._room_bytes
 
     def _request(self, numbers: Numbers | None) -> _Request | None:
@@ -115,7 +123,7 @@ class Lookahead:
     def _fetch(self) -> None:
         """Have the next shards brought. One that the cache had no room for is brought when it is needed."""
         under_way = sum(not future.done() for future in self._coming.values())
-        for number in list(self._wanted)[: max(0, AHEAD - under_way)]:
+        for number in list(self._wanted)[: max(0, self._ahead - under_way)]:
             del self._wanted[number]
             self._coming[number] = _fetchers().submit(self._files.obtain, number, ahead=True)
 
@@ -177,4 +185,4 @@ class Lookahead:
 @cache
 def _fetchers() -> Workers:
     """All lookaheads share these threads, which are daemons: Ctrl-C does not wait for a server that stalls."""
-    return Workers(AHEAD)
+    return Workers(AHEAD_SHARDS[-1])

@@ -10,7 +10,7 @@ from benchmarks.peers import IMAGE_SIZE, WINDOW, Batch, Job
 from benchmarks.peers.ours import write
 from shards import ShardSet
 from shards.cache import Cache
-from shards.lookahead import AHEAD
+from shards.lookahead import shards_ahead
 from shards.order import numbers_of
 from shards.storage import open_store
 from shards.windowed import WindowedOrder
@@ -27,8 +27,9 @@ def downloaded(job: Job) -> Iterator[Batch]:
     def download(path: Path) -> None:
         store.download(path.name, path.stat().st_size, Path(job.cache) / path.name)
 
-    with ThreadPoolExecutor(AHEAD) as pool:
-        list(pool.map(download, job.files(".tar")))
+    files = job.files(".tar")
+    with ThreadPoolExecutor(shards_ahead([path.stat().st_size for path in files])) as pool:
+        list(pool.map(download, files))
     yield Batch(None, range(len(job.images())))
 
 

@@ -103,7 +103,7 @@ def test_nodes_share_the_bucket_but_not_the_network() -> None:
 
 def test_latency_is_hidden_by_what_is_under_way() -> None:
     """Shards of one request, 0.1 s each, four at a time: 16 take 0.4 s. Of two requests, one after the other, 0.8 s."""
-    one = replace(RUN, part=1 << 40, window=1)
+    one = replace(RUN, part=1 << 40, window=1, ahead=4)
     assert outcome(Hardware(request_s=0.1, connections=99), one).seconds == pytest.approx(0.4)
     assert outcome(Hardware(request_s=0.1, connections=99), replace(one, part=1 << 19)).seconds == pytest.approx(0.8)
     few = outcome(Hardware(request_s=0.1), replace(one, ahead=1)).seconds

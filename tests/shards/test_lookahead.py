@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from shards import InputError, StorageError, WindowedOrder
 from shards.files import SplitFiles
-from shards.lookahead import AHEAD, Lookahead, Numbers
+from shards.lookahead import AHEAD_BYTES, Lookahead, Numbers, shards_ahead
 
 SAMPLES = 10  # of each shard
 
@@ -22,9 +22,11 @@ SAMPLES = 10  # of each shard
 class Bench:
     """A source of files and a shelf for them; notes what happens to each."""
 
-    def __init__(self, shards: int, *, room: int = 1 << 40, refuse: bool = False, broken: int = -1) -> None:
+    def __init__(
+        self, shards: int, *, size: int = 1, room: int = 1 << 40, refuse: bool = False, broken: int = -1
+    ) -> None:
         self.shards = [SimpleNamespace(samples=SAMPLES)] * shards
-        self.sizes = [1] * shards
+        self.sizes = [size] * shards
         self.room_bytes = room
         self.refuse, self.broken = refuse, broken
         self.lock = threading.Lock()
@@ -89,12 +91,15 @@ def test_every_request_finds_its_shards(shards: int, window: int, batch: int, se
     assert not bench.shelved and not bench.held
 
 
-def test_shards_are_brought_before_they_are_needed() -> None:
-    bench = Bench(10)
-    stream = bench.serve(requests(*([number] for number in range(10))))
+@pytest.mark.parametrize(("size", "ahead"), [(1, 16), (AHEAD_BYTES // 10, 10), (AHEAD_BYTES, 4)])
+def test_shards_are_brought_before_they_are_needed(size: int, ahead: int) -> None:
+    """The more, the smaller they are."""
+    bench = Bench(20, size=size)
+    assert shards_ahead(bench.sizes) == ahead
+    stream = bench.serve(requests(*([number] for number in range(20))))
     next(stream)
-    wait_until(lambda: {*bench.ahead} >= set(range(1, AHEAD)))  # the first may be needed before a thread takes it
-    assert max(bench.ahead) <= AHEAD + 1
+    wait_until(lambda: {*bench.ahead} >= set(range(1, ahead)))  # the first may be needed before a thread takes it
+    assert max(bench.ahead) <= ahead + 1
     assert bench.shelved == {0}
 
 
