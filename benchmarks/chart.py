@@ -1,4 +1,5 @@
-"""Charts made from the JSON of benchmarks, for documents: a bar a row, whiskers from the lowest to the highest.
+"""Charts made from the JSON of benchmarks, for documents: a bar a row, whiskers from the lowest to the highest; scale
+and accuracy have charts of their own.
 
 A chart carries the digest of the JSON it was drawn from, so that a test can tell when one is out of date.
 """
@@ -13,10 +14,12 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks import accuracy, scale_chart
 from benchmarks.table import Row, caption, read_result
 from shards import InputError, write_file
 
-RESULTS = ("loader", "stream", "prepare", "train")
+RESULTS = ("loader", "stream", "prepare", "train", "scale", "accuracy")
+OWN = {"scale": scale_chart.figure, "accuracy": accuracy.figure}
 OURS, OTHERS, LIMIT = "#b5342a", "#8f9aa5", "#3d4a57"
 BAR_INCHES, WIDTH = 0.27, 11
 MANY_TIMES = 20  # the highest bar of the lowest, from which on the axis is logarithmic
@@ -28,12 +31,12 @@ def chart(
     output: Path = Path("docs"),
     check: bool = False,
 ) -> None:
-    """Draw a chart of each recorded result: images/s, ours in red, the limit dark, others grey.
+    """Draw a chart of each recorded result; of rates: images/s, ours in red, the limit dark, others grey.
 
     Example: python -m benchmarks chart
 
     Args:
-        results: folder with loader.json, stream.json, prepare.json and train.json, or some of them
+        results: folder with loader.json, stream.json and so on, or some of them
         output: folder for loader.svg and so on
         check: write nothing, and tell with status 1 which charts were drawn from other results
     """
@@ -59,6 +62,8 @@ def is_of(target: Path, result: Path) -> bool:
 def draw(result: Row, path: Path) -> Figure:
     """The chart: a panel a latency if there are several. Raises InputError for a result without measured rows."""
     try:
+        if result["benchmark"] in OWN:
+            return OWN[result["benchmark"]](result)
         measured = [row for row in result["rows"] if "n" in row]
         if not measured:
             raise InputError(f"{path}: no measured row; run the benchmark again")

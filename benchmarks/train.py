@@ -167,7 +167,7 @@ def _set(accelerator: Accelerator, data: str, images: int, classes: int) -> Iter
 
 def main() -> None:
     """Entry point of `accelerate launch -m benchmarks.train`."""
-    cli.end_with_parent()
+    cli.end_with_launcher()
     tyro.cli(train)
 
 

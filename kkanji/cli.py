@@ -16,9 +16,12 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeVar
 
+import psutil
 import tyro
 
 from shards.errors import InputError
@@ -50,12 +53,16 @@ def parse(kind: type[Options]) -> Options:
     return tyro.cli(kind)
 
 
-def end_with_parent() -> None:
-    """Have SIGTERM sent to this process when its parent ends (Linux).
+def end_with_launcher() -> None:
+    """Have SIGTERM sent to this process when the `accelerate launch` that started it ends (Linux).
 
-    `accelerate launch` with one process does not pass SIGTERM on and would leave the training running.
+    With one process it does not pass SIGTERM on and would leave the training running. Nothing is done under any other
+    parent: a training that a shell left in the background goes on after the shell.
     """
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    with suppress(psutil.NoSuchProcess):  # a parent that has ended
+        words = psutil.Process(os.getppid()).cmdline()
+        if any(Path(word).name.startswith("accelerate") for word in words[:3]):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _exit_code(command: Callable[[], object]) -> int:

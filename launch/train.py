@@ -7,7 +7,7 @@ from kkanji.data import open_set
 
 def main() -> None:
     """Options to checkpoint. Wrong ones, and a set that is not there, are told before seconds of imports."""
-    cli.end_with_parent()
+    cli.end_with_launcher()
     config = cli.parse(TrainConfig)
     data = open_set(config.data, cache_size=config.cache_size)
     from kkanji.train import train

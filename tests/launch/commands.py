@@ -1,9 +1,11 @@
-"""Ways to start the command lines as a user does."""
+"""Ways to start the command lines as a user does, and to read what they logged."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 Result = subprocess.CompletedProcess[str]
@@ -25,3 +27,13 @@ def start(*command: str, **more: str) -> Result:
     return subprocess.run(
         [sys.executable, *command], capture_output=True, text=True, env=environment(**more), timeout=240, check=False
     )
+
+
+def lines(run: Path, event: str = "step") -> list[dict[str, Any]]:
+    """The log's entries of a kind, the later of two with one step number."""
+    entries = (json.loads(line) for line in (run / "log.jsonl").read_text().splitlines())
+    return list({entry["step"]: entry for entry in entries if entry["event"] == event}.values())
+
+
+def losses(run: Path) -> list[float]:
+    return [entry["loss"] for entry in lines(run)]

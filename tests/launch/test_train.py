@@ -1,34 +1,19 @@
-"""Training as a user starts it: end to end, killed and resumed, on two ranks, with bad input."""
+"""Training as a user starts it: end to end, killed and resumed, on two ranks as on one, with bad input."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from subprocess import PIPE
-from typing import Any
 
-import psutil
 import pytest
 import torch
 
 from kkanji.trained import load_trained
-from tests.launch.commands import ROOT, Result, environment, start, train_command
+from tests.launch.commands import ROOT, Result, environment, lines, losses, start, train_command
 
 STEPS = 14
-
-
-def lines(run: Path, event: str = "step") -> list[dict[str, Any]]:
-    """The log's entries of a kind, the later of two with one step number."""
-    entries = (json.loads(line) for line in (run / "log.jsonl").read_text().splitlines())
-    return list({entry["step"]: entry for entry in entries if entry["event"] == event}.values())
-
-
-def losses(run: Path) -> list[float]:
-    return [entry["loss"] for entry in lines(run)]
 
 
 @pytest.fixture(scope="module")
@@ -190,67 +175,6 @@ def test_a_signal_saves_and_leaves_and_the_run_goes_on_the_same(
         own, other = ((each / "checkpoints" / "last" / name).read_bytes() for each in (run, all_at_once))
         assert own == other
     assert not list((run / "checkpoints").glob(".*partial"))
-
-
-@contextmanager
-def two_ranks(tiny_set: Path, run: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
-    """A run on two ranks that has done two steps: the launcher, and the ranks."""
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    command = [sys.executable, *launcher, *train_command(tiny_set, run, "--epochs", "50", *options)]
-    variables = environment(ACCELERATE_USE_CPU="true")
-    with subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True, env=variables) as process:
-        assert process.stdout is not None
-        next(line for line in process.stdout if line.startswith("step 2 "))
-        children = psutil.Process(process.pid).children()
-        ranks = [each for each in children if any("launch/train.py" in part for part in each.cmdline())]
-        assert len(ranks) == 2
-        yield process, ranks
-    assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
-
-
-def test_two_ranks_stop_together_when_one_is_sent_a_signal(tiny_set: Path, tmp_path: Path) -> None:
-    """torchrun would send SIGTERM to all; here only one rank gets it, and both leave after the same step."""
-    run = tmp_path / "run"
-    with two_ranks(tiny_set, run) as (process, ranks):
-        ranks[1].terminate()
-        rest, _ = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert f"checkpoints/step-{lines(run)[-1]['step']:09d}" in rest
-
-
-def test_a_killed_rank_takes_the_others_along(tiny_set: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    with two_ranks(tiny_set, run, "--save-every", "1") as (process, ranks):
-        ranks[1].kill()
-        process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert (run / "checkpoints" / "last").exists()
-
-
-def test_a_rank_that_stalls_ends_the_others_with_their_stacks(tiny_set: Path, tmp_path: Path) -> None:
-    """The stopped rank cannot end itself; the other one does, and then the launcher kills both."""
-    with two_ranks(tiny_set, tmp_path / "run", "--stall-seconds", "20") as (process, ranks):
-        ranks[1].suspend()
-        _, errors = process.communicate(timeout=240)
-    assert process.returncode != 0
-    assert "Timeout (0:00:20)!" in errors
-    assert "kkanji/train.py" in errors
-
-
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_a_gradient_that_is_not_finite_stops_all_ranks_before_the_step(
-    tiny_set: Path, tmp_path: Path, ranks: int
-) -> None:
-    """The last rank's fourth micro-batch is NaN. Nobody hangs, and the checkpoint of step 3 is what is left."""
-    run = tmp_path / "run"
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks))
-    script, *options = train_command(tiny_set, run, "--save-every", "1")
-    command = (*launcher, str(ROOT / "tests/faults/poisoned.py"), "4", *options)
-    result = start(*command, ACCELERATE_USE_CPU="true")
-    assert result.returncode != 0
-    assert "step 4: the gradient is not finite; the weights are those of step 3" in result.stderr
-    assert (run / "checkpoints" / "last").resolve().name == "step-000000003"
-    assert script.endswith("train.py")
 
 
 def test_traces_are_written_on_request(tiny_set: Path, tmp_path: Path) -> None:
