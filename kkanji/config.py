@@ -35,6 +35,10 @@ class TrainConfig:
     """A network of kkanji.models, by its timm name."""
     init: Path | None = None
     """Begin with the weights of this checkpoint or exported folder, of the same network; characters are matched."""
+    teachers: tuple[Path, ...] = ()
+    """Checkpoints or exported folders whose mean probabilities are learned beside the labels (distillation)."""
+    teaching: float = 0.5
+    """Their share of the loss."""
     head: Head = "linear"
     """Its classifier. cosine: by the angle to each class's direction, so that rare classes keep up."""
     epochs: int = 20
@@ -129,6 +133,7 @@ class TrainConfig:
         _require(0 < self.lr < float("inf"), "lr", self.lr, "above 0")
         _require(0 <= (self.drop_path or 0) < 1, "drop_path", self.drop_path, "from 0 to below 1")
         _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "from 0 to below 1")
+        _require(0 <= self.teaching <= 1, "teaching", self.teaching, "from 0 to 1")
         _require(0 <= self.draw_exponent <= 1, "draw_exponent", self.draw_exponent, "from 0 to 1")
         _require(0 <= self.augment <= 2, "augment", self.augment, "from 0 to 2")
         _require(0 <= (self.augment_start or 0) <= 2, "augment_start", self.augment_start, "from 0 to 2")
@@ -143,7 +148,8 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+        options = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+        return options | {"teachers": [str(path) for path in self.teachers]}
 
     def settled_as(self, saved: Mapping[str, Any]) -> "TrainConfig":
         """These options, with those that were left open settled as an earlier start of the run did."""

@@ -30,7 +30,7 @@ TRIAL_IMAGES = 16
 # Of a probability, between torch and onnxruntime: sums in another order differed by 1.3e-6 at most over 300 images.
 TOLERANCE = 1e-4
 NOT_FOR_USE = ("optimizer", "progress")
-PLACES = ("data", "output", "init")  # on the machine that trained: they say nothing anywhere else
+PLACES = ("data", "output", "init", "teachers")  # on the machine that trained: they say nothing anywhere else
 
 
 class Reader(nn.Module):

@@ -29,17 +29,23 @@ def independence(data: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Inde
 
 def trained_apart(state: Mapping[str, Any], sources: NDArray[np.uint64]) -> bool:
     """Whether a checkpoint's weights saw none of these originals: neither in its own training nor in those it began
-    with. False as well where a set of theirs is not at hand any more, or is of unknown lineage."""
+    with or was taught by. False as well where a set of theirs is not at hand any more, or is of unknown lineage."""
     try:
-        while True:
-            data = open_set(state["config"]["data"])
-            if data.manifest.identity() != state["data"] or data.manifest.lineage != "known":
-                return False
-            if np.isin(sources, data.split("train").sources()).any():
-                return False
-            begun_with = state["config"].get("init")
-            if not begun_with:
-                return True
-            state = checkpoint.read_state(Path(begun_with))
+        return _apart(state, sources)
     except (InputError, KeyError):  # no such set or checkpoint; an exported one does not say what it saw
         return False
+
+
+def _apart(state: Mapping[str, Any], sources: NDArray[np.uint64]) -> bool:
+    config = state["config"]
+    data = open_set(config["data"])
+    if data.manifest.identity() != state["data"] or data.manifest.lineage != "known":
+        return False
+    if np.isin(sources, data.split("train").sources()).any():
+        return False
+    return all(_apart(checkpoint.read_state(path), sources) for path in learned_from(config))
+
+
+def learned_from(config: Mapping[str, Any]) -> list[Path]:
+    """The checkpoints that a run of these options began with or was taught by."""
+    return [Path(path) for path in (config.get("init"), *config.get("teachers", ())) if path]

@@ -47,6 +47,10 @@ class Mixing:
         other = cross_entropy(logits, labels.flip(0), label_smoothing=smoothing, reduction="sum")
         return self.share * loss + (1 - self.share) * other
 
+    def taught_loss(self, logits: Tensor, probabilities: Tensor) -> Tensor:
+        """The same against probabilities [B, C] of the images themselves, which are mixed as the images are."""
+        return cross_entropy(logits, self._mix(probabilities), reduction="sum")
+
     def _mix(self, values: Tensor) -> Tensor:
         return values if self.share is None else torch.lerp(values.flip(0), values, self.share.to(values.dtype))
 

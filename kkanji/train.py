@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from kkanji import checkpoint
 from kkanji.augment import Policy
@@ -27,10 +27,11 @@ from kkanji.evaluate import describe, plain_feed, predict_split, training_origin
 from kkanji.flops import peak_flops, training_flops
 from kkanji.guard import FiniteGuard
 from kkanji.interrupt import Interruption, leave
+from kkanji.lineage import learned_from
 from kkanji.memory import derive_micro_batch, settle_micro_batch
 from kkanji.meter import Meter
 from kkanji.metrics import summarise
-from kkanji.mixup import draw_mixing
+from kkanji.mixup import Mixing, draw_mixing
 from kkanji.models import create_model, stages_of
 from kkanji.optimizers import create_optimizer
 from kkanji.pipeline import Batch, Loader
@@ -39,6 +40,7 @@ from kkanji.profiling import profiled, watched, without_garbage_collection
 from kkanji.runlog import RunLog
 from kkanji.schedule import Worker, image_size, learning_rate, micro_batches, strength, stretches
 from kkanji.source import Feed
+from kkanji.teachers import Teachers
 from kkanji.trained import initial_weights
 from shards import InputError, Plan, ShardSet, write_file
 from shards.permutation import mix
@@ -84,6 +86,7 @@ class Trainer:
         bare = bare.to(memory_format=torch.channels_last)
         self.stages = stages_of(bare, config.mixup_stages)
         bare.to(accelerator.device)
+        self.teachers = Teachers(config.teachers, self.classes, torch.as_tensor(self.originals), accelerator.device)
         share = -(-config.batch_size // self.worker.ranks)
         micro = config.micro_batch or derive_micro_batch(bare, accelerator.device, share)
         micro = settle_micro_batch(bare, accelerator, min(micro, share))
@@ -105,6 +108,7 @@ class Trainer:
             _refuse_used(self.config)
             if self.config.init:
                 self._initialise(self.config.init)
+            self._judge_lineage()
             if self.accelerator.is_main_process:
                 self._write_config()
             return
@@ -121,9 +125,13 @@ class Trainer:
         initial_weights(source, model, self.classes)
         if self.average:
             self.average.model.load_state_dict(model.state_dict())
-        state = checkpoint.read_state(source)
-        if (state.get("data"), state["config"].get("init")) != (self.data.manifest.identity(), None):
-            self.lineage = f"unknown: it began with weights of {source}, which other sets may have trained"
+
+    def _judge_lineage(self) -> None:
+        """Unknown if the run learns from others that may have been trained on other sets."""
+        for source in learned_from(self.config.to_dict()):
+            state = checkpoint.read_state(source)
+            if state.get("data") != self.data.manifest.identity() or learned_from(state["config"]):
+                self.lineage = f"unknown: it learned from {source}, which other sets may have trained"
 
     def run(self) -> None:
         """All steps that are left."""
@@ -165,9 +173,12 @@ class Trainer:
             mixing = draw_mixing(self.config.mixup, self.config.mixup_stages, batch.images.device)
             last = number == len(parts) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
+                pixels = normalise(batch.images)
                 with self.accelerator.autocast(), mixing.within(self.stages):
-                    logits = self.model(mixing.of_images(resized(normalise(batch.images), size)))
+                    logits = self.model(mixing.of_images(resized(pixels, size)))
                 loss = mixing.summed_loss(logits.float(), batch.labels, self.config.label_smoothing)
+                if self.config.teachers:
+                    loss = torch.lerp(loss, self._taught_loss(mixing, logits, pixels), self.config.teaching)
                 self.accelerator.backward(loss * weight)
             if weight:
                 meter.add(logits.detach(), batch.labels, loss.detach(), flops=len(batch.labels) * self.flops(size))
@@ -176,6 +187,11 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average:
             self.average.update(stop - start, stop)
+
+    def _taught_loss(self, mixing: Mixing, logits: Tensor, pixels: Tensor) -> Tensor:
+        with self.accelerator.autocast():
+            probabilities = self.teachers.probabilities(pixels)
+        return mixing.taught_loss(logits.float(), probabilities)
 
     def _after_step(self, log: RunLog, meter: "Meter") -> None:
         step, plan = self.progress.step, self.plan

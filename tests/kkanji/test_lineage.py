@@ -31,7 +31,7 @@ def test_the_verdict(data: dict[str, str], evaluation: dict[str, Any], verdict: 
     assert independence(DATA | data, VALIDATED | evaluation) == verdict
 
 
-def state(tiny_set: Path, **config: str) -> dict[str, Any]:
+def state(tiny_set: Path, **config: str | list[str]) -> dict[str, Any]:
     return {"config": {"data": str(tiny_set)} | config, "data": open_set(tiny_set).manifest.identity()}
 
 
@@ -42,11 +42,11 @@ def test_originals_are_compared_with_all_training_sets_behind_the_weights(tiny_s
     assert not trained_apart(state(tiny_set), np.concatenate([validated, trained[-1:]]))
     earlier = tmp_path / "earlier"
     earlier.mkdir()
-    begun = state(tiny_set, init=str(earlier))
-    (earlier / "state.json").write_text(json.dumps(state(tiny_set)))
-    assert trained_apart(begun, validated)
-    (earlier / "state.json").write_text(json.dumps(state(tiny_set) | {"data": "another version"}))
-    assert not trained_apart(begun, validated)
+    for begun in (state(tiny_set, init=str(earlier)), state(tiny_set, teachers=[str(earlier)])):
+        (earlier / "state.json").write_text(json.dumps(state(tiny_set)))
+        assert trained_apart(begun, validated)
+        (earlier / "state.json").write_text(json.dumps(state(tiny_set) | {"data": "another version"}))
+        assert not trained_apart(begun, validated)
 
 
 def test_without_the_sets_nothing_is_claimed(tiny_set: Path, tmp_path: Path) -> None:

@@ -31,6 +31,17 @@ def test_images_and_targets_are_mixed_by_one_share(alpha: float) -> None:
     )
 
 
+@pytest.mark.parametrize("stage", [0, 1])
+def test_what_is_taught_is_mixed_as_the_images_are(stage: int) -> None:
+    logits, probabilities = torch.randn(4, 5), torch.randn(4, 5).softmax(1)
+    mixing = Mixing(share=torch.tensor(0.7), stage=stage)
+    mixed = 0.7 * probabilities + 0.3 * probabilities.flip(0)
+    expected = -(mixed * logits.log_softmax(1)).sum()
+    assert torch.allclose(mixing.taught_loss(logits, probabilities), expected)
+    plain = -(probabilities * logits.log_softmax(1)).sum()
+    assert torch.allclose(Mixing().taught_loss(logits, probabilities), plain)
+
+
 def test_the_outputs_of_a_stage_are_mixed_while_the_network_runs_and_not_after() -> None:
     stages = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
     images = torch.randn(4, 3)

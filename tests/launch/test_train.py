@@ -151,6 +151,19 @@ def test_a_run_begins_with_another_runs_weights(all_at_once: Path, tiny_set: Pat
             assert torch.allclose(value, before[name], atol=1e-6), name
 
 
+def test_a_run_is_taught_by_others(undisturbed: Path, tiny_set: Path, tmp_path: Path) -> None:
+    """The loss is against what they make of the images, not against the labels, and the set's lineage stays known."""
+    source, run = undisturbed / "checkpoints" / "last", tmp_path / "run"
+    options = ("--init", str(source), "--teachers", str(source), "--teaching", "1", "--lr", "1e-12", "--augment", "0")
+    result = start(*train_command(tiny_set, run, *options, "--epochs", "1"))
+    assert result.returncode == 0, result.stderr
+    recorded = json.loads((run / "config.json").read_text())
+    assert recorded["config"]["teachers"] == [str(source)] and recorded["data"]["lineage"] == "known"
+    labels = start(*train_command(tiny_set, tmp_path / "labels", *options, "--teaching", "0", "--epochs", "1"))
+    assert labels.returncode == 0, labels.stderr
+    assert losses(run) != pytest.approx(losses(tmp_path / "labels"), rel=1e-3)
+
+
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_leaves_and_the_run_goes_on_the_same(
     all_at_once: Path, tiny_set: Path, tmp_path: Path, sent: signal.Signals, code: int
