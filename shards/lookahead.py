@@ -17,7 +17,7 @@ from shards.patience import Workers
 Numbers = NDArray[np.int64]
 AHEAD_BYTES = 1 << 30  # under way or ready beyond the shards in use: all connections busy, and some in hand
 AHEAD_SHARDS = range(4, 17)  # of them, whatever their size
-MANY_TIMES = 4  # the size of the split: a cache that never lacks room
+MANY_TIMES = 4  # the size of the split: a cache that has room for other splits too
 WINDOW_SHARE = 0.5  # of a cache smaller than the split; the rest is for evaluation and for other ranks
 LEAST_NUMBERS = 1 << 16  # sample numbers to look ahead over, even where shards are small
 
@@ -64,8 +64,7 @@ class Lookahead:
         samples = sum(shard.samples for shard in files.shards)
         fits = self._bytes(range(len(files.sizes))) <= files.room_bytes
         self._room_bytes = files.room_bytes if fits else int(files.room_bytes * WINDOW_SHARE)
-        # In a small cache, what one rank has ahead of use is room that another waits for: with more than 4 shards, two
-        # ranks that shared one of twice the split's size stood still.
+        # In a small cache, what training has ahead of use is room that an evaluation would wait for, and wait.
         ample = MANY_TIMES * self._bytes(range(len(files.sizes))) <= files.room_bytes
         self._ahead = shards_ahead(files.sizes) if ample else AHEAD_SHARDS[0]
         self._most_numbers = max(LEAST_NUMBERS, self._ahead * samples // max(1, len(files.shards)))
