@@ -16,7 +16,7 @@ from kkanji.calibration import TemperatureScan
 from kkanji.classes import ClassMap
 from kkanji.data import class_map, open_set
 from kkanji.evaluate import plain_feed, predict_split
-from kkanji.lineage import trained_apart
+from kkanji.lineage import learned_from, trained_apart
 from kkanji.metrics import MEASURES, interval, summarise
 from kkanji.predictions import Predictions
 from kkanji.report import write_report
@@ -69,7 +69,7 @@ def evaluate(config: EvaluateConfig) -> None:
         "checkpoint": config.checkpoint.resolve().name,
         "lineage": data.manifest.lineage,
         "data": data.manifest.identity(),
-        "apart": bool(state["config"].get("init")) and trained_apart(state, reader.sources()),
+        "apart": bool(learned_from(state["config"])) and trained_apart(state, reader.sources()),
         "tta": config.tta,
         **spent,
         **summarise(predictions, originals),

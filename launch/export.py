@@ -89,19 +89,24 @@ def _card(facts: dict[str, Any], of: dict[str, Any], evaluation: dict[str, Any],
         if entry["images"]
     )
     values = {**evaluation, **facts["config"], **facts["data"]}
-    views, begun = evaluation["tta"], facts["config"].get("init")
+    views = evaluation["tta"]
     images = of["data"]["train_images"]
     return CARD.format(
         **values,
         chosen=" (by which a run chooses its best epoch)" if evaluation["split"] == "val" else "",
         verdict=VERDICTS[independence(of["data"], evaluation)],
-        begun=", begun with the weights of an earlier run" if begun else "",
+        begun=_learned_from(facts["config"]),
         evaluated="Evaluated" if facts == of else f"Not evaluated itself. Another run, trained on {images:,} images:",
         views=f", the mean of {views} small shifts of each image" if views > 1 else "",
         onnx=ONNX_LINE.format(**values) if onnx else "",
         calibration=_calibration(evaluation),
         rows="\n".join(rows),
     )
+
+
+def _learned_from(config: dict[str, Any]) -> str:
+    begun = ", begun with the weights of an earlier run" if config.get("init") else ""
+    return f"{begun}, taught by other runs" if config.get("teachers") else begun
 
 
 def _calibration(evaluation: dict[str, Any]) -> str:

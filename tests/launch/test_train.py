@@ -154,11 +154,15 @@ def test_a_run_begins_with_another_runs_weights(all_at_once: Path, tiny_set: Pat
 def test_a_run_is_taught_by_others(undisturbed: Path, tiny_set: Path, tmp_path: Path) -> None:
     """The loss is against what they make of the images, not against the labels, and the set's lineage stays known."""
     source, run = undisturbed / "checkpoints" / "last", tmp_path / "run"
-    options = ("--init", str(source), "--teachers", str(source), "--teaching", "1", "--lr", "1e-12", "--augment", "0")
+    options = ("--teachers", str(source), "--teaching", "1", "--lr", "1e-12", "--augment", "0")
     result = start(*train_command(tiny_set, run, *options, "--epochs", "1"))
     assert result.returncode == 0, result.stderr
     recorded = json.loads((run / "config.json").read_text())
     assert recorded["config"]["teachers"] == [str(source)] and recorded["data"]["lineage"] == "known"
+    checkpoint = run / "checkpoints" / "best"
+    evaluated = start(str(ROOT / "launch/evaluate.py"), "--checkpoint", str(checkpoint), "--data", str(tiny_set))
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert json.loads((run / "evaluation.json").read_text())["apart"]
     labels = start(*train_command(tiny_set, tmp_path / "labels", *options, "--teaching", "0", "--epochs", "1"))
     assert labels.returncode == 0, labels.stderr
     assert losses(run) != pytest.approx(losses(tmp_path / "labels"), rel=1e-3)
