@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks import accuracy, scale_chart
+from benchmarks.bars import finish, whiskers
 from benchmarks.table import Row, caption, read_result
 from shards import InputError, write_file
 
@@ -50,13 +51,13 @@ def chart(
         return
     output.mkdir(parents=True, exist_ok=True)
     for path in found:
-        write_file(output / f"{path.stem}.svg", svg(draw(read_result(path), path), _digest(path)))
+        write_file(output / f"{path.stem}.svg", svg(draw(read_result(path), path), digest(path)))
         sys.stdout.write(f"{output / path.stem}.svg\n")
 
 
 def is_of(target: Path, result: Path) -> bool:
     """Whether a chart was drawn from this result."""
-    return target.is_file() and _digest(result) in target.read_text(encoding="utf-8")
+    return target.is_file() and digest(result) in target.read_text(encoding="utf-8")
 
 
 def draw(result: Row, path: Path) -> Figure:
@@ -75,11 +76,11 @@ def draw(result: Row, path: Path) -> Figure:
         raise InputError(f"{path}: found nothing named {error}; expected the JSON that a benchmark wrote") from error
 
 
-def svg(figure: Figure, digest: str) -> bytes:
+def svg(figure: Figure, shown: str) -> bytes:
     """The same bytes for the same figure, with the digest of what it shows."""
     content = BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "kkanji"}):
-        figure.savefig(content, format="svg", metadata={"Date": None, "Source": digest})
+        figure.savefig(content, format="svg", metadata={"Date": None, "Source": shown})
     return content.getvalue()
 
 
@@ -106,19 +107,15 @@ def _conditions(result: Row) -> str:
 
 def _bars(axes: Axes, rows: Sequence[Row], *, logarithmic: bool) -> None:
     medians = [row["median"] for row in rows]
-    spread = [[row["median"] - row["lowest"] for row in rows], [row["highest"] - row["median"] for row in rows]]
     if logarithmic:
         axes.set_xscale("log")
-    axes.barh(range(len(rows)), medians, xerr=spread, color=[_colour(row) for row in rows], ecolor="#222", capsize=2)
-    axes.set_yticks(range(len(rows)), [_label(row) for row in rows], fontsize="small")
-    axes.invert_yaxis()
+    axes.barh(
+        range(len(rows)), medians, xerr=whiskers(rows), color=[_colour(row) for row in rows], ecolor="#222", capsize=2
+    )
     for place, row in enumerate(rows):
         text = f" {row['median']:,.0f}"
         axes.annotate(text, (row["highest"], place), xytext=(3, 0), textcoords="offset points", va="center", size=8)
-    axes.margins(x=0.12)
-    axes.grid(axis="x", alpha=0.3)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    finish(axes, [_label(row) for row in rows], margin=0.12)
     if "latency_ms" in rows[0]:
         axes.set_title(f"{rows[0]['latency_ms']} ms of latency", fontsize="small", loc="left")
 
@@ -134,5 +131,6 @@ def _colour(row: Row) -> str:
     return OURS if row["name"].startswith("kkanji") else OTHERS
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """What a chart carries of the result that it shows."""
     return f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"

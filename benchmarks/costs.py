@@ -5,7 +5,6 @@ A100 according to its vendor (2021, with its input pipeline), carried over by mu
 the two GPUs. High: what the H100's memory lets through, if every saved activation crosses it only as often as it must.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, log2
@@ -14,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from benchmarks.cases import Hardware
 from benchmarks.prepare import FULL
+from benchmarks.table import read_result
 from kkanji.flops import training_flops
 from kkanji.memory import saved_bytes_per_image
 from kkanji.models import create_model
@@ -165,15 +165,6 @@ def exchange_s(parameters: int, nodes: int, ranks: int) -> float:
     within = 2 * (ranks - 1) / ranks * size / 450e9 + 2 * (ranks - 1) * 10e-6
     between = 2 * (nodes - 1) / nodes * size / ranks / 50e9 + 2 * ceil(log2(nodes)) * 10e-6 if nodes > 1 else 0.0
     return within + between
-
-
-def read_result(path: Path) -> dict[str, Any]:
-    """The JSON of a benchmark. Raises InputError."""
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {error}; expected the JSON of `python -m benchmarks {path.stem}`: run it") from error
-    return found
 
 
 def row(path: Path, name: str, **where: object) -> dict[str, Any]:

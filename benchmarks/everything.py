@@ -21,7 +21,7 @@ def everything(
     originals: Path | None = None,
     documents: tuple[Path, ...] = (Path("README.md"),),
 ) -> None:
-    """Measure all there is to measure, write the results, update tables and charts. Takes a quarter of an hour.
+    """Measure all there is to measure, write the results, update tables and charts. Takes 15 to 20 minutes on 2 cores.
 
     One that fails does not keep the others from being measured. Not here: accuracy, which takes hours, and models.
 

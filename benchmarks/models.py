@@ -5,7 +5,6 @@ already: forward and backward for training, forward for reading. The optimizer's
 however many images a step has.
 """
 
-import hashlib
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks.anatomy import as_rows, draw, parts_of
-from benchmarks.chart import svg
+from benchmarks.chart import digest, svg
 from benchmarks.measure import environment, write_result
 from benchmarks.table import plain
 from kkanji import cli
@@ -79,9 +78,8 @@ def models(
     options["threads"] = torch.get_num_threads()
     write_result(output, {"benchmark": "models", "options": options, "environment": state, "rows": list(rows.values())})
     if not only:
-        digest = f"sha256 {hashlib.sha256(output.read_bytes()).hexdigest()}"
         diagram.parent.mkdir(parents=True, exist_ok=True)
-        write_file(diagram, svg(draw({name: anatomy[name] for name in DRAWN}), digest))
+        write_file(diagram, svg(draw({name: anatomy[name] for name in DRAWN}), digest(output)))
     sys.stdout.write("\n".join(plain(list(rows.values()))) + "\n")
 
 

@@ -18,6 +18,7 @@ from benchmarks.cases import Case, Hardware, Run
 from benchmarks.measure import environment, write_result
 from benchmarks.peers import WINDOW
 from benchmarks.simulation import simulate
+from benchmarks.table import read_result
 from benchmarks.validation import validate
 from shards import InputError
 from shards.layout import IMAGE_BYTES
@@ -83,7 +84,7 @@ def recorded(stream: Path) -> list[Row]:
 
     The relay that adds the latency takes its part of the cores as well, which the simulation knows nothing of.
     """
-    found = costs.read_result(stream)
+    found = read_result(stream)
     rows = [row for row in found["rows"] if row["name"] == "kkanji" and "median" in row]
     if not rows:
         raise InputError(f"{stream}: no measured row named kkanji; run `python -m benchmarks stream` again")

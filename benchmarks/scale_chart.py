@@ -6,16 +6,19 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.bars import finish, whiskers
+
 Row = dict[str, Any]
 PREDICTED, MEASURED = "#8f9aa5", "#b5342a"
 ESTIMATES = {"low": "#3d4a57", "high": "#8f9aa5"}  # of a GPU's speed
+MARGIN = 0.15
 HALF = 0.38  # of the room for two bars
 
 
 def figure(result: Row) -> Figure:
     """Two panels: the validation; the share of the GPUs' estimated speed that is reached, and what limits there."""
     above, below = result["validation"], result["breaks"]
-    configurations = list(dict.fromkeys(f"{row['GPUs']:,} GPUs, {row['batch']}" for row in below))
+    configurations = list(dict.fromkeys(map(_configuration, below)))
     sizes = [len(above) + 1, len(configurations) + 1]
     found = Figure(figsize=(11, 0.42 * sum(sizes) + 1.5), layout="constrained")
     first, second = found.subplots(2, height_ratios=sizes)
@@ -26,30 +29,26 @@ def figure(result: Row) -> Figure:
 
 def _validation(axes: Axes, rows: Sequence[Row]) -> None:
     places = range(len(rows))
-    spread = [[row["median"] - row["lowest"] for row in rows], [row["highest"] - row["median"] for row in rows]]
     axes.barh([place - HALF / 2 for place in places], [row["predicted"] for row in rows], HALF, color=PREDICTED)
     measured = [row["median"] for row in rows]
-    axes.barh([place + HALF / 2 for place in places], measured, HALF, xerr=spread, color=MEASURED, ecolor="#222")
+    axes.barh(
+        [place + HALF / 2 for place in places], measured, HALF, xerr=whiskers(rows), color=MEASURED, ecolor="#222"
+    )
     for place, row in enumerate(rows):
         axes.annotate(f" {row['error']:+.1%}", (max(row["predicted"], row["highest"]), place), va="center", size=8)
-    _finish(axes, [row["name"] for row in rows], "images/s of small real pipelines: predicted grey, measured red")
+    axes.set_title("images/s of small real pipelines: predicted grey, measured red", fontsize="small", loc="left")
+    finish(axes, [row["name"] for row in rows], margin=MARGIN)
 
 
 def _reached(axes: Axes, rows: Sequence[Row], configurations: Sequence[str]) -> None:
     for row in rows:
-        place = configurations.index(f"{row['GPUs']:,} GPUs, {row['batch']}")
-        place += (-HALF if row["GPU"] == "low" else HALF) / 2  # type: ignore[assignment]
+        place = configurations.index(_configuration(row)) + (-HALF if row["GPU"] == "low" else HALF) / 2
         axes.barh(place, 100 * row["of the GPUs"], HALF, color=ESTIMATES[row["GPU"]])
         axes.annotate(f" {row['first limit']}", (100 * row["of the GPUs"], place), va="center", size=8)
     title = "per cent of the GPUs' own speed, and what limits it; by ESTIMATES of that speed, low dark and high light"
-    _finish(axes, configurations, title)
-
-
-def _finish(axes: Axes, names: Sequence[str], title: str) -> None:
-    axes.set_yticks(range(len(names)), names, fontsize="small")
-    axes.invert_yaxis()
     axes.set_title(title, fontsize="small", loc="left")
-    axes.margins(x=0.15)
-    axes.grid(axis="x", alpha=0.3)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    finish(axes, configurations, margin=MARGIN)
+
+
+def _configuration(row: Row) -> str:
+    return f"{row['GPUs']:,} GPUs, {row['batch']}"

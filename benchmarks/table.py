@@ -57,7 +57,7 @@ def read_result(path: Path) -> Row:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {error}; expected the JSON that a benchmark wrote") from error
+        raise InputError(f"{path}: {error}; expected the JSON of `python -m benchmarks {path.stem}`: run it") from error
     if not isinstance(found, dict):
         raise InputError(f"{path}: found {type(found).__name__}, expected the JSON object that a benchmark wrote")
     return found

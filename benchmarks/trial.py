@@ -17,7 +17,6 @@ import torch
 
 from benchmarks.verdict import Rates, verdict
 from kkanji.environment import device_name
-from kkanji.flops import peak_flops
 from kkanji.pipeline import Batch
 from kkanji.profiling import without_garbage_collection
 from kkanji.schedule import micro_batches
@@ -185,8 +184,7 @@ class Trial(Trainer):
         return Measured(rate=sum(rates), waited=max(waits), steps=steps)
 
     def _result(self, found: dict[str, list[Measured]], link: float | None) -> Row:
-        device, ranks = self.accelerator.device, self.worker.ranks
-        peak = peak_flops(device, torch.bfloat16 if self.accelerator.mixed_precision == "bf16" else torch.float32)
+        device, ranks, peak = self.accelerator.device, self.worker.ranks, self._peak_flops
         rows = [_rates(name, measured) for name, measured in found.items()]
         medians = {row["name"]: row["median"] for row in rows}
         rates = Rates(

@@ -148,8 +148,7 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        options = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
-        return options | {"teachers": [str(path) for path in self.teachers]}
+        return {name: _plain(value) for name, value in asdict(self).items()}
 
     def settled_as(self, saved: Mapping[str, Any]) -> "TrainConfig":
         """These options, with those that were left open settled as an earlier start of the run did."""
@@ -182,6 +181,12 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{path}: found {type(value).__name__}, expected a JSON object")
     return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _require(condition: bool, name: str, found: object, expected: str) -> None:

@@ -308,9 +308,13 @@ class Trainer:
         return Loader(feed, parts, self.accelerator.device, largest=micro, threads=self.config.threads)
 
     def _meter(self, loader: Loader) -> Meter:
-        device = self.accelerator.device
-        dtype = torch.bfloat16 if self.accelerator.mixed_precision == "bf16" else torch.float32
-        return Meter(device, loader, self.reader, peak_flops=peak_flops(device, dtype))
+        return Meter(self.accelerator.device, loader, self.reader, peak_flops=self._peak_flops)
+
+    @property
+    def _peak_flops(self) -> float | None:
+        """Of the device, in the precision of the run."""
+        reduced = self.accelerator.mixed_precision == "bf16"
+        return peak_flops(self.accelerator.device, torch.bfloat16 if reduced else torch.float32)
 
     def _set_learning_rate(self, rate: float) -> None:
         for group in self.optimizer.param_groups:

@@ -62,10 +62,11 @@ class Lookahead:
         self._coming: dict[int, Future[Path | None]] = {}
         self._shelved: set[int] = set()
         samples = sum(shard.samples for shard in files.shards)
-        fits = self._bytes(range(len(files.sizes))) <= files.room_bytes
+        size = sum(files.sizes)
+        fits = size <= files.room_bytes
         self._room_bytes = files.room_bytes if fits else int(files.room_bytes * WINDOW_SHARE)
         # In a small cache, what training has ahead of use is room that an evaluation would wait for, and wait.
-        ample = MANY_TIMES * self._bytes(range(len(files.sizes))) <= files.room_bytes
+        ample = MANY_TIMES * size <= files.room_bytes
         self._ahead = shards_ahead(files.sizes) if ample else AHEAD_SHARDS[0]
         self._most_numbers = max(LEAST_NUMBERS, self._ahead * samples // max(1, len(files.shards)))
 
