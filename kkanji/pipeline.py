@@ -4,6 +4,7 @@ One graph serves both devices. The state of a run stays outside of it: the sourc
 stream to bring, in which order, and everything random about a sample follows from its position there.
 """
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,10 @@ from kkanji import augment_kernels, augment_torch
 from kkanji.source import PARTS, PREFETCH, Arrays, Feed, Source, Stretch, source_of
 from shards.encoded import EncodedReader
 from shards.layout import IMAGE_SIZE
+
+# Else a batch's memory comes from malloc, which gives it back to the system after each batch: a third of the time of
+# gathering went into page faults (docs/LOG.md, 2026-11-23). DALI reads this at its first allocation.
+os.environ.setdefault("DALI_MALLOC_POOL_THRESHOLD", "1M")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

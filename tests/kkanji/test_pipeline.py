@@ -1,6 +1,8 @@
 import os
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from threading import active_count
 
 import numpy as np
@@ -53,6 +55,18 @@ def test_waiting_is_measured(tiny_set: Path) -> None:
     with Loader(feed(tiny_set, None), STRETCHES, CPU, largest=40) as loader:
         list(loader)
         assert loader.wait_s > 0
+
+
+def test_batches_take_turns_in_the_same_memory(tiny_set: Path) -> None:
+    size, batches = 2_000, 60
+    stretches = [(start, start + size) for start in range(0, batches * size, size)]
+    with Loader(feed(tiny_set, None), stretches, CPU, largest=size) as loader:
+        steady = islice(loader, 20, None)
+        next(steady)
+        before = getrusage(RUSAGE_SELF).ru_minflt
+        left = sum(1 for _ in steady)
+        faults = getrusage(RUSAGE_SELF).ru_minflt - before
+    assert faults / left < 20  # pages of a batch's 2,000 that the system gave anew; 300 by malloc
 
 
 def test_an_error_of_the_stretches_reaches_the_consumer(tiny_set: Path) -> None:
