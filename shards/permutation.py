@@ -7,20 +7,20 @@ section 3), twice as often as not even in the worst case.
 from collections.abc import Sequence
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 # Luby and Rackoff (SIAM J. Comput. 17, 1988) need 4 for a pseudo-random permutation; small domains like more.
 ROUNDS = 8
 _MASK = (1 << 64) - 1
-_U64 = np.uint64
+_ONE, _FIRST_SHIFT, _LAST_SHIFT = np.uint64(1), np.uint64(29), np.uint64(32)
+_FIRST_FACTOR, _LAST_FACTOR = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 Words = NDArray[np.uint64]
 
 
 def permute(positions: Words, size: int, key: int) -> Words:
     """What the permutation of 0..size-1 chosen by `key` has at these positions."""
-    low, high = _halves(size)
-    keys = [_U64(mix(key + number)) for number in range(ROUNDS)]
-    return _walk(positions, _U64(size), _U64(low), _U64(high), keys)
+    return Permutations([size], [key]).at(np.broadcast_to(np.int64(0), len(positions)), positions)
 
 
 class Permutations:
@@ -28,15 +28,14 @@ class Permutations:
 
     def __init__(self, sizes: Sequence[int], keys: Sequence[int]) -> None:
         self._sizes = np.array(sizes, np.uint64)
-        halves = [_halves(size) for size in sizes]
-        self._low, self._high = (np.array(bits, np.uint64) for bits in zip(*halves, strict=True))
-        rounds = [[mix(key + number) for key in keys] for number in range(ROUNDS)]
-        self._keys = np.array(rounds, np.uint64)  # [round, permutation]
+        self._halves = np.array([_halves(size) for size in sizes], np.uint64)  # [permutation, low and high]
+        self._keys = np.array([[mix(key + number) for number in range(ROUNDS)] for key in keys], np.uint64)
 
     def at(self, which: NDArray[np.int64], positions: Words) -> Words:
         """What permutation number `which[i]` has at `positions[i]`."""
-        keys = list(self._keys[:, which])
-        return _walk(positions, self._sizes[which], self._low[which], self._high[which], keys)
+        result = np.empty(len(positions), np.uint64)
+        _look_up(positions, which, self._sizes, self._halves, self._keys, result)
+        return result
 
 
 def mix(value: int) -> int:
@@ -54,40 +53,31 @@ def _halves(size: int) -> tuple[int, int]:
     return low, max(1, bits - low)
 
 
-def _walk(
-    positions: Words, size: Words | _U64, low: Words | _U64, high: Words | _U64, keys: Sequence[Words | _U64]
-) -> Words:
-    """Sizes, bits and keys are the same for all positions, or one for each."""
-    result = _feistel(positions, low, high, keys)
-    outside = np.flatnonzero(result >= size)
-    while len(outside):
-        result[outside] = _feistel(
-            result[outside], _at(low, outside), _at(high, outside), [_at(key, outside) for key in keys]
-        )
-        outside = outside[result[outside] >= _at(size, outside)]
-    return result
+@njit(cache=True, nogil=True)
+def _look_up(positions, which, sizes, halves, keys, result):  # type: ignore[no-untyped-def]
+    """Compiled, as a feed asks for millions a second: 8 rounds by NumPy took five times as long."""
+    for number in range(len(positions)):
+        own = which[number]
+        value = _feistel(positions[number], halves[own], keys[own])
+        while value >= sizes[own]:
+            value = _feistel(value, halves[own], keys[own])
+        result[number] = value
 
 
-def _at(values: Words | _U64, positions: NDArray[np.intp]) -> Words | _U64:
-    return values[positions] if isinstance(values, np.ndarray) else values
-
-
-def _feistel(x: Words, low_bits: Words | _U64, high_bits: Words | _U64, keys: Sequence[Words | _U64]) -> Words:
+@njit(cache=True, nogil=True)
+def _feistel(value, halves, keys):  # type: ignore[no-untyped-def]
     """Alternately mix the low part into the high one and the high part into the low one; each round is invertible."""
-    one = _U64(1)
-    low_mask, high_mask = (one << low_bits) - one, (one << high_bits) - one
-    low, high = x & low_mask, x >> low_bits
-    for number, key in enumerate(keys):
-        if number % 2 == 0:
-            high = high ^ (_hash(low, key) & high_mask)
-        else:
-            low = low ^ (_hash(high, key) & low_mask)
-    return (high << low_bits) | low
+    low_mask, high_mask = (_ONE << halves[0]) - _ONE, (_ONE << halves[1]) - _ONE
+    low, high = value & low_mask, value >> halves[0]
+    for number in range(0, ROUNDS, 2):
+        high ^= _hash(low, keys[number]) & high_mask
+        low ^= _hash(high, keys[number + 1]) & low_mask
+    return (high << halves[0]) | low
 
 
-def _hash(x: Words, key: Words | _U64) -> Words:
+@njit(cache=True, nogil=True)
+def _hash(value, key):  # type: ignore[no-untyped-def]
     """The round function: a multiplicative hash whose high bits, the good ones, are brought down."""
-    x = (x + key) * _U64(0xBF58476D1CE4E5B9)
-    x ^= x >> _U64(29)
-    x *= _U64(0x94D049BB133111EB)
-    return x >> _U64(32)
+    value = (value + key) * _FIRST_FACTOR
+    value ^= value >> _FIRST_SHIFT
+    return (value * _LAST_FACTOR) >> _LAST_SHIFT
