@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.accuracy import RECIPES, accuracy, figure, markdown, minutes_to, read_curve
+from benchmarks.accuracy import RECIPES, accuracy, figure, markdown, marks, minutes_to, read_curve
 from kkanji.config import TrainConfig
 from shards import InputError
 
@@ -51,6 +51,13 @@ def test_an_accuracy_is_reached_between_the_evaluations_around_it(
     assert begin <= found <= curve[first]["minutes"] * (1 + 1e-9)
 
 
+def test_marks_lie_between_evaluations_and_not_beyond_them() -> None:
+    curve = [{"minutes": 15.0, "top1": 0.5}, {"minutes": 25.0, "top1": 0.7}, {"minutes": 30.0, "top1": 0.9}]
+    reference, ours = marks([{"name": "ours", "curve": curve}])
+    assert list(reference) == list(ours) == ["name", "10 min, %", "20 min, %", "30 min, %", "40 min, %"]
+    assert list(ours.values()) == ["ours", None, pytest.approx(60), pytest.approx(90), None]
+
+
 def test_the_originals_recipe_trains(tiny_set: Path, tmp_path: Path) -> None:
     output = tmp_path / "accuracy.json"
     accuracy(
@@ -74,3 +81,8 @@ def test_the_originals_recipe_trains(tiny_set: Path, tmp_path: Path) -> None:
 def test_an_unknown_recipe_is_refused(tiny_set: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--only nothing: expected some of: ours, "):
         accuracy(tiny_set, runs=tmp_path, only=("nothing",))
+
+
+def test_a_recipe_whose_set_is_not_given_is_refused(tiny_set: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--only the original's recipe: needs a set of its own; give --drawn-data or"):
+        accuracy(tiny_set, runs=tmp_path, only=("ours", "the original's recipe"))
