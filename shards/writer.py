@@ -5,7 +5,9 @@ import fcntl
 import hashlib
 import os
 import shutil
+import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -100,7 +102,8 @@ class OutputFolder:
             mine = False
         if not mine:
             self._unlock()
-            raise InputError(f"{self.final}: another process is writing it; wait for it or choose another --output")
+            who = _holder(self.partial)
+            raise InputError(f"{self.final}: {who} is writing it; wait for it or choose another --output")
 
     def _is_mine(self) -> bool:
         """Whether the temporary name still means the locked folder: once renamed, another process may take the name."""
@@ -148,6 +151,18 @@ class OutputFolder:
     def _written(self) -> str:
         files = [path.lstat() for path in self.partial.rglob("*")]
         return f"{sum(file.st_size for file in files) / 1e6:.1f} MB written in {len(files)} files"
+
+
+def _holder(folder: Path) -> str:
+    """Who has locked a folder, as far as this machine's kernel tells (/proc/locks, proc(5))."""
+    with suppress(OSError):
+        found = folder.stat()
+        file = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+        for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
+            kind, pid, locked = (line.split()[column] for column in (1, 4, 5))
+            if kind == "FLOCK" and locked == file and int(pid) > 0:
+                return f"process {pid} on {socket.gethostname()}"
+    return "another process"
 
 
 def write_shard(path: Path, blocks: Iterable[Samples], *, compression: Compression = "none") -> Shard:

@@ -1,6 +1,5 @@
 """Originals and their split -> shard set whose train split has the same number of images of every class."""
 
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from shards import IMAGE_BYTES, InputError, Manifest, Samples, write_shard
+from shards import InputError, Manifest, Samples, write_shard
 from shards.manifest import Compression
 from tools import originals
 from tools.crew import share_out
@@ -23,6 +22,7 @@ from tools.packing import (
     Target,
     draft_manifest,
     gather,
+    require_room,
     shard_jobs,
     shuffled,
     split_history,
@@ -110,7 +110,7 @@ def make(target: Target, part: Part, draft: Manifest, combined: Originals, jobs:
     with SharedOutput(target.output, draft, {"fingerprint": probe}, overwrite=target.overwrite) as output:
         if output.complete:
             return f"{target.output}: made before, with the same options"
-        _require_room(output, [job for job in mine if output.finished(job.name) is None], target)
+        require_room(output.folder, [job for job in mine if output.finished(job.name) is None], target)
         processes = target.workers or max(1, target.threads // part.neighbours)
         work = partial(_work, output, target.compression, mine, processes)
         written = sum(share_out(processes, work, sum(job.samples for job in mine)))
@@ -160,17 +160,6 @@ def _write_or_keep(output: SharedOutput, compression: Compression, job: ShardJob
         output.drop(job.name)
         output.keep(write_shard(path, blocks, compression=compression))
     return job.samples
-
-
-def _require_room(output: SharedOutput, jobs: Sequence[ShardJob], target: Target) -> None:
-    """Better now than after hours. Compressed sizes are not known beforehand."""
-    images, free = sum(job.samples for job in jobs), shutil.disk_usage(output.folder).free
-    needed = images * IMAGE_BYTES
-    if target.compression == "none" and needed > free:
-        raise InputError(
-            f"{target.output}: {images:,} images take {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free; choose "
-            "another --output, a smaller --per-class or --compression"
-        )
 
 
 def balanced(combined: Originals, rows: NDArray[np.int64], per_class: int, seed: int, recipe: Recipe) -> Content:

@@ -5,6 +5,7 @@ Threads suffice: copying, hashing, writing and augmenting all release the GIL.
 """
 
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from kkanji import __version__
 from shards import (
     BLOCK_SIZES,
+    IMAGE_BYTES,
     InputError,
     Manifest,
     OutputFolder,
@@ -152,6 +154,7 @@ def write_set(
     """Write a whole shard set; it appears at its place when complete."""
     with OutputFolder(target.output, overwrite=target.overwrite) as folder:
         jobs = shard_jobs(contents, target)
+        require_room(folder, jobs, target)
         with count_images(sum(job.samples for job in jobs)) as progress:
             shards = write_shards(
                 jobs,
@@ -169,6 +172,17 @@ def write_set(
         manifest = replace(draft, splits=splits)
         write_manifest(folder, manifest, combined.classes.to_json())
     return manifest
+
+
+def require_room(folder: Path, jobs: Sequence[ShardJob], target: Target) -> None:
+    """Better now than after hours. Compressed sizes are not known beforehand."""
+    images, free = sum(job.samples for job in jobs), shutil.disk_usage(folder).free
+    needed = images * IMAGE_BYTES
+    if target.compression == "none" and needed > free:
+        raise InputError(
+            f"{target.output}: {images:,} images take {needed / 1e9:,.3f} GB, {free / 1e9:,.3f} GB are free; choose "
+            "another --output, fewer images or --compression"
+        )
 
 
 def draft_manifest(

@@ -5,6 +5,7 @@ import fcntl
 import os
 import re
 import signal
+import socket
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -200,7 +201,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     with OutputFolder(tmp_path / "set") as folder:
         (folder / "file").touch()
-        with pytest.raises(InputError, match="set: another process is writing it"):
+        with pytest.raises(InputError, match=f"set: process {os.getpid()} on {socket.gethostname()} is writing it"):
             OutputFolder(tmp_path / "set").__enter__()
         assert names(folder) == ["file"]
     assert names(tmp_path / "set") == ["file"]

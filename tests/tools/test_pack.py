@@ -7,6 +7,7 @@ import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -150,6 +151,17 @@ def test_an_error_while_writing_leaves_nothing(folder: Path, tmp_path: Path, mon
     with pytest.raises(OSError, match="Input/output error"):
         pack(folder, output=tmp_path / "set", block_size=125, shard_size=125)
     assert not (tmp_path / "set").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_a_set_that_does_not_fit_is_refused_before_the_work(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=4096))
+    with pytest.raises(
+        InputError, match=r"set: \d+ images take 0\.\d+ GB, 0\.000 GB are free; choose another --output"
+    ):
+        pack(folder, output=tmp_path / "set")
+    assert not list(tmp_path.glob("*set*"))
 
 
 def test_verify_says_what_it_checked(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
