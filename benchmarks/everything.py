@@ -40,8 +40,8 @@ def everything(
 def commands(peers: Path, originals: Path | None, documents: tuple[Path, ...]) -> Iterator[tuple[str, ...]]:
     """Arguments of `python -m benchmarks`, in their order: scale reads what the others have measured."""
     others = ("--peers", str(peers))
-    yield ("loader", *others, "--images", "50000")
-    yield ("stream", *others, "--images", "100000", "--seconds", "3")
+    yield ("loader", *others, "--images", "50000", "--repeats", "3")
+    yield ("stream", *others, "--images", "100000", "--seconds", "2")
     if originals:
         yield ("prepare", str(originals), *others)
     yield ("train", *(() if torch.cuda.is_available() else ON_A_CPU))
