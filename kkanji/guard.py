@@ -1,5 +1,7 @@
 """A gradient that is not finite never reaches the weights, on any rank, and ends the run."""
 
+from collections.abc import Callable
+
 import torch
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
@@ -14,8 +16,9 @@ class FiniteGuard:
     for the device, and the host learns of it when it next reads the device anyway. Others, and CPUs, are asked at once.
     """
 
-    def __init__(self, optimizer: Optimizer, device: torch.device) -> None:
-        self._optimizer = optimizer
+    def __init__(self, optimizer: Optimizer, device: torch.device, samples_of: Callable[[int], str]) -> None:
+        """samples_of: what to say of the samples of a step, counted from 0."""
+        self._optimizer, self._samples_of = optimizer, samples_of
         self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self._first_bad = torch.full((), -1, dtype=torch.int64, device=device)
         self._skips = device.type != "cpu" and getattr(optimizer, "_step_supports_amp_scaling", False)
@@ -34,5 +37,6 @@ class FiniteGuard:
         """Waits for the device. Raises InputError naming the step."""
         bad = int(self._first_bad)
         if bad >= 0:
+            found = f"the gradient is not finite, for {self._samples_of(bad)}"
             state = f"the weights are those of step {bad}"
-            raise InputError(f"step {bad + 1}: the gradient is not finite; {state}; resume with a lower --lr")
+            raise InputError(f"step {bad + 1}: {found}; {state}; resume with a lower --lr")

@@ -100,7 +100,7 @@ class Trainer:
         self.model = accelerator.prepare(bare)  # from here on bare.forward is Accelerate's, bound to these weights
         optimizer = create_optimizer(bare, config.optimizer, lr=config.lr, weight_decay=config.weight_decay)
         self.optimizer = accelerator.prepare(optimizer)
-        self.guard = FiniteGuard(optimizer, accelerator.device)
+        self.guard = FiniteGuard(optimizer, accelerator.device, self._tell_samples)
 
     def start_or_resume(self, last: Path | None) -> None:
         """Begin a new run folder, or take up the last good checkpoint of an old one."""
@@ -192,6 +192,14 @@ class Trainer:
         with self.accelerator.autocast():
             probabilities = self.teachers.probabilities(pixels)
         return mixing.taught_loss(logits.float(), probabilities)
+
+    def _tell_samples(self, step: int) -> str:
+        """Where the numbers of a step's samples are kept, for a look at them."""
+        numbers = self.order.at(*self.plan.batch(step)).tolist()
+        path = self.config.output / "not-finite.json"
+        if self._main:
+            write_file(path, json.dumps({"step": step + 1, "split": "train", "samples": numbers}) + "\n")
+        return f"{len(numbers):,} samples of split train, {', '.join(map(str, numbers[:3]))} ... (all: {path})"
 
     def _after_step(self, log: RunLog, meter: "Meter") -> None:
         step, plan = self.progress.step, self.plan

@@ -1,5 +1,6 @@
 """Who ends with whom: ranks with each other, a training with its launcher, but not with the shell that began it."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from subprocess import PIPE
 import psutil
 import pytest
 
+from kkanji.config import read_json
+from shards import SampleOrder, ShardSet
 from tests.launch.commands import ROOT, environment, lines, start, train_command
 
 
@@ -71,7 +74,15 @@ def test_a_gradient_that_is_not_finite_stops_all_ranks_before_the_step(
     command = (*launcher, str(ROOT / "tests/faults/poisoned.py"), "4", *options)
     result = start(*command, ACCELERATE_USE_CPU="true")
     assert result.returncode != 0
-    assert "step 4: the gradient is not finite; the weights are those of step 3" in result.stderr
+    bad = json.loads((run / "not-finite.json").read_text())
+    assert bad["step"] == 4 and bad["split"] == "train"
+    config = read_json(run / "config.json")["config"]
+    size, seed = config["batch_size"], config["seed"]
+    order = SampleOrder(samples=ShardSet(tiny_set).manifest.splits["train"].samples, seed=seed)
+    assert bad["samples"] == order.at(3 * size, 4 * size).tolist()
+    first = ", ".join(map(str, bad["samples"][:3]))
+    found = f"step 4: the gradient is not finite, for {size} samples of split train, {first} ... (all: {run}/not-finite"
+    assert found in result.stderr and "; the weights are those of step 3;" in result.stderr
     assert (run / "checkpoints" / "last").resolve().name == "step-000000003"
     assert script.endswith("train.py")
 
