@@ -79,7 +79,7 @@ def _ours(name: str, *, images: float = 1.0, source: str = SOURCES[0], **changed
 
 RECIPES = (
     _ours("ours"),
-    _ours("ours, eight times as long", images=8.0),
+    _ours("ours, four times as long", images=4.4, full_size_at="0.2", warmup_epochs="0.1", evaluate_every="1"),
     _ours("without augmentation", augment="0", augment_start="0"),
     _ours("augmentation at full strength throughout", augment_start="0.8", plain_epochs="0"),
     _ours("classes drawn as they are", draw_exponent="1"),
@@ -93,7 +93,7 @@ RECIPES = (
     _ours("drawn images of rare characters", source=SOURCES[1]),
     _ours("constant rate", schedule="constant"),
     _ours("float32", images=0.65, precision="float32"),
-    Recipe(name="the original's recipe", options=ORIGINAL, source=SOURCES[2]),
+    Recipe(name="the original's recipe", options=ORIGINAL, images=1.25, source=SOURCES[2]),
 )
 
 
@@ -193,15 +193,19 @@ def minutes_to(curve: Curve, top1: float) -> float | None:
 
 
 def marks(rows: Sequence[Row]) -> list[Row]:
-    """Top-1 after so many minutes, beside the reference's; nothing where a training had ended or not begun to tell."""
+    """Top-1 after so many minutes, beside the reference's; nothing before the first evaluation.
+
+    A training that ended keeps its last until the next mark."""
     return [REFERENCE, *({"name": row["name"]} | _at_minutes(row["curve"]) for row in rows)]
 
 
 def _at_minutes(curve: Curve) -> dict[str, float | None]:
     minutes, top1 = ([point[name] for point in curve] for name in ("minutes", "top1"))
-    found = np.interp(MINUTES, minutes, top1, left=np.nan, right=np.nan)
+    known = [minutes[0] <= mark < minutes[-1] + MINUTES[0] for mark in MINUTES]
+    found = np.interp(MINUTES, minutes, top1)
     return {
-        f"{mark} min, %": None if np.isnan(value) else 100 * value for mark, value in zip(MINUTES, found, strict=True)
+        f"{mark} min, %": 100 * value if there else None
+        for mark, value, there in zip(MINUTES, found, known, strict=True)
     }
 
 
