@@ -193,10 +193,12 @@ def minutes_to(curve: Curve, top1: float) -> float | None:
 
 
 def marks(rows: Sequence[Row]) -> list[Row]:
-    """Top-1 after so many minutes, beside the reference's; nothing before the first evaluation.
+    """Top-1 after so many minutes of those that took more than the first, beside the reference's.
 
-    A training that ended keeps its last until the next mark."""
-    return [REFERENCE, *({"name": row["name"]} | _at_minutes(row["curve"]) for row in rows)]
+    Nothing before the first evaluation; a training that ended keeps its last until the next mark.
+    """
+    told = [row for row in rows if row["curve"][-1]["minutes"] > MINUTES[0]]
+    return [REFERENCE, *({"name": row["name"]} | _at_minutes(row["curve"]) for row in told)]
 
 
 def _at_minutes(curve: Curve) -> dict[str, float | None]:

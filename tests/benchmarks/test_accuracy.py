@@ -53,7 +53,9 @@ def test_an_accuracy_is_reached_between_the_evaluations_around_it(
 
 def test_marks_lie_between_evaluations_and_up_to_one_beyond_them() -> None:
     curve = [{"minutes": 15.0, "top1": 0.5}, {"minutes": 25.0, "top1": 0.7}, {"minutes": 28.0, "top1": 0.9}]
-    reference, ours = marks([{"name": "ours", "curve": curve}])
+    reference, ours = marks(
+        [{"name": "ours", "curve": curve}, {"name": "too short", "curve": [{"minutes": 9.0, "top1": 0.5}]}]
+    )
     assert list(reference) == list(ours) == ["name", "10 min, %", "20 min, %", "30 min, %", "40 min, %"]
     assert list(ours.values()) == ["ours", None, pytest.approx(60), pytest.approx(90), None]
 
