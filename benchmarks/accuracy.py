@@ -221,7 +221,7 @@ def figure(result: Row) -> Figure:
         axes.plot(minutes, [100 * value for value in top1], marker=".", linewidth=2.5 if bold else 1, label=row["name"])
     axes.set(xlabel="minutes of training", ylabel="top-1 on the validation split, per cent", ylim=(0, 100))
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", fontsize="small")
+    axes.legend(loc="center right", fontsize="small")
     return found
 
 
