@@ -1,5 +1,7 @@
 """A training measured: loss and accuracy, images a second, the wait for data, the use of the hardware."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import perf_counter
 
 import torch
@@ -22,13 +24,15 @@ class Meter:
         self._peak = peak_flops
         self._sums = torch.zeros(4, dtype=torch.float64, device=device)
         self._loader, self._reader = loader, reader
-        self.restart()
+        self._begin()
 
-    def restart(self) -> None:
-        """Leave the time until now, an evaluation's for example, out of the rates."""
-        self._start, self._waited = perf_counter(), self._loader.wait_s
-        self._flops, self._bytes = 0.0, 0
-        self._fetched = self._reader.traffic().get("fetched_bytes", 0)
+    @contextmanager
+    def left_out(self) -> Iterator[None]:
+        """The time inside, an evaluation's for example, and what is fetched meanwhile do not count in the rates."""
+        start, fetched = perf_counter(), self._fetched_bytes()
+        yield
+        self._start += perf_counter() - start
+        self._fetched += self._fetched_bytes() - fetched
 
     def add(self, logits: Tensor, labels: Tensor, loss: Tensor, *, flops: float = 0.0) -> None:
         """Count a micro-batch: logits [B, C], labels [B], loss summed over it, operations that it took."""
@@ -51,9 +55,17 @@ class Meter:
         if self._peak:
             use["flops_share"] = self._flops / elapsed / self._peak
         self._sums.zero_()
-        self.restart()
+        self._begin()
         means = {"loss": loss / images, "top1": top1 / images, "top5": top5 / images}
         return means | {"images_per_s": images / elapsed, "wait_share": longest} | use | traffic
+
+    def _begin(self) -> None:
+        self._start, self._waited = perf_counter(), self._loader.wait_s
+        self._flops, self._bytes = 0.0, 0
+        self._fetched = self._fetched_bytes()
+
+    def _fetched_bytes(self) -> int:
+        return self._reader.traffic().get("fetched_bytes", 0)
 
     def _traffic(self, elapsed: float) -> dict[str, float]:
         """This process's streaming since the start, and its rate since the last reading; empty for a local set."""

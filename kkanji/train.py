@@ -157,7 +157,7 @@ class Trainer:
                 profiler.step()
                 self._leave_if_asked(log, interruption)
 
-    def _step(self, step: int, batches: Iterator[Batch], meter: "Meter") -> None:
+    def _step(self, step: int, batches: Iterator[Batch], meter: Meter) -> None:
         """One optimizer step: the gradient of the mean loss over the global batch, however it is cut."""
         start, stop = self.plan.batch(step)
         parts = micro_batches(self.plan, step, self.worker, self.config.micro_batch)
@@ -201,7 +201,7 @@ class Trainer:
             write_file(path, json.dumps({"step": step + 1, "split": "train", "samples": numbers}) + "\n")
         return f"{len(numbers):,} samples of split train, {', '.join(map(str, numbers[:3]))} ... (all: {path})"
 
-    def _after_step(self, log: RunLog, meter: "Meter") -> None:
+    def _after_step(self, log: RunLog, meter: Meter) -> None:
         step, plan = self.progress.step, self.plan
         finished = step == plan.steps
         epoch_ended = plan.epochs_done(step) > plan.epochs_done(step - 1)
@@ -210,11 +210,11 @@ class Trainer:
             log.step(**self._position(), lr=self.optimizer.param_groups[0]["lr"], **meter.read(self.accelerator))
             gc.collect()
         if finished or (epoch_ended and plan.epochs_done(step) % self.config.evaluate_every == 0):
-            self._evaluate_and_save(log)
-            meter.restart()
+            with meter.left_out():
+                self._evaluate_and_save(log)
         elif epoch_ended or (self.config.save_every and step % self.config.save_every == 0):
-            self._save(log, best=False)
-            meter.restart()
+            with meter.left_out():
+                self._save(log, best=False)
 
     def _leave_if_asked(self, log: RunLog, interruption: Interruption) -> None:
         """Save and leave between two steps, when all ranks agree that one of them was sent a signal."""
