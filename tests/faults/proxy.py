@@ -233,8 +233,8 @@ class FaultProxy:
         return True
 
     async def _send(self, writer: asyncio.StreamWriter, data: bytes, *, counted: bool = False) -> None:
+        self.bytes += len(data) if counted else 0  # first, as the client may have all of it before write() returns
         writer.write(data)
-        self.bytes += len(data) if counted else 0
         await writer.drain()
 
     async def _control(self, path: str, body: bytes, writer: asyncio.StreamWriter) -> bool:
