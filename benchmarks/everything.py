@@ -9,10 +9,11 @@ from time import perf_counter
 import torch
 
 from benchmarks.subject import ROOT
+from kkanji.environment import has_bfloat16
 from shards import InputError
 
 # What a CPU trains in minutes; a GPU is given the benchmark's own sizes.
-ON_A_CPU = ("--model", "kkanji_efficientnet_fused_s", "--precision", "bfloat16", "--batch-size", "2048")
+ON_A_CPU = ("--model", "kkanji_efficientnet_fused_s", "--batch-size", "2048")
 
 
 def everything(
@@ -44,7 +45,8 @@ def commands(peers: Path, originals: Path | None, documents: tuple[Path, ...]) -
     yield ("stream", *others, "--images", "100000", "--seconds", "2")
     if originals:
         yield ("prepare", str(originals), *others)
-    yield ("train", *(() if torch.cuda.is_available() else ON_A_CPU))
+    precision = "bfloat16" if has_bfloat16(torch.device("cpu")) else "float32"
+    yield ("train", *(() if torch.cuda.is_available() else (*ON_A_CPU, "--precision", precision)))
     yield ("scale",)
     yield ("table", "--update", *map(str, documents))
     yield ("chart",)

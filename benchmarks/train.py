@@ -29,7 +29,7 @@ from kkanji import classes as characters
 from kkanji import cli
 from kkanji.config import OptimizerName, TrainConfig
 from kkanji.data import class_map, open_set
-from kkanji.environment import precision_name, warn_of_idle_cores
+from kkanji.environment import precision_name, warn_of_emulation, warn_of_idle_cores
 from shards import (
     IMAGE_SIZE,
     InputError,
@@ -93,6 +93,7 @@ def train(
         raise InputError(f"{found}: expected more than 0, and at most {MOST_CLASSES:,} classes")
     accelerator = Accelerator(mixed_precision=precision_name(precision))
     warn_of_idle_cores(accelerator)
+    warn_of_emulation(accelerator)
     state = environment()
     with _set(accelerator, data, images, classes) as location:
         config = TrainConfig(

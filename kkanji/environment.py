@@ -33,10 +33,18 @@ def environment(accelerator: Accelerator) -> dict[str, Any]:
     }
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 itself; emulated, it is many times slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def precision_name(wanted: str) -> str:
     """Accelerate's name of the precision."""
     if wanted == "auto":
-        return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+        return "bf16" if torch.cuda.is_available() and has_bfloat16(torch.device("cuda")) else "no"
     return {"float32": "no", "bfloat16": "bf16"}[wanted]
 
 
@@ -61,3 +69,11 @@ def warn_of_idle_cores(accelerator: Accelerator) -> None:
     if accelerator.device.type == "cpu" and accelerator.is_main_process and threads * accelerator.num_processes < cores:
         remedy = "give accelerate launch --num_cpu_threads_per_process, or set OMP_NUM_THREADS"
         warnings.warn(f"torch uses {threads} thread(s) a process on {cores} cores; {remedy}", UserWarning, stacklevel=2)
+
+
+def warn_of_emulation(accelerator: Accelerator) -> None:
+    """Asked for bfloat16, a processor without it takes longer, not less: `fused_s` 18 times (docs/LOG.md)."""
+    if accelerator.mixed_precision == "bf16" and accelerator.is_main_process and not has_bfloat16(accelerator.device):
+        remedy = "give --precision float32"
+        found = f"{device_name(accelerator.device)} has no bfloat16 and emulates it, many times slower than float32"
+        warnings.warn(f"{found}; {remedy}", UserWarning, stacklevel=2)

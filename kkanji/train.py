@@ -22,7 +22,7 @@ from kkanji.classes import ClassMap
 from kkanji.config import TrainConfig
 from kkanji.data import class_map, settle_order, training_order
 from kkanji.ema import WeightAverage
-from kkanji.environment import environment, precision_name, warn_of_idle_cores
+from kkanji.environment import environment, precision_name, warn_of_emulation, warn_of_idle_cores
 from kkanji.evaluate import describe, plain_feed, predict_split, training_originals
 from kkanji.flops import peak_flops, training_flops
 from kkanji.guard import FiniteGuard
@@ -61,6 +61,7 @@ def train(config: TrainConfig, data: ShardSet) -> None:
     """Run a training on a set from its options to its last checkpoint. Raises InputError for what the user can mend."""
     accelerator = Accelerator(mixed_precision=precision_name(config.precision))
     warn_of_idle_cores(accelerator)
+    warn_of_emulation(accelerator)
     last = checkpoint.newest(config.output / "checkpoints") if config.resume else None
     saved = checkpoint.read_state(last)["config"] if last else {}
     trainer = Trainer(accelerator, config.settled_as(saved), data, class_map(data))

@@ -6,6 +6,7 @@
 set -euo pipefail
 archive=$1 brush_fonts=$2 all_fonts=$3 out=$4
 threads=${OMP_NUM_THREADS:-$(nproc)}
+precision=${PRECISION:-float32} # ours had bfloat16: half as fast again on a processor that has it, much slower on others
 
 originals() { # NAME SHARE_FOR_VALIDATION
     [ -e "$out/$1/originals-shards" ] && return
@@ -27,7 +28,7 @@ shards() { # FOLDER SHARE_FOR_VALIDATION
 train() { # NAME SHARDS OPTIONS...
     accelerate launch --config_file launch/configs/cpu.yaml --num_cpu_threads_per_process "$threads" launch/train.py \
         --output "$out/runs/$1" --data "$out/$2" --model kkanji_efficientnet_fused_s --optimizer muon --batch-size 512 \
-        --precision bfloat16 --schedule cosine --order balanced --draws-per-class 24 --label-smoothing 0.05 \
+        --precision "$precision" --schedule cosine --order balanced --draws-per-class 24 --label-smoothing 0.05 \
         --ema-images 60000 --plain-epochs 1 --log-every 20 --save-every 60 --resume "${@:3}"
 }
 

@@ -1,8 +1,9 @@
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
+from timm.optim import muon
 from torch import Tensor, nn
 
 from kkanji import checkpoint
@@ -64,3 +65,23 @@ def test_norms_and_biases_are_not_decayed(name: OptimizerName) -> None:
         vectors = [parameter.ndim < 2 for parameter in group["params"]]
         assert all(vectors) if group["weight_decay"] == 0 else not any(vectors)
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize(("able", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_muon_orthogonalises_in_what_the_processor_has(
+    monkeypatch: pytest.MonkeyPatch, able: bool, expected: torch.dtype
+) -> None:
+    seen: set[torch.dtype] = set()
+    orthogonalise = muon.zeropower_via_newtonschulz
+
+    def spy(*args: Any, **options: Any) -> Tensor:
+        result: Tensor = orthogonalise(*args, **options)
+        seen.add(result.dtype)
+        return result
+
+    monkeypatch.setattr(muon, "zeropower_via_newtonschulz", spy)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able})
+    model = network()
+    train(model, create_optimizer(model, "muon", lr=1e-3, weight_decay=0.01), 1)
+    assert seen == {expected}
+    assert muon.zeropower_via_newtonschulz is spy, "as it was before the step"
