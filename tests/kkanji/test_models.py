@@ -6,7 +6,8 @@ import torch
 from kkanji.models import COSINE_SCALE, SCALES, TRAINED, CosineClassifier, EfficientNetFactory, create_model
 from shards import InputError
 
-NAMES = [*(f"kkanji_efficientnet_{variant}" for variant in SCALES), "kkanji_efficientnet_fused_s"]
+OURS = ["kkanji_efficientnet_fused_s", "kkanji_efficientnet_fused_m"]
+NAMES = [*(f"kkanji_efficientnet_{variant}" for variant in SCALES), *OURS]
 
 
 def parameters(name: str) -> int:
@@ -18,7 +19,7 @@ def test_all_are_registered_with_timm() -> None:
     assert sorted(timm.list_models("kkanji*")) == sorted(NAMES)
 
 
-@pytest.mark.parametrize("name", ["kkanji_efficientnet_b0", "kkanji_efficientnet_fused_s"])
+@pytest.mark.parametrize("name", ["kkanji_efficientnet_b0", *OURS])
 def test_gray_in_classes_out_with_a_4x4_map(name: str) -> None:
     model = timm.create_model(name, num_classes=49).eval()
     images = torch.rand(2, 1, 64, 64)
@@ -26,7 +27,7 @@ def test_gray_in_classes_out_with_a_4x4_map(name: str) -> None:
     assert model.forward_features(images).shape[-2:] == (4, 4)
 
 
-@pytest.mark.parametrize("name", ["kkanji_efficientnet_b0", "kkanji_efficientnet_fused_s"])
+@pytest.mark.parametrize("name", ["kkanji_efficientnet_b0", *OURS])
 def test_features_only(name: str) -> None:
     model = timm.create_model(name, features_only=True)
     assert [feature.shape[-1] for feature in model(torch.rand(1, 1, 64, 64))] == [32, 16, 8, 4]
