@@ -6,6 +6,7 @@ last, `manifest.json` with the sha256 of the others. `best` and `last` are links
 """
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -14,8 +15,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -26,6 +29,7 @@ from shards import InputError, OutputFolder, write_file
 
 KEEP = 2  # newest ones kept beside the best: one to go on from, one to fall back to
 MANIFEST, MODEL, STATE, CLASSES = "manifest.json", "model.safetensors", "state.json", "index.json"
+ORIGINALS = "originals.npy"  # only with weights that are for use: a run's own are in its shard set
 TRAINING, OPTIMIZER = "training.safetensors", "optimizer.safetensors"
 
 
@@ -98,9 +102,37 @@ def read_state(path: Path) -> dict[str, Any]:
     return read_json(path / STATE)
 
 
+def usable_state(path: Path) -> dict[str, Any]:
+    """Its state without what only going on with the training needs."""
+    return {name: value for name, value in read_state(path).items() if name not in ("optimizer", "progress")}
+
+
 def read_classes(path: Path) -> ClassMap:
     """The classes that the checkpoint's model tells apart."""
     return parse_class_map((path / CLASSES).read_text(encoding="utf-8"), str(path / CLASSES))
+
+
+def has_originals(path: Path) -> bool:
+    """Whether the weights come with the list of the originals that they learned from, as `launch/export.py` adds it."""
+    return (path / ORIGINALS).is_file()
+
+
+def read_originals(path: Path) -> NDArray[np.uint64]:
+    """That list, the originals' ids [n]. Raises InputError."""
+    try:
+        originals = np.load(path / ORIGINALS, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise CorruptCheckpoint(f"{path / ORIGINALS}: not a NumPy file ({error})") from error
+    if originals.dtype != np.uint64 or originals.ndim != 1:
+        raise CorruptCheckpoint(f"{path / ORIGINALS}: {originals.dtype} {originals.shape}, expected uint64 (n,)")
+    return originals
+
+
+def originals_bytes(originals: NDArray[np.uint64]) -> bytes:
+    """The file for a list of originals."""
+    file = io.BytesIO()
+    np.save(file, originals, allow_pickle=False)
+    return file.getvalue()
 
 
 def load_model(path: Path, model: nn.Module) -> None:

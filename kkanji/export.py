@@ -1,11 +1,13 @@
 """A trained model for use by others: a checkpoint folder that timm loads too, and ONNX.
 
 The folder holds half-precision weights, the class map, a model card, timm's `config.json` (so that
-`timm.create_model("local-dir:FOLDER")` works once `kkanji.models` is imported) and, where wanted, `model.onnx`.
+`timm.create_model("local-dir:FOLDER")` works once `kkanji.models` is imported), the ids of the originals behind the
+weights (so that an evaluation anywhere can prove that its images are none of them) and, where wanted, `model.onnx`.
 """
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kkanji import checkpoint
-from kkanji.checkpoint import CLASSES, MODEL, STATE, write_hashed
+from kkanji.checkpoint import CLASSES, MODEL, ORIGINALS, STATE, write_hashed
 from kkanji.glyphs import render_glyph
+from kkanji.lineage import originals_behind
 from kkanji.pixels import normalise
 from kkanji.trained import network_of
 from shards import InputError, OutputFolder
@@ -29,8 +32,13 @@ OPSET = 18  # ONNX 1.13 of 2022 and later read it
 TRIAL_IMAGES = 16
 # Of a probability, between torch and onnxruntime: sums in another order differed by 1.3e-6 at most over 300 images.
 TOLERANCE = 1e-4
-NOT_FOR_USE = ("optimizer", "progress")
-PLACES = ("data", "output", "init", "teachers")  # on the machine that trained: they say nothing anywhere else
+PLACES = (
+    "data",
+    "output",
+    "init",
+    "teachers",
+    "averaged",
+)  # on the machine that trained: they say nothing anywhere else
 
 
 class Reader(nn.Module):
@@ -58,7 +66,7 @@ def export(
     checkpoint.check(path)
     weights = safetensors.torch.load_file(path / MODEL)
     halves = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
-    state = {name: value for name, value in checkpoint.read_state(path).items() if name not in NOT_FOR_USE}
+    state = checkpoint.usable_state(path)
     state["config"] = {name: value for name, value in state["config"].items() if name not in PLACES}
     classes = checkpoint.read_classes(path)
     model = network_of(state, len(classes))
@@ -70,6 +78,8 @@ def export(
         TIMM: json.dumps(timm_config(model, state["config"], classes.labels), indent=1),
         CARD: card,
     }
+    with suppress(InputError):  # not known: what it reads is then of unknown lineage wherever it is evaluated
+        contents[ORIGINALS] = checkpoint.originals_bytes(originals_behind(path))
     with OutputFolder(output, overwrite=overwrite) as partial:
         if onnx:
             contents[ONNX] = onnx_bytes(Reader(model, temperature), partial / ONNX, trial_images(classes.characters))

@@ -131,7 +131,9 @@ class Trainer:
         """Unknown if the run learns from others that may have been trained on other sets."""
         for source in learned_from(self.config.to_dict()):
             state = checkpoint.read_state(source)
-            if state.get("data") != self.data.manifest.identity() or learned_from(state["config"]):
+            config = state["config"]  # an exported checkpoint's says neither where its data was nor what it began with
+            same = "data" in config and state.get("data") == self.data.manifest.identity()
+            if not same or learned_from(config):
                 self.lineage = f"unknown: it learned from {source}, which other sets may have trained"
 
     def run(self) -> None:

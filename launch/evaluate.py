@@ -11,12 +11,12 @@ import numpy as np
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
-from kkanji import checkpoint, cli
+from kkanji import checkpoint, cli, lineage
 from kkanji.calibration import TemperatureScan
 from kkanji.classes import ClassMap
+from kkanji.config import read_json
 from kkanji.data import class_map, open_set
 from kkanji.evaluate import plain_feed, predict_split
-from kkanji.lineage import learned_from, trained_apart
 from kkanji.metrics import MEASURES, interval, summarise
 from kkanji.predictions import Predictions
 from kkanji.report import write_report
@@ -67,9 +67,8 @@ def evaluate(config: EvaluateConfig) -> None:
     summary = {
         "split": config.split,
         "checkpoint": config.checkpoint.resolve().name,
-        "lineage": data.manifest.lineage,
         "data": data.manifest.identity(),
-        "apart": bool(learned_from(state["config"])) and trained_apart(state, reader.sources()),
+        **lineage.record(config.checkpoint, data.manifest.identity(), data.manifest.lineage, reader.sources()),
         "tta": config.tta,
         **spent,
         **summarise(predictions, originals),
@@ -77,7 +76,9 @@ def evaluate(config: EvaluateConfig) -> None:
     }
     predictions.save(output / "predictions.npz")
     write_file(output / "evaluation.json", json.dumps(summary, indent=1) + "\n")
-    sys.stdout.write(_text(summary))
+    run = config.checkpoint.parent.parent / "config.json"
+    trained_on = read_json(run)["data"] if run.is_file() else {}
+    sys.stdout.write(_text(summary, lineage.independence(trained_on, summary)))
     if (output / "log.jsonl").is_file():
         report = write_report(
             output,
@@ -112,11 +113,12 @@ def _classes(classes: ClassMap, predictions: Predictions, originals: NDArray[np.
 BINS_HEAD = "training originals of the class    classes    images    top-1    top-5"
 
 
-def _text(summary: dict[str, Any]) -> str:
+def _text(summary: dict[str, Any], verdict: lineage.Independence) -> str:
     lines = [f"{'images':20} {summary['images']:,}", *(f"{name:20} {summary[name]:.4f}" for name in MEASURES)]
     low, high = interval(summary["top1"], summary["images"])
     lines.append(f"{'top1, 95 % interval':20} {low:.4f} to {high:.4f}")
     lines.append(f"{'classes evaluated':20} {summary['evaluated_classes']:,} of {summary['classes']:,}")
+    lines.append(f"{'apart from training':20} {verdict}")
     lines.append(f"{'images/s':20} {summary['images'] / summary['seconds']:,.0f}")
     if summary["without_training"]:
         lines.append(f"{'never trained on':20} {' '.join(summary['without_training'])}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kkanji import cli
+from kkanji import checkpoint, cli
 from kkanji.config import read_json
 from kkanji.export import export
 from kkanji.lineage import independence
@@ -69,10 +69,11 @@ def main(config: ExportConfig) -> None:
         found = f"evaluation.json is of {evaluation['checkpoint']}, not of {config.checkpoint.resolve().name}"
         raise InputError(f"{run}: {found}; run launch/evaluate.py on this checkpoint first")
     fit = evaluation.get("temperature")
+    begun = _begun(facts["config"] | checkpoint.read_state(config.checkpoint)["config"])
     export(
         config.checkpoint,
         config.output,
-        card=_card(facts, read_json(evaluated / "config.json"), evaluation, onnx=config.onnx),
+        card=_card(facts, read_json(evaluated / "config.json"), evaluation, begun=begun, onnx=config.onnx),
         temperature=fit["value"] if fit else 1.0,
         onnx=config.onnx,
         overwrite=config.overwrite,
@@ -81,8 +82,8 @@ def main(config: ExportConfig) -> None:
         sys.stdout.write(f"{path}: {path.stat().st_size / 1e6:.2f} MB\n")
 
 
-def _card(facts: dict[str, Any], of: dict[str, Any], evaluation: dict[str, Any], *, onnx: bool) -> str:
-    """facts: config.json of the exported run; of: that of the evaluated one, mostly the same."""
+def _card(facts: dict[str, Any], of: dict[str, Any], evaluation: dict[str, Any], *, begun: str, onnx: bool) -> str:
+    """facts: config.json of the exported run; of: that of the evaluated one, mostly the same; begun: with what else."""
     rows = (
         f"| {entry['training_images']} | {entry['classes']:,} | {entry['images']:,} | {entry['top1']:.1%} |"
         for entry in evaluation["bins"]
@@ -95,7 +96,7 @@ def _card(facts: dict[str, Any], of: dict[str, Any], evaluation: dict[str, Any],
         **values,
         chosen=" (by which a run chooses its best epoch)" if evaluation["split"] == "val" else "",
         verdict=VERDICTS[independence(of["data"], evaluation)],
-        begun=_learned_from(facts["config"]),
+        begun=begun,
         evaluated="Evaluated" if facts == of else f"Not evaluated itself. Another run, trained on {images:,} images:",
         views=f", the mean of {views} small shifts of each image" if views > 1 else "",
         onnx=ONNX_LINE.format(**values) if onnx else "",
@@ -104,9 +105,14 @@ def _card(facts: dict[str, Any], of: dict[str, Any], evaluation: dict[str, Any],
     )
 
 
-def _learned_from(config: dict[str, Any]) -> str:
-    begun = ", begun with the weights of an earlier run" if config.get("init") else ""
-    return f"{begun}, taught by other runs" if config.get("teachers") else begun
+def _begun(options: dict[str, Any]) -> str:
+    """Which other runs have a part in the weights."""
+    parts = {
+        "init": ", begun with the weights of an earlier run",
+        "teachers": ", taught by other runs",
+        "averaged": ", then averaged with other runs' weights",
+    }
+    return "".join(text for name, text in parts.items() if options.get(name))
 
 
 def _calibration(evaluation: dict[str, Any]) -> str:

@@ -16,6 +16,8 @@ from kkanji.data import class_map, open_set
 from kkanji.evaluate import describe, training_originals
 from kkanji.models import create_model
 from kkanji.optimizers import create_optimizer
+from launch.average import AverageConfig
+from launch.average import main as average
 from launch.evaluate import EvaluateConfig, evaluate
 from launch.export import ExportConfig
 from launch.export import main as export
@@ -46,6 +48,15 @@ def best(tiny_set: Path, tmp_path: Path) -> Path:
     (run / "config.json").write_text(json.dumps(facts))
     (run / "log.jsonl").write_text("")
     return path
+
+
+def say(path: Path, **state: Any) -> None:
+    """Have a checkpoint's state say this, under its hash."""
+    text = json.dumps(checkpoint.read_state(path) | state)
+    (path / "state.json").write_text(text)
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["state.json"] = hashlib.sha256(text.encode()).hexdigest()
+    (path / "manifest.json").write_text(json.dumps(manifest))
 
 
 def evaluation(best: Path) -> dict[str, Any]:
@@ -86,13 +97,9 @@ def test_a_class_that_was_never_trained_on_is_named(
     best: Path, tiny_set: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As if class 2 had come in by validation images alone."""
-    state = checkpoint.read_state(best)
-    state["training_originals"][2] = 0
-    text = json.dumps(state)
-    (best / "state.json").write_text(text)
-    manifest = json.loads((best / "manifest.json").read_text())
-    manifest["state.json"] = hashlib.sha256(text.encode()).hexdigest()
-    (best / "manifest.json").write_text(json.dumps(manifest))
+    originals = checkpoint.read_state(best)["training_originals"]
+    originals[2] = 0
+    say(best, training_originals=originals)
     evaluate(EvaluateConfig(checkpoint=best, data=str(tiny_set)))
     label = class_map(open_set(tiny_set)).labels[2]
     assert evaluation(best)["without_training"] == [label]
@@ -136,6 +143,33 @@ def test_a_run_on_all_images_shows_the_figures_of_one_that_left_some_out(
     assert f"top-1 {evaluation(best)['top1']:.2%}" in card
     temperature = evaluation(best)["temperature"]["value"]
     assert checkpoint.read_state(tmp_path / "model")["temperature"] == temperature
+
+
+def test_a_mean_of_runs_is_evaluated_and_exported_as_the_first_ones(best: Path, tiny_set: Path, tmp_path: Path) -> None:
+    other, mean = tmp_path / "other", best.parent / "averaged"
+    shutil.copytree(best, other)
+    average(AverageConfig(checkpoints=(best, other), output=mean))
+    evaluate(EvaluateConfig(checkpoint=mean, data=str(tiny_set)))
+    assert evaluation(best)["checkpoint"] == "averaged" and evaluation(best)["apart"] is False
+    export(ExportConfig(checkpoint=mean, output=tmp_path / "model"))
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "then averaged with other runs' weights" in card and "unknown lineage" in card
+    assert "averaged" not in checkpoint.read_state(tmp_path / "model")["config"]
+
+
+def test_an_exported_folder_proves_what_it_never_saw(best: Path, tiny_set: Path, tmp_path: Path) -> None:
+    """Wherever it is evaluated; and a run that begins with it says so."""
+    data = open_set(tiny_set)
+    say(best, config=checkpoint.read_state(best)["config"] | {"data": str(tiny_set)}, data=data.manifest.identity())
+    evaluate(EvaluateConfig(checkpoint=best, data=str(tiny_set)))
+    export(ExportConfig(checkpoint=best, output=tmp_path / "model"))
+    assert set(checkpoint.read_originals(tmp_path / "model")) == set(data.split("train").sources())
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for split, apart in (("val", True), ("train", False)):
+        options = {"data": str(tiny_set), "split": split, "output": elsewhere}
+        evaluate(EvaluateConfig(checkpoint=tmp_path / "model", **options))  # type: ignore[arg-type]
+        assert json.loads((elsewhere / "evaluation.json").read_text())["apart"] is apart
 
 
 @pytest.fixture
