@@ -20,9 +20,7 @@ def test_there_are_recipes() -> None:
 def test_a_recipe_is_a_script_whose_training_options_exist(path: Path) -> None:
     subprocess.run(["bash", "-n", str(path)], check=True)
     lines = path.read_text().replace("\\\n", " ").splitlines()
-    trained = " ".join(
-        line.split("launch/train.py")[-1] for line in lines if re.match(r"train |firm=|short=| +accel", line)
-    )
+    trained = " ".join(line.split("launch/train.py")[-1] for line in lines if re.match(r"train | +accel", line))
     options = {option.replace("-", "_") for option in re.findall(r"--([a-z][a-z-]*)", trained)}
     assert {"data", "output", "init", "mixup_stages", "full_size_at"} <= options
     assert options <= set(TrainConfig.__dataclass_fields__)
