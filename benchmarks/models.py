@@ -1,4 +1,4 @@
-"""The networks beside each other: size, work, memory, speed on this machine, and a diagram of two of them.
+"""The networks beside each other: size, work, memory, speed on this machine, and a diagram of some of them.
 
 `python -m benchmarks models`, or on a GPU with --batch 512. Speed is of the network alone, on a batch that is there
 already: forward and backward for training, forward for reading. The optimizer's step is left out: it costs the same
@@ -34,7 +34,7 @@ from shards.layout import IMAGE_SIZE
 Row = dict[str, Any]
 Step = Callable[[], None]
 PATTERN = "kkanji_efficientnet*"
-DRAWN = ("kkanji_efficientnet_b0", "kkanji_efficientnet_fused_s")
+DRAWN = ("kkanji_efficientnet_b0", "kkanji_efficientnet_fused_s", "kkanji_efficientnet_fused_m")
 
 
 def models(
@@ -48,7 +48,7 @@ def models(
     output: Path = Path("benchmarks/results/models.json"),
     diagram: Path = Path("docs/networks.svg"),
 ) -> None:
-    """Measure every network of kkanji.models, and draw the smallest scaled one and our own.
+    """Measure every network of kkanji.models, and draw the smallest scaled one and our own two.
 
     Example: python -m benchmarks models
 

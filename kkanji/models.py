@@ -7,11 +7,10 @@ Two families, both built of timm's EfficientNet blocks, both with squeeze-excita
   resolution, so the last map is 4x4; at stride 2 it would be 2x2, too coarse to tell strokes apart.
 - `kkanji_efficientnet_fused_s`: our own for 64 px, early stages fused as in EfficientNetV2 (Tan and Le, ICML 2021,
   section 3.2): dense 3x3 convolutions keep a CPU's or a GPU's arithmetic units busy where depthwise ones wait for
-  memory. It has a small head, since a classifier over 3,832 classes costs most of the parameters. Its weights for
-  Kuzushiji-Kanji are in the repository: `timm.create_model("kkanji_efficientnet_fused_s", pretrained=True)`.
-
-- `kkanji_efficientnet_fused_m`: the same idea throughout. No depthwise convolution, most of the work on 8x8 maps, where
-  dense ones of 128 channels run near a processor's peak: 2.5 times the multiply-adds of `fused_s` at 1.8 times its time.
+  memory. It has a small head, since a classifier over 3,832 classes costs most of the parameters.
+- `kkanji_efficientnet_fused_m`: the same idea throughout. No depthwise convolution, and most of the work on 8x8 maps of
+  128 channels: 2.5 times the multiply-adds of `fused_s` in less than twice its time. Its weights for Kuzushiji-Kanji
+  are in the repository: `timm.create_model("kkanji_efficientnet_fused_m", pretrained=True)`.
 
 Every network takes `head="cosine"` for a classifier by angles.
 """
@@ -163,8 +162,8 @@ def _trained_cfg(folder: Path) -> dict[str, Any]:
 default_cfgs = generate_default_cfgs(
     {
         **{f"kkanji_efficientnet_{variant}.untrained": _default_cfg(4) for variant in SCALES},
-        "kkanji_efficientnet_fused_m.untrained": _default_cfg(4),
-        "kkanji_efficientnet_fused_s.kuzushiji_kanji": _trained_cfg(TRAINED),
+        "kkanji_efficientnet_fused_s.untrained": _default_cfg(4),
+        "kkanji_efficientnet_fused_m.kuzushiji_kanji": _trained_cfg(TRAINED),
     }
 )
 

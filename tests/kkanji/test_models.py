@@ -80,9 +80,9 @@ def test_pretrained_weights_come_from_the_repository() -> None:
     """Half precision in the file, float32 in the model; another number of classes keeps all but the classifier."""
     stored = safetensors.torch.load_file(TRAINED / "model.safetensors")
     classes = len(stored["classifier.bias"])
-    model = timm.create_model("kkanji_efficientnet_fused_s", pretrained=True, num_classes=classes)
+    model = timm.create_model("kkanji_efficientnet_fused_m", pretrained=True, num_classes=classes)
     assert torch.equal(model.classifier.bias, stored["classifier.bias"].float())
-    small = timm.create_model("kkanji_efficientnet_fused_s", pretrained=True, num_classes=10)
+    small = timm.create_model("kkanji_efficientnet_fused_m", pretrained=True, num_classes=10)
     assert torch.equal(small.conv_stem.weight, model.conv_stem.weight)
 
 

@@ -1,0 +1,57 @@
+"""The models in the repository: whole, small, licensed, and reading real images as well as their cards say."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kkanji import checkpoint
+from kkanji.data import class_map, open_set
+from kkanji.lineage import trained_apart
+from kkanji.predict import CharacterReader
+from tests.launch.commands import ROOT
+from tools.combine import combine
+from tools.pack import pack
+from tools.split import split
+
+MODELS = ROOT / "models"
+EVERYTHING, EVALUATED = MODELS / "kuzushiji-kanji", MODELS / "kuzushiji-kanji-evaluated"
+LARGEST = 12_000_000  # bytes
+
+
+@pytest.mark.parametrize("folder", [EVERYTHING, EVALUATED], ids=lambda folder: folder.name)
+def test_a_model_is_whole_small_and_licensed(folder: Path) -> None:
+    checkpoint.check(folder)
+    assert sum(path.stat().st_size for path in folder.iterdir()) < LARGEST
+    assert len(checkpoint.read_classes(folder)) == 3_832
+    state, facts = checkpoint.read_state(folder), json.loads((folder / "config.json").read_text())
+    assert facts["architecture"] == state["config"]["model"] and facts["num_classes"] == 3_832
+    assert "doi:10.20676/00000341, CC BY-SA 4.0" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_one_for_use_learned_from_all_that_the_evaluated_one_did() -> None:
+    everything, part = (set(checkpoint.read_originals(folder)) for folder in (EVERYTHING, EVALUATED))
+    assert part < everything and len(everything) > 113_771
+
+
+@pytest.mark.real_data
+@pytest.mark.filterwarnings("ignore:1 classes have no image left")
+def test_the_evaluated_one_reads_images_that_it_never_saw(real_archive: Path, tmp_path: Path) -> None:
+    """A thousand of the validation split's, as well as its card says of all, to 3.5 standard errors."""
+    combine((real_archive,), output=tmp_path / "originals")
+    split(tmp_path / "originals", val=0.2)
+    pack(tmp_path / "originals", output=tmp_path / "set")
+    data = open_set(tmp_path / "set")
+    reader = data.split("val")
+    assert trained_apart(EVALUATED, reader.sources()) and not trained_apart(EVERYTHING, reader.sources())
+    numbers = np.sort(np.random.default_rng(0).choice(reader.samples, 1_000, replace=False))
+    batch, model = reader.collect(numbers), CharacterReader(EVALUATED, torch.device("cpu"))
+    assert model.classes == class_map(data)
+    read = [guesses[0].label for guesses in model.read(batch.images, 1)]
+    expected = [model.classes.labels[number] for number in batch.labels]
+    top1 = np.mean([one == other for one, other in zip(read, expected, strict=True)])
+    stated = re.search(r"top-1 ([\d.]+)%", (EVALUATED / "README.md").read_text(encoding="utf-8"))
+    assert stated and abs(float(stated[1]) / 100 - top1) < 0.025
