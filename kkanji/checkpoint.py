@@ -120,7 +120,7 @@ def has_originals(path: Path) -> bool:
 def read_originals(path: Path) -> NDArray[np.uint64]:
     """That list, the originals' ids [n]. Raises InputError."""
     try:
-        originals = np.load(path / ORIGINALS, allow_pickle=False)
+        originals: NDArray[np.uint64] = np.load(path / ORIGINALS, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise CorruptCheckpoint(f"{path / ORIGINALS}: not a NumPy file ({error})") from error
     if originals.dtype != np.uint64 or originals.ndim != 1:
