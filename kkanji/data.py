@@ -32,13 +32,22 @@ def class_map(data: ShardSet) -> ClassMap:
     return classes
 
 
+def whole_bytes(data: ShardSet) -> int:
+    """All shards of all splits, unpacked."""
+    return sum(shard.plain_bytes for split in data.manifest.splits.values() for shard in split.shards)
+
+
+def fits(data: ShardSet) -> bool:
+    """Whether all of the set can be on this machine: it is here, or the cache has room for it."""
+    return data.in_place or whole_bytes(data) <= data.cache.limit_bytes
+
+
 def settle_order(config: TrainConfig, data: ShardSet) -> TrainConfig:
     """The options with the order and its window named: shuffled over the whole set if that fits on this machine."""
     sizes = [shard.plain_bytes for shard in data.manifest.splits["train"].shards]
-    whole = sum(shard.plain_bytes for split in data.manifest.splits.values() for shard in split.shards)
-    room = whole if data.in_place else data.cache.limit_bytes
+    room = whole_bytes(data) if data.in_place else data.cache.limit_bytes
     if config.order == "auto":
-        config = replace(config, order="full" if whole <= room else "windowed")
+        config = replace(config, order="full" if fits(data) else "windowed")
     if config.order != "windowed":
         return config
     most = len(sizes) if data.in_place else int(room * WINDOW_SHARE) // max(sizes) // config.lanes - 1

@@ -76,9 +76,19 @@ def shifts(views: int) -> list[Shift]:
 
 
 def training_originals(data: ShardSet) -> NDArray[np.int64]:
-    """Different originals of each class in the training split [classes]; zeros where a set has no such split."""
+    """Different originals of each class in the training split [classes], images drawn from fonts not among them; zeros
+    where a set has no such split."""
+    return _per_class(data, "originals_per_class") - training_drawn(data)
+
+
+def training_drawn(data: ShardSet) -> NDArray[np.int64]:
+    """Images of each class in the training split that are drawn from fonts [classes]."""
+    return _per_class(data, "drawn_per_class")
+
+
+def _per_class(data: ShardSet, field: str) -> NDArray[np.int64]:
     split = data.manifest.splits.get("train")
-    return np.array(split.originals_per_class if split else [0] * data.manifest.classes, np.int64)
+    return np.array((split and getattr(split, field)) or [0] * data.manifest.classes, np.int64)
 
 
 def describe(data: ShardSet) -> dict[str, Any]:

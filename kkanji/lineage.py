@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kkanji import checkpoint
-from kkanji.data import open_set
+from kkanji.data import fits, open_set
 from shards import InputError
 
 Independence = Literal["proven", "unknown", "trained on"]
@@ -54,8 +54,8 @@ def originals_behind(path: Path) -> NDArray[np.uint64]:
     """All originals that a checkpoint's weights learned from: in its own training, and in that of the weights which it
     began with, was taught by or was averaged with. Sorted [n].
 
-    Raises InputError where that is not known: no list with the weights, and a set of theirs is not at hand any more, or
-    is of unknown lineage.
+    Raises InputError where that is not known: no list with the weights, and a set of theirs is not at hand any more, is
+    of unknown lineage, or is streamed and larger than the cache: to list it, all images would have to be fetched.
     """
     if checkpoint.has_originals(path):
         return checkpoint.read_originals(path)
@@ -68,6 +68,8 @@ def originals_behind(path: Path) -> NDArray[np.uint64]:
         raise InputError(f"{config['data']}: another set than {path} was trained on")
     if data.manifest.lineage != "known":
         raise InputError(f"{config['data']}: of lineage {data.manifest.lineage}, expected known")
+    if not fits(data):
+        raise InputError(f"{config['data']}: larger than the cache, expected one that fits, for its originals")
     own = np.unique(data.split("train").sources())
     return reduce(np.union1d, map(originals_behind, learned_from(config)), own)
 

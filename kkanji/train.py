@@ -23,7 +23,7 @@ from kkanji.config import TrainConfig
 from kkanji.data import class_map, settle_order, training_order
 from kkanji.ema import WeightAverage
 from kkanji.environment import environment, precision_name, warn_of_emulation, warn_of_idle_cores
-from kkanji.evaluate import describe, plain_feed, predict_split, training_originals
+from kkanji.evaluate import describe, plain_feed, predict_split, training_drawn, training_originals
 from kkanji.flops import peak_flops, training_flops
 from kkanji.guard import FiniteGuard
 from kkanji.interrupt import Interruption, leave
@@ -76,7 +76,7 @@ class Trainer:
     def __init__(self, accelerator: Accelerator, config: TrainConfig, data: ShardSet, classes: ClassMap) -> None:
         self.accelerator = accelerator
         self.data, self.classes = data, classes
-        self.originals = training_originals(data)
+        self.originals, self.drawn = training_originals(data), training_drawn(data)
         self.lineage: str = data.manifest.lineage
         self.worker = Worker(rank=accelerator.process_index, ranks=accelerator.num_processes)
         self.reader = data.split("train", threads=config.threads)
@@ -87,7 +87,8 @@ class Trainer:
         bare = bare.to(memory_format=torch.channels_last)
         self.stages = stages_of(bare, config.mixup_stages)
         bare.to(accelerator.device)
-        self.teachers = Teachers(config.teachers, self.classes, torch.as_tensor(self.originals), accelerator.device)
+        trained = torch.as_tensor(self.originals + self.drawn)
+        self.teachers = Teachers(config.teachers, self.classes, trained, accelerator.device)
         share = -(-config.batch_size // self.worker.ranks)
         micro = config.micro_batch or derive_micro_batch(bare, accelerator.device, share)
         micro = settle_micro_batch(bare, accelerator, min(micro, share))
@@ -275,6 +276,7 @@ class Trainer:
             "config": self.config.to_dict(),
             "data": self.data.manifest.identity(),
             "training_originals": self.originals.tolist(),
+            "training_drawn": self.drawn.tolist(),
         }
 
     def _check_same_run(self, state: dict[str, Any], path: Path) -> None:

@@ -57,8 +57,11 @@ def evaluate(config: EvaluateConfig) -> None:
     own, known = class_map(data), checkpoint.read_classes(config.checkpoint)
     classes = known.with_others(own)
     state = checkpoint.read_state(config.checkpoint)
-    trained = np.array(state["training_originals"], np.int64)
-    originals = np.pad(trained, (0, len(classes) - len(known)))
+    none = [0] * len(known)  # older checkpoints do not tell drawn images from originals
+    originals, drawn = (
+        np.pad(np.array(state.get(name, none), np.int64), (0, len(classes) - len(known)))
+        for name in ("training_originals", "training_drawn")
+    )
     reader, accelerator = data.split(config.split), Accelerator()
     numbers = np.array([classes.ids[code_point] for code_point in own.code_points])
     predictions, spent = _predict(config, accelerator, plain_feed(reader, len(classes), numbers))
@@ -72,7 +75,7 @@ def evaluate(config: EvaluateConfig) -> None:
         "tta": config.tta,
         **spent,
         **summarise(predictions, originals),
-        **_classes(classes, predictions, originals),
+        **_classes(classes, predictions, originals + drawn),
     }
     predictions.save(output / "predictions.npz")
     write_file(output / "evaluation.json", json.dumps(summary, indent=1) + "\n")
@@ -99,10 +102,10 @@ def _predict(config: EvaluateConfig, accelerator: Accelerator, feed: Feed) -> tu
     return predictions, {"seconds": perf_counter() - start, "temperature": temperature}
 
 
-def _classes(classes: ClassMap, predictions: Predictions, originals: NDArray[np.int64]) -> dict[str, Any]:
-    """Which classes the averages leave out, and which could not be learnt."""
+def _classes(classes: ClassMap, predictions: Predictions, trained: NDArray[np.int64]) -> dict[str, Any]:
+    """Which classes the averages leave out, and which could not be learnt. trained: different images of each [C]."""
     images = predictions.label.bincount(minlength=len(classes)).tolist()
-    entries = list(zip(classes.labels, images, originals.tolist(), strict=True))
+    entries = list(zip(classes.labels, images, trained.tolist(), strict=True))
     return {
         "classes": len(classes),
         "without_images": [name for name, evaluated, _ in entries if not evaluated],

@@ -1,7 +1,8 @@
 """`dataset.json`: what a shard set consists of. The set exists only when this file does; it is written last.
 
-Version 2 has the fields that say how shards are stored. A plain packed set is still written as version 1, without them:
-older releases read it, and one that they wrote keeps its identity.
+Version 2 has the fields that say how shards are stored, version 3 also how many images of each class are drawn from
+fonts. A set is written in the lowest version that has what it needs: older releases read it, and one that they wrote
+keeps its identity.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from shards.layout import ALIGNMENT, IMAGE_SIZE, block_bytes
 from shards.manifest_rules import check_manifest
 
 FORMAT = "kkanji-shards"
-VERSIONS = (1, 2)
+VERSIONS = (1, 2, 3)
 MANIFEST_NAME = "dataset.json"
 CLASSES_NAME = "index.json"
 BLOCK_FIELDS = ("offset", "bytes", "samples", "crc32")
@@ -100,6 +101,8 @@ class Split:
     """Images of each class as stored."""
     originals_per_class: tuple[int, ...]
     """Different originals behind them: fewer than the images where a set was balanced by augmentation."""
+    drawn_per_class: tuple[int, ...] = ()
+    """How many of these originals are drawn from fonts; empty where none is, or where the writer did not tell."""
 
     @property
     def samples(self) -> int:
@@ -171,7 +174,7 @@ def parse_manifest(text: str) -> Manifest:
         raise ValueError(f"images of shape {data['image_shape']}, expected {[IMAGE_SIZE, IMAGE_SIZE]}")
     stored = data if data["version"] > 1 else {"layout": "packed", "compression": "none", "base": ""}
     splits = _of_type(dict, data, "splits")
-    compressed, tables = stored["compression"] != "none", stored["layout"] == "image"
+    compressed, tables, drawn = stored["compression"] != "none", stored["layout"] == "image", data["version"] > 2
     manifest = Manifest(
         name=_of_type(str, data, "name"),
         licence=_of_type(str, data, "licence"),
@@ -182,7 +185,7 @@ def parse_manifest(text: str) -> Manifest:
         compression=_one_of(Compression, stored, "compression"),
         base=_of_type(str, stored, "base"),
         history=_of_type(dict, data, "history"),
-        splits={name: _split_from_dict(split, _fields(compressed), tables) for name, split in splits.items()},
+        splits={name: _split_from_dict(split, _fields(compressed), tables, drawn) for name, split in splits.items()},
     )
     check_manifest(manifest)
     if _manifest_to_dict(manifest) != data:
@@ -192,28 +195,35 @@ def parse_manifest(text: str) -> Manifest:
 
 def _manifest_to_dict(manifest: Manifest) -> dict[str, Any]:
     stored = {"layout": manifest.layout, "compression": manifest.compression, "base": manifest.base}
-    new = tuple(stored.values()) != ("packed", "none", "")
+    version = _lowest_version(manifest)
     return {
         "format": FORMAT,
-        "version": 2 if new else 1,
+        "version": version,
         "name": manifest.name,
         "licence": manifest.licence,
         "lineage": manifest.lineage,
         "image_shape": [IMAGE_SIZE, IMAGE_SIZE],
         "classes": manifest.classes,
         "seed": manifest.seed,
-        **(stored if new else {}),
+        **(stored if version > 1 else {}),
         "history": dict(manifest.history),
-        "splits": {name: _split_to_dict(manifest, split) for name, split in manifest.splits.items()},
+        "splits": {name: _split_to_dict(manifest, split, drawn=version > 2) for name, split in manifest.splits.items()},
     }
 
 
-def _split_to_dict(manifest: Manifest, split: Split) -> dict[str, Any]:
+def _lowest_version(manifest: Manifest) -> int:
+    if any(split.drawn_per_class for split in manifest.splits.values()):
+        return 3
+    return 1 if (manifest.layout, manifest.compression, manifest.base) == ("packed", "none", "") else 2
+
+
+def _split_to_dict(manifest: Manifest, split: Split, *, drawn: bool) -> dict[str, Any]:
     fields = _fields(manifest.compression != "none")
     return {
         "samples": split.samples,
         "samples_per_class": list(split.samples_per_class),
         "originals_per_class": list(split.originals_per_class),
+        **({"drawn_per_class": list(split.drawn_per_class)} if drawn else {}),
         "block_fields": list(fields),
         "shards": [_shard_to_dict(manifest, shard, fields) for shard in split.shards],
     }
@@ -234,12 +244,10 @@ def _fields(compressed: bool) -> tuple[str, ...]:
     return COMPRESSED_FIELDS if compressed else BLOCK_FIELDS
 
 
-def _split_from_dict(data: dict[str, Any], fields: tuple[str, ...], tables: bool) -> Split:
-    return Split(
-        shards=tuple(_shard_from_dict(shard, fields, tables) for shard in data["shards"]),
-        samples_per_class=tuple(_count(number, "samples_per_class") for number in data["samples_per_class"]),
-        originals_per_class=tuple(_count(number, "originals_per_class") for number in data["originals_per_class"]),
-    )
+def _split_from_dict(data: dict[str, Any], fields: tuple[str, ...], tables: bool, drawn: bool) -> Split:
+    names = ("samples_per_class", "originals_per_class", *(("drawn_per_class",) if drawn else ()))
+    counts = {name: tuple(_count(number, name) for number in data[name]) for name in names}
+    return Split(shards=tuple(_shard_from_dict(shard, fields, tables) for shard in data["shards"]), **counts)
 
 
 def _shard_from_dict(data: dict[str, Any], fields: tuple[str, ...], tables: bool) -> Shard:

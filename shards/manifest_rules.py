@@ -36,9 +36,14 @@ def check_manifest(manifest: "Manifest") -> None:
 def _check_split(name: str, split: "Split", classes: int) -> None:
     if len(split.samples_per_class) != classes or sum(split.samples_per_class) != split.samples:
         raise ValueError(f"split {name!r}: counts per class do not add up to {split.samples} samples")
-    pairs = zip(split.originals_per_class, split.samples_per_class, strict=True)
-    if any(originals > samples for originals, samples in pairs):
+    if not _within(split.originals_per_class, split.samples_per_class):
         raise ValueError(f"split {name!r}: a class has more originals than images")
+    if split.drawn_per_class and not _within(split.drawn_per_class, split.originals_per_class):
+        raise ValueError(f"split {name!r}: a class has more drawn images than originals")
+
+
+def _within(parts: tuple[int, ...], wholes: tuple[int, ...]) -> bool:
+    return all(part <= whole for part, whole in zip(parts, wholes, strict=True))
 
 
 def _check_shard(shard: "Shard") -> None:

@@ -183,7 +183,14 @@ def balanced(combined: Originals, rows: NDArray[np.int64], per_class: int, seed:
         return samples._replace(images=images)
 
     counts = np.where(available > 0, per_class, 0)
-    return Content(samples=total, read=read, samples_per_class=counts, originals_per_class=used)
+    chosen = ordered[np.arange(len(ordered)) - np.repeat(first, available) < np.repeat(used, available)]
+    return Content(
+        samples=total,
+        read=read,
+        samples_per_class=counts,
+        originals_per_class=used,
+        drawn_per_class=combined.drawn(chosen),
+    )
 
 
 def _tell_absent(combined: Originals, absent: NDArray[np.int64]) -> None:

@@ -96,6 +96,10 @@ class Originals:
         """Images of each class among these rows."""
         return np.bincount(self.labels[rows], minlength=len(self.classes))
 
+    def drawn(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of each class among these rows that are drawn from fonts."""
+        return self.counts(rows[self.lineages[rows] == LINEAGES.index("font")])
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitTable:

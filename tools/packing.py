@@ -88,6 +88,7 @@ class Content:
     """The samples at these positions."""
     samples_per_class: NDArray[np.int64]
     originals_per_class: NDArray[np.int64]
+    drawn_per_class: NDArray[np.int64]
 
 
 class ShardJob(NamedTuple):
@@ -124,7 +125,13 @@ def stored_as_is(combined: Originals, rows: NDArray[np.int64], key: int) -> Cont
         return gather(combined, rows[shuffled(positions, len(rows), key)])
 
     counts = combined.counts(rows)
-    return Content(samples=len(rows), read=read, samples_per_class=counts, originals_per_class=counts)
+    return Content(
+        samples=len(rows),
+        read=read,
+        samples_per_class=counts,
+        originals_per_class=counts,
+        drawn_per_class=combined.drawn(rows),
+    )
 
 
 def unchanged(combined: Originals, table: SplitTable, seed: int) -> dict[str, Content]:
@@ -273,6 +280,7 @@ def _split(content: Content) -> Split:
         shards=(),
         samples_per_class=tuple(content.samples_per_class.tolist()),
         originals_per_class=tuple(content.originals_per_class.tolist()),
+        drawn_per_class=tuple(content.drawn_per_class.tolist()) if content.drawn_per_class.any() else (),
     )
 
 

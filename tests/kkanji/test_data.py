@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kkanji.config import TrainConfig
-from kkanji.data import class_map, open_set, settle_order, training_order
+from kkanji.data import class_map, fits, open_set, settle_order, training_order
 from shards import DrawnOrder, InputError, SampleOrder, ShardSet, WindowedOrder
 from shards.cache import Cache
 from tools.convert import convert
@@ -38,6 +38,11 @@ def test_a_local_set_is_shuffled_as_a_whole(tiny_set: Path) -> None:
 
 def test_a_set_that_fits_into_the_cache_too(compressed: Path, tmp_path: Path) -> None:
     assert settle_order(CONFIG, cached(compressed, tmp_path, 1.1)).order == "full"
+
+
+def test_what_fits(tiny_set: Path, compressed: Path, tmp_path: Path) -> None:
+    assert fits(ShardSet(tiny_set)) and fits(cached(compressed, tmp_path, 1.0))
+    assert not fits(cached(compressed, tmp_path, 0.99))
 
 
 def test_a_larger_one_gets_a_window_that_fits(compressed: Path, tmp_path: Path) -> None:

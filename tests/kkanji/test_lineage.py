@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kkanji import checkpoint
+from kkanji import checkpoint, lineage
 from kkanji.data import open_set
 from kkanji.lineage import independence, originals_behind, record, trained_apart
-from shards import InputError
+from shards import InputError, ShardSet
+from shards.cache import Cache
+from tools.convert import convert
 
 DATA = {"lineage": "known", "identity": "a"}
 VALIDATED = {"split": "val", "lineage": "known", "data": "a"}
@@ -92,6 +94,18 @@ def test_a_mean_is_proven_only_if_each_of_its_parts_is(tiny_set: Path, tmp_path:
     assert independence(DATA, VALIDATED | record(mean, *evaluated)) == "proven"
     checkpoint_of(other, tiny_set, version="another")
     assert independence(DATA, VALIDATED | record(mean, *evaluated)) == "unknown"
+
+
+def test_a_set_larger_than_the_cache_is_not_fetched_for_its_list(
+    tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Streamed, so that the list would cost all of its images."""
+    convert(str(tiny_set), output=tmp_path / "compressed", compression="zstd")
+    small = ShardSet(tmp_path / "compressed", cache=Cache(tmp_path / "cache", 1))
+    monkeypatch.setattr(lineage, "open_set", lambda _location: small)
+    state = checkpoint_of(tmp_path / "alone", tiny_set, version=small.manifest.identity())
+    with pytest.raises(InputError, match="larger than the cache"):
+        originals_behind(state)
 
 
 def test_without_the_sets_nothing_is_claimed(tiny_set: Path, tmp_path: Path) -> None:

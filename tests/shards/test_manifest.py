@@ -150,8 +150,10 @@ BLOCK: Steps = (*SHARD, "blocks", 1)
 @pytest.mark.parametrize(
     ("steps", "value", "message"),
     [
-        (("version",), 3, r"format version 3, but this kkanji reads versions \(1, 2\)"),
+        (("version",), 4, r"format version 4, but this kkanji reads versions \(1, 2, 3\)"),
         (("version",), 2, "no field 'compression'"),
+        (("version",), 3, "no field 'compression'"),
+        (("splits", "train", "drawn_per_class"), [0] * 7, "that this version does not write"),
         (("image_shape",), [32, 32], r"images of shape \[32, 32\], expected \[64, 64\]"),
         (("lineage",), "perhaps", "lineage 'perhaps', expected 'known' or 'unknown'"),
         (("lineage",), [], r"lineage \[\]"),
@@ -270,6 +272,31 @@ def test_a_plain_packed_set_is_still_version_1(valid: Json, manifest: Manifest) 
     assert (manifest.layout, manifest.compression, manifest.base) == ("packed", "none", "")
     elsewhere = replace(manifest, base="s3://bucket/prefix")
     assert parse_manifest(elsewhere.to_json()) == elsewhere and json.loads(elsewhere.to_json())["version"] == 2
+
+
+def with_drawn(manifest: Manifest, *counts: int) -> Manifest:
+    """The same set, where so many training images of each class are drawn from fonts."""
+    train = replace(manifest.splits["train"], drawn_per_class=counts)
+    return replace(manifest, splits={**manifest.splits, "train": train})
+
+
+def test_only_a_set_with_drawn_images_is_version_3(manifest: Manifest) -> None:
+    originals = manifest.splits["train"].originals_per_class
+    drawn = with_drawn(manifest, *originals)
+    content = json.loads(drawn.to_json())
+    assert parse_manifest(drawn.to_json()) == drawn and content["version"] == 3
+    assert content["splits"]["train"]["drawn_per_class"] == list(originals)
+    assert [split["drawn_per_class"] for name, split in content["splits"].items() if name != "train"] == [[]]
+    for fewer in (originals[:-1], (originals[0] + 1, *originals[1:])):
+        with pytest.raises(ValueError, match=r"shorter|longer|more drawn images than originals"):
+            parse_manifest(with_drawn(manifest, *fewer).to_json())
+
+
+def test_a_version_higher_than_needed_is_refused(manifest: Manifest) -> None:
+    content = json.loads(with_drawn(manifest, *[0] * 7).to_json())
+    content["splits"]["train"]["drawn_per_class"] = []
+    with pytest.raises(ValueError, match="this version does not write"):
+        parse_manifest(json.dumps(content))
 
 
 def test_a_manifest_is_read_from_a_store_too(version_2: Path, tmp_path: Path) -> None:

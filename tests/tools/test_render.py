@@ -10,7 +10,10 @@ import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 
+from kkanji.data import open_set
+from kkanji.evaluate import training_drawn, training_originals
 from shards import InputError, ShardSet
+from tools.balance import balance
 from tools.combine import combine
 from tools.originals import LINEAGES, SPLITS, check_images, original_id, read_originals, read_split
 from tools.pack import pack
@@ -97,13 +100,34 @@ def test_drawn_images_are_for_training_and_the_others_fall_as_before(
     assert np.array_equal(numbers[~drawn], read_split(before).numbers)
 
 
-def test_the_result_is_packed_and_clean(folder: Path, fonts: Path, tmp_path: Path) -> None:
+def test_the_result_is_packed_and_clean(
+    folder: Path, fonts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     render(folder, fonts=(fonts,), per_class=2, output=tmp_path / "more")
     split(tmp_path / "more", val=0.2)
     pack(tmp_path / "more", output=tmp_path / "set", block_size=125)
     verify(tmp_path / "set")
     manifest = ShardSet(tmp_path / "set").manifest
     assert manifest.history["originals"]["lineage"] == {"known": 27, "font": 4} and manifest.lineage == "known"
+    assert sum(manifest.splits["train"].drawn_per_class) == 4 and manifest.splits["val"].drawn_per_class == ()
+    assert "originals (4 drawn from fonts)" in capsys.readouterr().out
+
+
+def test_drawn_images_are_counted_in_a_balanced_set_and_are_no_training_originals(
+    folder: Path, fonts: Path, tmp_path: Path
+) -> None:
+    render(folder, fonts=(fonts,), per_class=2, output=tmp_path / "more")
+    split(tmp_path / "more", val=0.2)
+    after = read_originals(tmp_path / "more")
+    balance(tmp_path / "more", per_class=40, output=tmp_path / "many")
+    balance(tmp_path / "more", per_class=1, output=tmp_path / "one")
+    counts = after.counts(read_split(after).rows("train"))
+    for name, most in (("many", 40), ("one", 1)):
+        data = open_set(tmp_path / name)
+        used = np.flatnonzero(np.isin(after.ids, data.split("train").sources()))
+        assert training_drawn(data).tolist() == after.drawn(used).tolist()
+        assert (training_originals(data) + training_drawn(data)).tolist() == np.minimum(counts, most).tolist()
+    assert training_drawn(open_set(tmp_path / "many")).sum() == 4
 
 
 def test_a_class_without_images_is_drawn(
