@@ -43,7 +43,10 @@ def render(
 ) -> None:
     """Add training images drawn from fonts to the classes that have few originals.
 
-    Drawn with the variations of `python -m tools sample`, the fonts taking turns. A class that no font draws gets none.
+    Drawn with the variations of `python -m tools sample`. The fonts that have a character take turns in the order of
+    their names: where there are more fonts than images, number them so that the best come first. A class that no font
+    draws gets none.
+
     Divide the result by `python -m tools split`: drawn images go to train, the others where they would go without them.
 
     Example: python -m tools render originals --fonts /usr/share/fonts/truetype --output rendered

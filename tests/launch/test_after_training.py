@@ -107,6 +107,16 @@ def test_a_class_that_was_never_trained_on_is_named(
     assert f"never trained on     {label}" in capsys.readouterr().out
 
 
+def test_a_class_of_drawn_images_alone_was_trained_on_but_has_no_originals(best: Path, tiny_set: Path) -> None:
+    originals = checkpoint.read_state(best)["training_originals"]
+    drawn = [0] * len(originals)
+    originals[2], drawn[2] = 0, 9
+    say(best, training_originals=originals, training_drawn=drawn)
+    evaluate(EvaluateConfig(checkpoint=best, data=str(tiny_set)))
+    assert evaluation(best)["without_training"] == []
+    assert evaluation(best)["bins"][0]["training_images"] == "0" and evaluation(best)["bins"][0]["images"] == 6
+
+
 def test_the_card_has_the_figures_and_the_folder_the_temperature(best: Path, tiny_set: Path, tmp_path: Path) -> None:
     evaluate(EvaluateConfig(checkpoint=best, data=str(tiny_set), temperature=True))
     export(ExportConfig(checkpoint=best, output=tmp_path / "model"))
