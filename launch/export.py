@@ -18,14 +18,14 @@ Reads one character from a 64x64 gray image, white ink on black. A checkpoint of
 `timm.create_model("local-dir:FOLDER", pretrained=True)`, which gives logits of images normalised as config.json says.
 {onnx}
 
-- Trained on {train_images:,} images, {epochs} epochs of global batch {batch_size}{begun}.
+- Trained on {train_images:,} images, {passes} of global batch {batch_size}{begun}.
 - {evaluated} on {images:,} images of split `{split}`, {verdict}{chosen}:
   top-1 {top1:.2%}, top-5 {top5:.2%}, balanced accuracy {balanced_accuracy:.2%} over {evaluated_classes:,} characters,
   weighted F1 {f1_weighted:.4f}, measured in float32{views}.
 - {calibration}
 - Data: {licence}
 
-| training images of the character | characters | images | top-1 |
+| training originals of the character | characters | images | top-1 |
 |---|---|---|---|
 {rows}
 """
@@ -91,11 +91,12 @@ def _card(facts: dict[str, Any], of: dict[str, Any], evaluation: dict[str, Any],
     )
     values = {**evaluation, **facts["config"], **facts["data"]}
     views = evaluation["tta"]
-    images = of["data"]["train_images"]
+    images, epochs = of["data"]["train_images"], values["epochs"]
     return CARD.format(
         **values,
         chosen=" (by which a run chooses its best epoch)" if evaluation["split"] == "val" else "",
         verdict=VERDICTS[independence(of["data"], evaluation)],
+        passes="1 epoch" if epochs == 1 else f"{epochs} epochs",
         begun=begun,
         evaluated="Evaluated" if facts == of else f"Not evaluated itself. Another run, trained on {images:,} images:",
         views=f", the mean of {views} small shifts of each image" if views > 1 else "",
