@@ -57,10 +57,10 @@ def evaluate(config: EvaluateConfig) -> None:
     own, known = class_map(data), checkpoint.read_classes(config.checkpoint)
     classes = known.with_others(own)
     state = checkpoint.read_state(config.checkpoint)
-    none = [0] * len(known)  # older checkpoints do not tell drawn images from originals
+    own_drawn = state.get("training_drawn", [0] * len(known))  # older checkpoints do not tell them from originals
     originals, drawn = (
-        np.pad(np.array(state.get(name, none), np.int64), (0, len(classes) - len(known)))
-        for name in ("training_originals", "training_drawn")
+        np.pad(np.array(counts, np.int64), (0, len(classes) - len(known)))
+        for counts in (state["training_originals"], own_drawn)
     )
     reader, accelerator = data.split(config.split), Accelerator()
     numbers = np.array([classes.ids[code_point] for code_point in own.code_points])

@@ -9,13 +9,18 @@ archive=$1 fonts=$2 more_fonts=$3 out=$4
 threads=${OMP_NUM_THREADS:-$(nproc)}
 precision=${PRECISION:-float32} # ours had bfloat16: half as fast again on a processor that has it, much slower on others
 
-shards() { # NAME SHARE_FOR_VALIDATION RENDER_OPTIONS...: the originals, and for rare characters images drawn from fonts
+originals() {
+    [ -e "$out/originals" ] || python -m tools combine "$archive" --output "$out/originals" --name Kuzushiji-Kanji
+}
+
+drawn() { # NAME OPTIONS...: the originals, and for rare characters images drawn from fonts
+    [ -e "$out/$1" ] || python -m tools render "$out/originals" --at-most 30 --output "$out/$1" "${@:2}"
+}
+
+shards() { # NAME DRAWN SHARE_FOR_VALIDATION
     [ -e "$out/$1-shards" ] && return
-    python -m tools combine "$archive" --output "$out/$1-originals" --name Kuzushiji-Kanji --overwrite
-    python -m tools split "$out/$1-originals" --val "$2"
-    python -m tools render "$out/$1-originals" --at-most 30 --output "$out/$1" --overwrite "${@:3}"
-    python -m tools split "$out/$1" --val "$2"
-    python -m tools pack "$out/$1" --output "$out/$1-shards" --overwrite
+    python -m tools split "$out/$2" --val "$3" --overwrite
+    python -m tools pack "$out/$2" --output "$out/$1-shards"
 }
 
 train() { # NAME SET OPTIONS...
@@ -34,9 +39,12 @@ export_model() { # NAME OPTIONS...
     python launch/export.py --checkpoint "$out/runs/$1/checkpoints/best" --overwrite "${@:2}"
 }
 
-shards part 0.2 --fonts "$fonts" --per-class 10
-shards redrawn 0.2 --fonts "$more_fonts" --per-class 12 --seed 1
-shards whole 0 --fonts "$more_fonts" --per-class 12 --seed 1
+originals
+drawn first --fonts "$fonts" --per-class 10
+drawn second --fonts "$more_fonts" --per-class 12 --seed 1
+shards part first 0.2
+shards redrawn second 0.2
+shards whole second 0
 train part part --epochs 16 --lr 3e-3 --warmup-epochs 0.2 --weight-decay 0.02 --ema-images 40000 --start-size 48 \
     --full-size-at 0.3 --augment 1.2 --augment-start 0.5 --plain-epochs 1 --evaluate-every 2
 evaluate part part
