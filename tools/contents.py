@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from kkanji.classes import ClassMap, read_class_map
 from kkanji.data import class_map, open_set
-from shards import InputError, ShardSet, SplitReader
+from shards import InputError, ShardSet
 from shards.manifest import MANIFEST_NAME
 from tools.originals import (
     CHUNK,
@@ -34,6 +34,8 @@ class Part(NamedTuple):
     """[n], class numbers."""
     sources: NDArray[np.uint64]
     """[n], the original behind each image."""
+    drawn: Numbers
+    """[classes], of the originals those that are drawn from fonts."""
     read: Callable[[Numbers], Images]
     """The images of these numbers, 0..n-1."""
 
@@ -42,9 +44,13 @@ class Part(NamedTuple):
         for start in range(0, len(self.labels), CHUNK):
             yield self.read(np.arange(start, min(start + CHUNK, len(self.labels))))
 
-    def only(self, chosen: Numbers) -> "Part":
-        """The part with these of its images."""
-        return Part(self.name, self.labels[chosen], self.sources[chosen], lambda numbers: self.read(chosen[numbers]))
+    def of_class(self, number: int) -> "Part":
+        """The part with the images of one class alone."""
+        chosen = np.flatnonzero(self.labels == number)
+        drawn = np.where(np.arange(len(self.drawn)) == number, self.drawn, 0)
+        return Part(
+            self.name, self.labels[chosen], self.sources[chosen], drawn, lambda numbers: self.read(chosen[numbers])
+        )
 
 
 class Contents(NamedTuple):
@@ -71,15 +77,18 @@ def open_contents(location: str, split: str | None = None, source: str | None = 
 
 def _of_set(data: ShardSet, split: str | None) -> Contents:
     manifest = data.manifest
-    parts = [_stored_part(name, data.split(name)) for name in ([split] if split else manifest.splits)]
+    parts = [_stored_part(data, name) for name in ([split] if split else manifest.splits)]
     named = {"name": manifest.name, "licence": manifest.licence, "lineage": manifest.lineage}
     return Contents(
         data.location, {**named, **manifest.history, "identity": manifest.identity()}, class_map(data), parts
     )
 
 
-def _stored_part(name: str, reader: SplitReader) -> Part:
-    return Part(name, reader.labels(), reader.sources(), lambda numbers: reader.collect(numbers).images)
+def _stored_part(data: ShardSet, name: str) -> Part:
+    reader = data.split(name)
+    stored = data.manifest.splits[name]
+    drawn = np.array(stored.drawn_per_class or [0] * len(stored.originals_per_class), np.int64)
+    return Part(name, reader.labels(), reader.sources(), drawn, lambda numbers: reader.collect(numbers).images)
 
 
 def _of_originals(combined: Originals, split: str | None, source: str | None) -> Contents:
@@ -109,4 +118,7 @@ def _rows_by_part(combined: Originals, table: SplitTable | None, split: str | No
 
 
 def _original_part(name: str, combined: Originals, rows: Numbers) -> Part:
-    return Part(name, combined.labels[rows], combined.ids[rows], lambda numbers: combined.images[rows[numbers]])
+    def read(numbers: Numbers) -> Images:
+        return combined.images[rows[numbers]]
+
+    return Part(name, combined.labels[rows], combined.ids[rows], combined.drawn(rows), read)

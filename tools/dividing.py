@@ -28,7 +28,7 @@ RULES = {
         "others train; classes with one image to train only"
     ),
     "half": (
-        "classes with one image left out; of every other class half is train, half test; the odd image of a class "
+        "classes with one original left out; of every other class half is train, half test; the odd image of a class "
         "falls to either by seed and code point; order within a class depends on seed and id"
     ),
     "file": "as a file has it, original by original",
@@ -78,8 +78,8 @@ def halved(combined: Originals, *, seed: int) -> NDArray[np.int8]:
     for pool in _pools(combined, seed):
         _, test_count = quotas(len(pool.rows), 0.0, 0.5, _rounding(pool.code_point, seed))
         numbers[pool.rows[:test_count]] = TEST
-        if len(pool.rows) == 1:
-            numbers[pool.rows] = NO_SPLIT
+    written = np.bincount(combined.labels[_written(combined)], minlength=len(combined.classes.code_points))
+    numbers[written[combined.labels] <= 1] = NO_SPLIT  # their drawn images too: the protocol has no such class
     return numbers
 
 
@@ -96,9 +96,15 @@ def _bound(combined: Originals) -> NDArray[np.int8]:
     return np.where(combined.official == TEST, TEST, TRAIN).astype(np.int8)
 
 
+def _written(combined: Originals) -> NDArray[np.bool_]:
+    """Which originals [N] were written by hand, not drawn from a font."""
+    written: NDArray[np.bool_] = combined.lineages != LINEAGES.index("font")
+    return written
+
+
 def _pools(combined: Originals, seed: int) -> Iterator[Pool]:
     """The originals that may be divided, class by class."""
-    free = (combined.official != TEST) & (combined.lineages != LINEAGES.index("font"))
+    free = (combined.official != TEST) & _written(combined)
     keys = originals.order_keys(combined.ids, seed)
     order = np.lexsort((combined.ids, keys, combined.official, combined.labels))
     order = order[free[order]]

@@ -79,7 +79,7 @@ def only_class(contents: Contents, label: str | None) -> Contents:
     if number is None:
         found = f"no class of {contents.where}; its {len(contents.classes)} classes are in index.json"
         raise InputError(f"--label {label}: {found}")
-    return contents._replace(parts=[part.only(np.flatnonzero(part.labels == number)) for part in contents.parts])
+    return contents._replace(parts=[part.of_class(number) for part in contents.parts])
 
 
 def choose(parts: list[Part], count: int, seed: int) -> Choice:

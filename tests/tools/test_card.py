@@ -32,7 +32,7 @@ def test_figures_of_originals_and_of_sets_are_those_of_the_pixels(folder: Path, 
     rows = read_split(combined).rows("train")
     pixels = combined.images[rows].astype(np.float64) / 255
     classes = len(np.unique(combined.labels[rows]))
-    counts = f"| train | {len(rows)} | {len(rows)} | {classes} |"
+    counts = f"| train | {len(rows)} | {len(rows)} | 0 | {classes} |"
     for location in (folder, tmp_path / "set"):
         text = written(location, tmp_path)
         assert f"{counts} {pixels.mean():.4f} | {pixels.std():.4f} |" in text
@@ -58,7 +58,7 @@ def test_a_balanced_set_tells_how_it_was_made(folder: Path, tmp_path: Path) -> N
 def test_originals_without_a_split_say_so(folder: Path, tmp_path: Path) -> None:
     (folder / "split.json").unlink()
     text = written(folder, tmp_path)
-    assert "| originals | 68 | 68 | 3 |" in text and "## Split\n\nNone yet." in text
+    assert "| originals | 68 | 68 | 0 | 3 |" in text and "## Split\n\nNone yet." in text
 
 
 def test_a_leak_is_counted(folder: Path) -> None:

@@ -15,9 +15,10 @@ from kkanji.evaluate import training_drawn, training_originals
 from shards import InputError, ShardSet
 from tools.balance import balance
 from tools.combine import combine
-from tools.originals import LINEAGES, SPLITS, check_images, original_id, read_originals, read_split
+from tools.originals import LINEAGES, NO_SPLIT, SPLITS, check_images, original_id, read_originals, read_split
 from tools.pack import pack
 from tools.render import render
+from tools.show import show
 from tools.split import split
 from tools.verify import verify
 
@@ -128,6 +129,31 @@ def test_drawn_images_are_counted_in_a_balanced_set_and_are_no_training_original
         assert training_drawn(data).tolist() == after.drawn(used).tolist()
         assert (training_originals(data) + training_drawn(data)).tolist() == np.minimum(counts, most).tolist()
     assert training_drawn(open_set(tmp_path / "many")).sum() == 4
+
+
+def test_a_card_counts_drawn_images_apart(folder: Path, fonts: Path, tmp_path: Path) -> None:
+    render(folder, fonts=(fonts,), per_class=2, output=tmp_path / "more")
+    split(tmp_path / "more", val=0.2)
+    balance(tmp_path / "more", per_class=40, output=tmp_path / "many")
+    more = read_originals(tmp_path / "more")
+    written = len(read_split(more).rows("train")) - 4
+    for place, images in ((tmp_path / "more", written + 4), (tmp_path / "many", 4 * 40)):
+        show(str(place), kind="card", output=tmp_path / "card.md", overwrite=True)
+        assert f"| train | {images} | {written} | 4 | 4 |" in (tmp_path / "card.md").read_text()
+    show(str(tmp_path / "more"), kind="card", label="U+4E00", output=tmp_path / "card.md", overwrite=True)
+    assert " | 0 | 1 |" in (tmp_path / "card.md").read_text()
+
+
+def test_the_half_protocol_draws_no_class_that_it_leaves_out(folder: Path, fonts: Path, tmp_path: Path) -> None:
+    render(folder, fonts=(fonts,), at_most=20, per_class=3, output=tmp_path / "more")
+    for place in (folder, tmp_path / "more"):
+        split(place, protocol="half", overwrite=True)
+    before, after = read_originals(folder), read_originals(tmp_path / "more")
+    numbers, drawn = read_split(after).numbers, after.lineages == FONT
+    assert np.array_equal(numbers[~drawn], read_split(before).numbers)
+    single = before.counts(np.arange(len(before.ids)))[after.labels[drawn]] <= 1
+    assert set(single.tolist()) == {False, True}
+    assert np.array_equal(numbers[drawn], np.where(single, NO_SPLIT, SPLITS.index("train")))
 
 
 def test_a_class_without_images_is_drawn(
