@@ -9,7 +9,9 @@ import pytest
 from kkanji.config import TrainConfig
 from tests.launch.commands import ROOT
 
-RECIPES = sorted((ROOT / "launch" / "recipes").glob("*.sh"))
+FOLDER = ROOT / "launch" / "recipes"
+STEPS = FOLDER / "steps.sh"
+RECIPES = sorted(set(FOLDER.glob("*.sh")) - {STEPS})
 
 
 def test_there_are_recipes() -> None:
@@ -18,9 +20,20 @@ def test_there_are_recipes() -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_a_recipe_is_a_script_whose_training_options_exist(path: Path) -> None:
-    subprocess.run(["bash", "-n", str(path)], check=True)
-    lines = path.read_text().replace("\\\n", " ").splitlines()
+    for script in (STEPS, path):
+        subprocess.run(["bash", "-n", str(script)], check=True)
+    text = path.read_text()
+    assert 'source "$(dirname "$0")/steps.sh"' in text
+    lines = (STEPS.read_text() + text).replace("\\\n", " ").splitlines()
     trained = " ".join(line.split("launch/train.py")[-1] for line in lines if re.match(r"train | +accel", line))
     options = {option.replace("-", "_") for option in re.findall(r"--([a-z][a-z-]*)", trained)}
-    assert {"data", "output", "init", "mixup_stages", "full_size_at"} <= options
+    assert {"data", "output", "epochs", "mixup_stages", "full_size_at"} <= options
     assert options <= set(TrainConfig.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_a_recipe_calls_steps_that_there_are(path: Path) -> None:
+    steps = set(re.findall(r"^([a-z_]+)\(\)", STEPS.read_text(), re.MULTILINE))
+    lines = path.read_text().replace("\\\n", " ").splitlines()
+    called = {line.split()[0] for line in lines if re.match(r"[a-z_]+( |$)", line)} - {"set", "source"}
+    assert {"originals", "shards", "train", "evaluate"} <= called <= steps

@@ -1,0 +1,34 @@
+# Steps that the recipes share, sourced by them. Each folder is made once: run again, a recipe goes on where it was.
+# They expect: archive (CODH's kkanji.tar) and out (the folder for everything).
+threads=${OMP_NUM_THREADS:-$(nproc)}
+precision=${PRECISION:-float32} # bfloat16: half as fast again on a processor that has it, much slower on others
+
+originals() {
+    [ -e "$out/originals" ] || python -m tools combine "$archive" --output "$out/originals" --name Kuzushiji-Kanji
+}
+
+drawn() { # NAME OPTIONS...: the originals, and for rare characters images drawn from fonts
+    [ -e "$out/$1" ] || python -m tools render "$out/originals" --output "$out/$1" "${@:2}"
+}
+
+shards() { # NAME DRAWN OPTIONS...: options that say how the originals are divided
+    [ -e "$out/$1-shards" ] && return
+    python -m tools split "$out/$2" --overwrite "${@:3}"
+    python -m tools pack "$out/$2" --output "$out/$1-shards"
+}
+
+train() { # NAME SET OPTIONS...
+    accelerate launch --config_file launch/configs/cpu.yaml --num_cpu_threads_per_process "$threads" launch/train.py \
+        --output "$out/runs/$1" --data "$out/$2-shards" --model kkanji_efficientnet_fused_m --precision "$precision" \
+        --optimizer muon --batch-size 384 --schedule cosine --order balanced --draws-per-class 32 --draw-exponent 0.6 \
+        --label-smoothing 0.05 --mixup 0.2 --mixup-stages 2 --drop-path 0.1 \
+        --log-every 40 --save-every 200 --resume "${@:3}"
+}
+
+evaluate() { # NAME SET OPTIONS...
+    python launch/evaluate.py --checkpoint "$out/runs/$1/checkpoints/best" --data "$out/$2-shards" "${@:3}"
+}
+
+export_model() { # NAME OPTIONS...
+    python launch/export.py --checkpoint "$out/runs/$1/checkpoints/best" --overwrite "${@:2}"
+}
