@@ -55,8 +55,8 @@ def split(
         test: share of the images without an official split for a test set that is measured once
         folds: divide each class into so many parts; --fold says which is val, the others are train
         fold: which part is val: 0 to FOLDS - 1
-        protocol: half: as in the published measurement on Kuzushiji-Kanji: classes with one image are left out, half of
-            every other class is train, half test
+        protocol: half: as in the published measurement on Kuzushiji-Kanji: classes with one image are left out, with
+            what is drawn of them; half of every other class is train, half test
         from_: a split.csv made elsewhere from the same originals; takes over its division, id by id
         seed: another seed divides differently; 0 or more
         overwrite: replace an earlier split
