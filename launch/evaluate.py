@@ -113,6 +113,7 @@ def _classes(classes: ClassMap, predictions: Predictions, trained: NDArray[np.in
     }
 
 
+SHOWN = 12  # classes in a line
 BINS_HEAD = "training originals of the class    classes    images    top-1    top-5"
 
 
@@ -124,13 +125,19 @@ def _text(summary: dict[str, Any], verdict: lineage.Independence) -> str:
     lines.append(f"{'apart from training':20} {verdict}")
     lines.append(f"{'images/s':20} {summary['images'] / summary['seconds']:,.0f}")
     if summary["without_training"]:
-        lines.append(f"{'never trained on':20} {' '.join(summary['without_training'])}")
+        lines.append(f"{'never trained on':20} {_some(summary['without_training'])}")
     if summary["temperature"]:
         fit = summary["temperature"]
         error = f"calibration_error {fit['calibration_error_before']:.4f} to {fit['calibration_error_after']:.4f}"
         lines.append(f"{'temperature':20} {fit['value']:.3f}: {error} (cross-fitted)")
     rows = (_row(entry) for entry in summary["bins"] if entry["images"])
     return "\n".join([*lines, BINS_HEAD, *rows]) + "\n"
+
+
+def _some(labels: list[str]) -> str:
+    """All of a few, the first of many."""
+    rest = f" and {len(labels) - SHOWN:,} more (without_training in evaluation.json)" if len(labels) > SHOWN else ""
+    return " ".join(labels[:SHOWN]) + rest
 
 
 def _row(entry: dict[str, Any]) -> str:
