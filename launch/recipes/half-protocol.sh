@@ -13,3 +13,4 @@ shards half half --protocol half
 train half half --epochs 12 --lr 3e-3 --warmup-epochs 0.2 --weight-decay 0.02 --ema-images 40000 --start-size 48 \
     --full-size-at 0.3 --augment 1.2 --augment-start 0.5 --plain-epochs 2
 evaluate half half --split test
+export_model half --output "$out/kuzushiji-kanji-half"

@@ -19,10 +19,11 @@ from tools.split import split
 
 MODELS = ROOT / "models"
 EVERYTHING, EVALUATED = MODELS / "kuzushiji-kanji", MODELS / "kuzushiji-kanji-evaluated"
+HALF = MODELS / "kuzushiji-kanji-half"
 LARGEST = 12_000_000  # bytes
 
 
-@pytest.mark.parametrize("folder", [EVERYTHING, EVALUATED], ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", [EVERYTHING, EVALUATED, HALF], ids=lambda folder: folder.name)
 def test_a_model_is_whole_small_and_licensed(folder: Path) -> None:
     checkpoint.check(folder)
     assert sum(path.stat().st_size for path in folder.iterdir()) < LARGEST
