@@ -12,12 +12,13 @@ from shards.layout import IMAGE_SIZE
 Head = Literal["linear", "cosine"]
 OptimizerName = Literal["adam", "adamw", "sgd", "lamb", "muon"]
 # Options that may differ when a run is resumed: they do not change what it computes.
-FREE_TO_CHANGE = frozenset(
-    {
-        *("data", "output", "resume", "threads", "cache_size"),
-        *("log_every", "save_every", "evaluate_every", "stall_seconds", "profile_steps"),
-    }
-)
+FREE_TO_CHANGE = frozenset({"data", "output", "resume", "threads", "cache_size"}) | {
+    "log_every",
+    "save_every",
+    "evaluate_every",
+    "stall_seconds",
+    "profile_steps",
+}
 SIZE_STEP = 8  # pixels; below it the networks' maps do not shrink evenly
 # Options that a run settles when it starts, and their value until then: a resumed run takes what was settled.
 SETTLED = {"micro_batch": 0, "order": "auto", "window": 0}

@@ -78,7 +78,8 @@ def halved(combined: Originals, *, seed: int) -> NDArray[np.int8]:
     for pool in _pools(combined, seed):
         _, test_count = quotas(len(pool.rows), 0.0, 0.5, _rounding(pool.code_point, seed))
         numbers[pool.rows[:test_count]] = TEST
-    written = np.bincount(combined.labels[_written(combined)], minlength=len(combined.classes.code_points))
+    every = np.arange(len(combined.ids))
+    written = combined.counts(every) - combined.drawn(every)
     numbers[written[combined.labels] <= 1] = NO_SPLIT  # their drawn images too: the protocol has no such class
     return numbers
 
@@ -96,15 +97,9 @@ def _bound(combined: Originals) -> NDArray[np.int8]:
     return np.where(combined.official == TEST, TEST, TRAIN).astype(np.int8)
 
 
-def _written(combined: Originals) -> NDArray[np.bool_]:
-    """Which originals [N] were written by hand, not drawn from a font."""
-    written: NDArray[np.bool_] = combined.lineages != LINEAGES.index("font")
-    return written
-
-
 def _pools(combined: Originals, seed: int) -> Iterator[Pool]:
     """The originals that may be divided, class by class."""
-    free = (combined.official != TEST) & _written(combined)
+    free = (combined.official != TEST) & (combined.lineages != LINEAGES.index("font"))
     keys = originals.order_keys(combined.ids, seed)
     order = np.lexsort((combined.ids, keys, combined.official, combined.labels))
     order = order[free[order]]
