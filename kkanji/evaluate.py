@@ -83,12 +83,12 @@ def training_originals(data: ShardSet) -> NDArray[np.int64]:
 
 def training_drawn(data: ShardSet) -> NDArray[np.int64]:
     """Images of each class in the training split that are drawn from fonts [classes]."""
-    return _per_class(data, "drawn_per_class")
+    return _per_class(data, "drawn_counts")
 
 
 def _per_class(data: ShardSet, field: str) -> NDArray[np.int64]:
     split = data.manifest.splits.get("train")
-    return np.array((split and getattr(split, field)) or [0] * data.manifest.classes, np.int64)
+    return np.array(getattr(split, field) if split else [0] * data.manifest.classes, np.int64)
 
 
 def describe(data: ShardSet) -> dict[str, Any]:

@@ -109,6 +109,11 @@ class Split:
         """Images in the split."""
         return sum(shard.samples for shard in self.shards)
 
+    @property
+    def drawn_counts(self) -> tuple[int, ...]:
+        """`drawn_per_class`, with zeros where that is empty."""
+        return self.drawn_per_class or (0,) * len(self.originals_per_class)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:

@@ -86,8 +86,7 @@ def _of_set(data: ShardSet, split: str | None) -> Contents:
 
 def _stored_part(data: ShardSet, name: str) -> Part:
     reader = data.split(name)
-    stored = data.manifest.splits[name]
-    drawn = np.array(stored.drawn_per_class or [0] * len(stored.originals_per_class), np.int64)
+    drawn = np.array(data.manifest.splits[name].drawn_counts, np.int64)
     return Part(name, reader.labels(), reader.sources(), drawn, lambda numbers: reader.collect(numbers).images)
 
 

@@ -287,6 +287,7 @@ def test_only_a_set_with_drawn_images_is_version_3(manifest: Manifest) -> None:
     assert parse_manifest(drawn.to_json()) == drawn and content["version"] == 3
     assert content["splits"]["train"]["drawn_per_class"] == list(originals)
     assert [split["drawn_per_class"] for name, split in content["splits"].items() if name != "train"] == [[]]
+    assert {name: set(split.drawn_counts) for name, split in drawn.splits.items() if name != "train"} == {"val": {0}}
     for fewer in (originals[:-1], (originals[0] + 1, *originals[1:])):
         with pytest.raises(ValueError, match=r"shorter|longer|more drawn images than originals"):
             parse_manifest(with_drawn(manifest, *fewer).to_json())
