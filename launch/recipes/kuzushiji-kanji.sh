@@ -1,9 +1,10 @@
 #!/bin/bash
-# How the models in models/ were made, from CODH's kkanji.tar and two folders of fonts: about 4 hours on 2 cores.
+# How the models in models/ were made, from CODH's kkanji.tar and two folders of fonts: about 4.5 hours on 2 cores.
 #   bash launch/recipes/kuzushiji-kanji.sh kkanji.tar FONTS MORE_FONTS OUTPUT
 # Run again with the same arguments after an interruption, and it goes on. First a training with 80 % of the images, which
 # the other 20 % evaluate; from its weights a second one on the same split, its rare characters drawn anew from more fonts,
-# and an epoch without augmentation after it; then a short one with all images, for the model to use. Ours had PRECISION=bfloat16.
+# and an epoch without augmentation after it; a third one, shorter, its augmentation falling; and from the second's weights
+# a short one with all images, for the model to use. Ours had PRECISION=bfloat16.
 set -euo pipefail
 archive=$1 fonts=$2 more_fonts=$3 out=$4
 source "$(dirname "$0")/steps.sh"
@@ -23,7 +24,10 @@ train longer redrawn --init "$out/kuzushiji-kanji-first" --epochs 14 --lr 2e-3 -
 train plain redrawn --init "$out/runs/longer/checkpoints/best" --epochs 1 --lr 2e-4 --warmup-epochs 0.1 --weight-decay 0.03 \
     --ema-images 40000 --augment 0
 evaluate plain redrawn --temperature
-export_model plain --output "$out/kuzushiji-kanji-evaluated"
+train third redrawn --init "$out/runs/plain/checkpoints/best" --seed 1 --epochs 6 --lr 1.5e-3 --warmup-epochs 0.2 \
+    --weight-decay 0.03 --ema-images 50000 --augment 0.7 --augment-start 1.2 --plain-epochs 2 --evaluate-every 2
+evaluate third redrawn --temperature
+export_model third --output "$out/kuzushiji-kanji-evaluated"
 train whole whole --init "$out/runs/longer/checkpoints/best" --epochs 4 --lr 1.2e-3 --warmup-epochs 0.2 \
     --weight-decay 0.05 --ema-images 40000 --augment 1.3 --plain-epochs 2
 export_model whole --figures-of "$out/runs/plain" --output "$out/kuzushiji-kanji"
