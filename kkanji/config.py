@@ -58,6 +58,8 @@ class TrainConfig:
     """Images of a class in an epoch of order balanced, on average."""
     draw_exponent: float = 0.0
     """Order balanced draws classes in proportion to images ** this: 0 all alike, 1 as they are."""
+    draw_cap: int = 0
+    """Images that a class counts for at most in that proportion; 0: as many as it has."""
     cache_size: float = 0.0
     """Gigabytes of disk for shards that are streamed or unpacked, in $KKANJI_CACHE or ~/.cache/kkanji; 0: 80 % of
     what is free."""
@@ -130,6 +132,7 @@ class TrainConfig:
             "profile_steps",
             "stall_seconds",
             "mixup_stages",
+            "draw_cap",
         ):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("warmup_epochs", "weight_decay", "cache_size", "mixup", "ema_images"):

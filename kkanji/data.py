@@ -70,6 +70,8 @@ def training_order(config: TrainConfig, data: ShardSet, reader: SplitReader) -> 
         )
     if config.order == "balanced":
         labels = reader.labels()
-        draws = draws_per_class(split.samples_per_class, config.draws_per_class, exponent=config.draw_exponent)
+        draws = draws_per_class(
+            split.samples_per_class, config.draws_per_class, exponent=config.draw_exponent, cap=config.draw_cap
+        )
         return DrawnOrder(labels=labels, draws=draws, seed=config.seed)
     return SampleOrder(samples=reader.samples, seed=config.seed)

@@ -71,12 +71,14 @@ class DrawnOrder:
         return np.argsort(self.labels, kind="stable")
 
 
-def draws_per_class(samples: Sequence[int], draws: int, *, exponent: float = 0.0) -> NDArray[np.int64]:
+def draws_per_class(samples: Sequence[int], draws: int, *, exponent: float = 0.0, cap: int = 0) -> NDArray[np.int64]:
     """Draws of each class in an epoch, `draws` on average, in proportion to the samples it has ** exponent.
 
-    exponent 0: the same for every class. 1: as the samples are. A class with samples gets one draw at least.
+    exponent 0: the same for every class. 1: as the samples are. cap: what a class counts for at most; 0: as many as it
+    has. A class with samples gets one draw at least.
     """
     counts = np.array(samples, np.int64)
-    weights = np.where(counts > 0, counts.astype(np.float64) ** exponent, 0.0)
+    counted = np.minimum(counts, cap) if cap else counts
+    weights = np.where(counts > 0, counted.astype(np.float64) ** exponent, 0.0)
     total = draws * np.count_nonzero(counts)
     return np.where(counts > 0, np.maximum(np.rint(weights / weights.sum() * total), 1), 0).astype(np.int64)

@@ -12,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from tests.faults.seaweed import PUBLIC_BUCKET, SeaweedFS
-from tests.making import make_set
+from tests.making import SAMPLE, make_set
 
 # A job that a shell started in the background ignores Ctrl-C, and so would the commands that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -22,7 +22,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("kkanji", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("kkanji")
 
-SAMPLE = Path(__file__).parents[1] / "sample" / "kkanji2"
 TINY_CLASSES = 6
 
 

@@ -6,6 +6,8 @@ from tools.combine import combine
 from tools.pack import pack
 from tools.split import split
 
+SAMPLE = Path(__file__).parents[1] / "sample" / "kkanji2"
+
 
 def make_set(folder: Path, name: str) -> Path:
     """Of the images in folder/kkanji2: a quarter for validation, in folder/shards."""

@@ -1,5 +1,6 @@
 """Which order a run gets, from its options and from what its machine has room for."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from kkanji.config import TrainConfig
 from kkanji.data import class_map, fits, open_set, settle_order, training_order
 from shards import DrawnOrder, InputError, SampleOrder, ShardSet, WindowedOrder
 from shards.cache import Cache
+from tests.making import SAMPLE, make_set
 from tools.convert import convert
 
 CONFIG = TrainConfig(data="data", output=Path("runs/x"), batch_size=16)
@@ -63,6 +65,20 @@ def test_balanced_draws(tiny_set: Path) -> None:
     assert isinstance(order, DrawnOrder)
     labels = data.split("train").labels()[order.at(0, order.samples)]
     assert np.bincount(labels).tolist() == [50] * 6
+
+
+def test_capped_draws(tmp_path: Path) -> None:
+    """Of a class of 18 training images and one of 6, drawn as they are and with 12 at most."""
+    for source, images in zip(sorted(SAMPLE.iterdir()), (24, 8), strict=False):
+        (tmp_path / "kkanji2" / source.name).mkdir(parents=True)
+        for image in sorted(source.iterdir())[:images]:
+            shutil.copy(image, tmp_path / "kkanji2" / source.name)
+    data = ShardSet(make_set(tmp_path, "uneven"))
+    options = replace(CONFIG, order="balanced", draws_per_class=12, draw_exponent=1.0)
+    for cap, expected in ((0, [18, 6]), (12, [16, 8])):
+        order = training_order(replace(options, draw_cap=cap), data, data.split("train"))
+        drawn = data.split("train").labels()[order.at(0, order.samples)]
+        assert np.bincount(drawn).tolist() == expected
 
 
 def test_the_class_map_comes_with_the_set(tiny_set: Path) -> None:
