@@ -3,8 +3,8 @@
 #   bash launch/recipes/kuzushiji-kanji.sh kkanji.tar FONTS MORE_FONTS OUTPUT
 # Run again with the same arguments after an interruption, and it goes on. First a training with 80 % of the images, which
 # the other 20 % evaluate; from its weights a second one on the same split, its rare characters drawn anew from more fonts,
-# and an epoch without augmentation after it; a third one, shorter, its augmentation falling; and from the second's weights
-# a short one with all images, for the model to use. Ours had PRECISION=bfloat16.
+# and an epoch without augmentation after it; a third one, shorter, its augmentation falling; and from its weights one
+# with all images, for the model to use. Ours had PRECISION=bfloat16.
 set -euo pipefail
 archive=$1 fonts=$2 more_fonts=$3 out=$4
 source "$(dirname "$0")/steps.sh"
@@ -28,6 +28,6 @@ train third redrawn --init "$out/runs/plain/checkpoints/best" --seed 1 --epochs 
     --weight-decay 0.03 --ema-images 50000 --augment 0.7 --augment-start 1.2 --plain-epochs 2 --evaluate-every 2
 evaluate third redrawn --temperature
 export_model third --output "$out/kuzushiji-kanji-evaluated"
-train whole whole --init "$out/runs/longer/checkpoints/best" --epochs 4 --lr 1.2e-3 --warmup-epochs 0.2 \
-    --weight-decay 0.05 --ema-images 40000 --augment 1.3 --plain-epochs 2
-export_model whole --figures-of "$out/runs/plain" --output "$out/kuzushiji-kanji"
+train whole whole --init "$out/kuzushiji-kanji-evaluated" --seed 1 --epochs 12 --lr 2e-3 --warmup-epochs 0.3 \
+    --weight-decay 0.03 --ema-images 60000 --augment 0.7 --augment-start 1.2 --plain-epochs 2
+export_model whole --figures-of "$out/runs/third" --output "$out/kuzushiji-kanji"
