@@ -2,7 +2,7 @@
 # The shortest way past 95 %: one training from scratch on 80 % of the images, which the other 20 % evaluate.
 #   bash launch/recipes/one-training.sh kkanji.tar FONTS OUTPUT
 # 80 minutes of training on 2 cores (AMD Zen 5) with PRECISION=bfloat16. Run again with the same arguments after an
-# interruption, and it goes on.
+# interruption, and it goes on. Its set is that of kuzushiji-kanji.sh's second training: they can share an OUTPUT.
 set -euo pipefail
 archive=$1 fonts=$2 out=$3
 source "$(dirname "$0")/steps.sh"
