@@ -97,6 +97,11 @@ def check(path: Path) -> None:
             raise CorruptCheckpoint(f"{path / name}: sha256 {found}, expected {digest}; use another checkpoint")
 
 
+def identity(path: Path) -> str:
+    """sha256 of the manifest, which has those of all other files: equal for equal checkpoints and for no others."""
+    return hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
+
+
 def read_state(path: Path) -> dict[str, Any]:
     """What `save` was given as state, and the optimizer's groups."""
     return read_json(path / STATE)

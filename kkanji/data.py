@@ -1,5 +1,6 @@
 """A shard set as training sees it: opened from anywhere, its class map, and the order its samples come in."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,25 +40,43 @@ def whole_bytes(data: ShardSet) -> int:
 
 def fits(data: ShardSet) -> bool:
     """Whether all of the set can be on this machine: it is here, or the cache has room for it."""
-    return data.in_place or whole_bytes(data) <= data.cache.limit_bytes
+    return whole_bytes(data) <= room_bytes(data)
 
 
-def settle_order(config: TrainConfig, data: ShardSet) -> TrainConfig:
-    """The options with the order and its window named: shuffled over the whole set if that fits on this machine."""
-    sizes = [shard.plain_bytes for shard in data.manifest.splits["train"].shards]
-    room = whole_bytes(data) if data.in_place else data.cache.limit_bytes
+def room_bytes(data: ShardSet) -> float:
+    """What this machine has for the set's shards: its cache, or no limit where they are used where they lie."""
+    return math.inf if data.in_place else data.cache.limit_bytes
+
+
+def settle_order(config: TrainConfig, data: ShardSet, room: float) -> TrainConfig:
+    """The options with the order and its window named: shuffled over the whole set if that fits on every machine.
+
+    room: bytes on the machine that has the least.
+    """
     if config.order == "auto":
-        config = replace(config, order="full" if fits(data) else "windowed")
-    if config.order != "windowed":
+        config = replace(config, order="full" if whole_bytes(data) <= room else "windowed")
+    if config.order != "windowed" or config.window:
         return config
-    most = len(sizes) if data.in_place else int(room * WINDOW_SHARE) // max(sizes) // config.lanes - 1
-    window = config.window or min(WINDOW, most)
-    if not 0 < window <= max(most, 0):
-        needed = (window + 1) * config.lanes * max(sizes) / WINDOW_SHARE  # one more between two groups
-        found = f"a window of {window} shards in each of {config.lanes} lanes takes {needed / 1e9:.2f} GB of cache"
+    shards = data.manifest.splits["train"].shards
+    most = len(shards) if room == math.inf else int(room / _window_bytes(config, data, shards=1)) - 1
+    return replace(config, window=max(1, min(WINDOW, most)))
+
+
+def require_room(config: TrainConfig, data: ShardSet) -> None:
+    """Raises InputError if this machine's cache has no room for the window of the settled options."""
+    if config.order != "windowed":
+        return
+    needed, room = _window_bytes(config, data, shards=config.window + 1), room_bytes(data)  # one between two groups
+    if needed > room:
+        found = f"a window of {config.window} shards in each of {config.lanes} lanes takes {needed / 1e9:.2f} GB"
         remedy = "give --cache-size or a smaller --window"
-        raise InputError(f"{data.location}: {found}, there are {room / 1e9:.2f}; {remedy}")
-    return replace(config, window=window)
+        raise InputError(f"{data.location}: {found} of cache, there are {room / 1e9:.2f}; {remedy}")
+
+
+def _window_bytes(config: TrainConfig, data: ShardSet, *, shards: int) -> float:
+    """Of a cache, for so many of the largest shards in each lane."""
+    largest = max(shard.plain_bytes for shard in data.manifest.splits["train"].shards)
+    return shards * config.lanes * largest / WINDOW_SHARE
 
 
 def training_order(config: TrainConfig, data: ShardSet, reader: SplitReader) -> Order:

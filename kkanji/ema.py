@@ -16,6 +16,10 @@ class WeightAverage:
         self._half_life = half_life
         self._averages, self._values = _values(self.model), _values(model)
 
+    def follows(self, model: nn.Module) -> bool:
+        """Whether the tensors averaged are this model's own, not ones that it had before it was moved or wrapped."""
+        return all(ours is own for ours, own in zip(self._values, _values(model), strict=True))
+
     @torch.no_grad()
     def update(self, images: int, seen: int) -> None:
         """After a step of so many images, `seen` with it."""

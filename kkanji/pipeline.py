@@ -69,7 +69,9 @@ class Loader:
             self._keep_until_used(batch)
 
     def close(self) -> None:
-        """Free the pipeline, or keep it for the next loader."""
+        """Free the pipeline, or keep it for the next loader, once the GPU is done with all batches."""
+        if self._device.type != "cpu":
+            self._mark().synchronize()
         self._in_use.clear()
         if self._ended:
             self._pipeline.give_back()
@@ -106,11 +108,15 @@ class Loader:
         """DALI may reuse a batch's memory once we let go of it, so hold it until the GPU is done with it."""
         if self._device.type == "cpu":
             return
-        used = torch.cuda.Event()
-        used.record()
-        self._in_use.append((batch, used))
-        while self._in_use[0][1].query():
+        self._in_use.append((batch, self._mark()))
+        while self._in_use and self._in_use[0][1].query():
             self._in_use.popleft()
+
+    def _mark(self) -> torch.cuda.Event:
+        """Comes to pass when the GPU has done all that it was given so far."""
+        event = torch.cuda.Event()
+        event.record()
+        return event
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,12 +17,13 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from kkanji import checkpoint
+from kkanji.agreement import agree, checksum, compare, together
 from kkanji.augment import Policy
 from kkanji.classes import ClassMap
 from kkanji.config import TrainConfig
-from kkanji.data import class_map, settle_order, training_order
+from kkanji.data import training_order
 from kkanji.ema import WeightAverage
-from kkanji.environment import environment, precision_name, warn_of_emulation, warn_of_idle_cores
+from kkanji.environment import environment, warn_of_emulation, warn_of_idle_cores
 from kkanji.evaluate import describe, plain_feed, predict_split, training_drawn, training_originals
 from kkanji.flops import peak_flops, training_flops
 from kkanji.guard import FiniteGuard
@@ -59,14 +60,12 @@ class Progress:
 
 def train(config: TrainConfig, data: ShardSet) -> None:
     """Run a training on a set from its options to its last checkpoint. Raises InputError for what the user can mend."""
-    accelerator = Accelerator(mixed_precision=precision_name(config.precision))
+    agreed = agree(config, data)
+    accelerator = Accelerator(mixed_precision=agreed.precision)
     warn_of_idle_cores(accelerator)
     warn_of_emulation(accelerator)
-    last = checkpoint.newest(config.output / "checkpoints") if config.resume else None
-    saved = checkpoint.read_state(last)["config"] if last else {}
-    trainer = Trainer(accelerator, config.settled_as(saved), data, class_map(data))
-    trainer.start_or_resume(last)
-    accelerator.wait_for_everyone()  # all ranks look for an earlier run before the main one begins its log
+    trainer = Trainer(accelerator, agreed.config, data, agreed.classes)
+    together(partial(trainer.start_or_resume, agreed.checkpoint))  # before the main one begins its log
     trainer.run()
 
 
@@ -92,14 +91,14 @@ class Trainer:
         share = -(-config.batch_size // self.worker.ranks)
         micro = config.micro_batch or derive_micro_batch(bare, accelerator.device, share)
         micro = settle_micro_batch(bare, accelerator, min(micro, share))
-        self.config = settle_order(replace(config, micro_batch=micro), data)
+        self.config = replace(config, micro_batch=micro)
         self.order = training_order(self.config, data, self.reader)
         self.plan = Plan(samples=self.order.samples, epochs=config.epochs, batch_size=config.batch_size)
         self.flops = cache(partial(training_flops, copy.deepcopy(bare).cpu()))
         if config.compile:
             bare.compile()
+        self.model = accelerator.prepare(bare)  # on CPU ranks it replaces the buffers, so what holds any comes after
         self.average = WeightAverage(bare, config.ema_images) if config.ema_images else None
-        self.model = accelerator.prepare(bare)  # from here on bare.forward is Accelerate's, bound to these weights
         optimizer = create_optimizer(bare, config.optimizer, lr=config.lr, weight_decay=config.weight_decay)
         self.optimizer = accelerator.prepare(optimizer)
         self.guard = FiniteGuard(optimizer, accelerator.device, self._tell_samples)
@@ -139,6 +138,8 @@ class Trainer:
 
     def run(self) -> None:
         """All steps that are left."""
+        self._require_current_tensors()
+        self._compare_ranks()
         first = self.progress.step
         seen = self.plan.batch(first)[0]
         with (
@@ -254,7 +255,25 @@ class Trainer:
         self.progress.best_top1 = max(summary["top1"], self.progress.best_top1)
         self._save(log, best=best)
 
+    def _require_current_tensors(self) -> None:
+        model = self.accelerator.unwrap_model(self.model)
+        if self.average and not self.average.follows(model):
+            raise RuntimeError("the average was made of tensors that the trained model no longer has")
+
+    def _compare_ranks(self) -> None:
+        """Position and weights must be the same on all ranks; batch statistics are each rank's own until they are
+        averaged, so they are not compared."""
+        compare(self._position_and_weights, remedy="nothing was saved; --resume goes on from the last checkpoint")
+
+    def _position_and_weights(self) -> dict[str, str]:
+        models = {"weights": self.accelerator.unwrap_model(self.model), "averaged weights": self._averaged}
+        sums = {
+            f"checksum of {name}": checksum(model.parameters()) for name, model in models.items() if model is not None
+        }
+        return {"step": str(self.progress.step), **sums}
+
     def _save(self, log: RunLog, *, best: bool) -> None:
+        self._compare_ranks()  # before a checkpoint takes the place of a good one
         if self._main:
             path = checkpoint.save(
                 self.config.output / "checkpoints",

@@ -1,7 +1,13 @@
 """A small shard set made by the project's own tools, as a user makes one."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from shards import OutputFolder, Samples, ShardSet, Split, shard_name, write_manifest, write_shard
+from shards.compression import Compression
 from tools.combine import combine
 from tools.pack import pack
 from tools.split import split
@@ -15,3 +21,29 @@ def make_set(folder: Path, name: str) -> Path:
     split(folder / "originals", val=0.25)
     pack(folder / "originals", output=folder / "shards", block_size=125)
     return folder / "shards"
+
+
+def cut_up(data: Path, output: Path, in_a_shard: int, compression: Compression = "none") -> Path:
+    """The same samples in shards of so few images."""
+    whole = ShardSet(data)
+    with OutputFolder(output) as folder:
+        splits = {name: _cut_split(whole, name, folder, in_a_shard, compression) for name in whole.manifest.splits}
+        manifest = replace(whole.manifest, splits=splits, compression=compression)
+        write_manifest(folder, manifest, whole.read("index.json").decode())
+    return output
+
+
+def _cut_split(data: ShardSet, name: str, folder: Path, in_a_shard: int, compression: Compression) -> Split:
+    reader = data.split(name)
+    numbers = np.split(np.arange(reader.samples), range(in_a_shard, reader.samples, in_a_shard))
+    shards = [
+        write_shard(folder / shard_name(name, number), _blocks(reader.gather(rows)), compression=compression)
+        for number, rows in enumerate(numbers)
+    ]
+    return replace(data.manifest.splits[name], shards=tuple(shards))
+
+
+def _blocks(samples: Samples) -> Iterator[Samples]:
+    for first in range(0, len(samples.labels), 4):
+        images, labels, sources = (column[first : first + 4] for column in samples)
+        yield Samples(images, labels, sources)  # type: ignore[arg-type]

@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,3 +39,17 @@ def lines(run: Path, event: str = "step") -> list[dict[str, Any]]:
 
 def losses(run: Path) -> list[float]:
     return [entry["loss"] for entry in lines(run)]
+
+
+def start_nodes(caches: Path, *commands: list[str]) -> list[Result]:
+    """One run of a rank a node, each with a command line and a cache of its own, to the end of all; on a CPU."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    shared = rendezvous | {"WORLD_SIZE": str(len(commands)), "LOCAL_RANK": "0", "ACCELERATE_USE_CPU": "true"}
+    with ThreadPoolExecutor() as pool:
+        waiting = [
+            pool.submit(start, *command, **shared, RANK=str(rank), KKANJI_CACHE=str(caches / f"cache{rank}"))
+            for rank, command in enumerate(commands)
+        ]
+    return [each.result() for each in waiting]

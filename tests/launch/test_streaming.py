@@ -5,19 +5,16 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from shards import OutputFolder, Samples, ShardSet, Split, shard_name, write_manifest, write_shard
 from shards.storage import open_store
 from tests.faults.proxy import FaultProxy
 from tests.faults.seaweed import SeaweedFS
 from tests.launch.commands import environment, start, train_command
+from tests.making import cut_up
 
 STEPS = 14
 IN_A_SHARD = 9
@@ -28,27 +25,7 @@ CACHE = ("--cache-size", "0.0005")  # room for seven shards of twelve
 @pytest.fixture(scope="module")
 def many_shards(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny set in many small shards."""
-    data, output = ShardSet(tiny_set), tmp_path_factory.mktemp("many") / "shards"
-    with OutputFolder(output) as folder:
-        splits = {name: cut_up(data, name, folder) for name in data.manifest.splits}
-        write_manifest(folder, replace(data.manifest, splits=splits), data.read("index.json").decode())
-    return output
-
-
-def cut_up(data: ShardSet, name: str, folder: Path) -> Split:
-    reader = data.split(name)
-    numbers = np.split(np.arange(reader.samples), range(IN_A_SHARD, reader.samples, IN_A_SHARD))
-    shards = [
-        write_shard(folder / shard_name(name, number), blocks(reader.gather(rows)))
-        for number, rows in enumerate(numbers)
-    ]
-    return replace(data.manifest.splits[name], shards=tuple(shards))
-
-
-def blocks(samples: Samples) -> Iterator[Samples]:
-    for first in range(0, len(samples.labels), 4):
-        images, labels, sources = (column[first : first + 4] for column in samples)
-        yield Samples(images, labels, sources)  # type: ignore[arg-type]
+    return cut_up(tiny_set, tmp_path_factory.mktemp("many") / "shards", IN_A_SHARD)
 
 
 @pytest.fixture(scope="module")

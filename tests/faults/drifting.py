@@ -1,0 +1,30 @@
+"""Training whose last rank's weights drift away: `drifting.py NUMBER OPTIONS...`, options of launch/train.py.
+
+From its NUMBERth step on it takes another learning rate than the other ranks.
+"""
+
+import os
+import sys
+from itertools import count
+
+from kkanji import cli, schedule, train
+from kkanji.config import TrainConfig
+from kkanji.data import open_set
+
+
+def main() -> None:
+    """Train, with the last rank's learning rate doubled."""
+    number = int(sys.argv.pop(1))
+    calls, last = count(1), os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1)
+
+    def doubled(config: TrainConfig, epoch: float) -> float:
+        rate = schedule.learning_rate(config, epoch)
+        return 2 * rate if next(calls) >= number and last else rate
+
+    train.learning_rate = doubled  # type: ignore[attr-defined]
+    config = cli.parse(TrainConfig)
+    train.train(config, open_set(config.data))
+
+
+if __name__ == "__main__":
+    cli.run(main)
