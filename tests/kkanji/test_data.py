@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kkanji.config import TrainConfig
-from kkanji.data import class_map, fits, open_set, settle_order, training_order
+from kkanji.data import class_map, fits, open_set, require_room, room_bytes, settle_order, training_order, whole_bytes
 from shards import DrawnOrder, InputError, SampleOrder, ShardSet, WindowedOrder
 from shards.cache import Cache
 from tests.making import SAMPLE, make_set
@@ -31,15 +31,22 @@ def cached(folder: Path, cache: Path, sets: float) -> ShardSet:
     return ShardSet(folder, cache=Cache(cache, int(size * sets)))
 
 
+def settled(config: TrainConfig, data: ShardSet) -> TrainConfig:
+    """As on a machine by itself."""
+    result = settle_order(config, data, room_bytes(data))
+    require_room(result, data)
+    return result
+
+
 def test_a_local_set_is_shuffled_as_a_whole(tiny_set: Path) -> None:
     data = ShardSet(tiny_set)
-    settled = settle_order(CONFIG, data)
-    assert settled.order == "full"
-    assert isinstance(training_order(settled, data, data.split("train")), SampleOrder)
+    config = settled(CONFIG, data)
+    assert config.order == "full"
+    assert isinstance(training_order(config, data, data.split("train")), SampleOrder)
 
 
 def test_a_set_that_fits_into_the_cache_too(compressed: Path, tmp_path: Path) -> None:
-    assert settle_order(CONFIG, cached(compressed, tmp_path, 1.1)).order == "full"
+    assert settled(CONFIG, cached(compressed, tmp_path, 1.1)).order == "full"
 
 
 def test_what_fits(tiny_set: Path, compressed: Path, tmp_path: Path) -> None:
@@ -50,17 +57,24 @@ def test_what_fits(tiny_set: Path, compressed: Path, tmp_path: Path) -> None:
 def test_a_larger_one_gets_a_window_that_fits(compressed: Path, tmp_path: Path) -> None:
     data = cached(compressed, tmp_path, 0.9)
     with pytest.raises(InputError, match=r"of cache, there are .*give --cache-size or a smaller --window"):
-        settle_order(CONFIG, data)  # one shard of most of the cache
+        settled(CONFIG, data)  # one shard of most of the cache
     wide = ShardSet(compressed, cache=Cache(tmp_path, 10**9))
-    settled = settle_order(replace(CONFIG, order="windowed"), wide)
-    assert settled.window == 8
-    order = training_order(settled, wide, wide.split("train"))
+    config = settled(replace(CONFIG, order="windowed"), wide)
+    assert config.window == 8
+    order = training_order(config, wide, wide.split("train"))
     assert isinstance(order, WindowedOrder) and order.samples == 108
+
+
+def test_a_smaller_room_elsewhere_decides(tiny_set: Path, compressed: Path, tmp_path: Path) -> None:
+    """Also where this machine has all of the set at hand."""
+    for data in (ShardSet(tiny_set), cached(compressed, tmp_path, 100)):
+        config = settle_order(CONFIG, data, whole_bytes(data) - 1)
+        assert (config.order, config.window) == ("windowed", 1)
 
 
 def test_balanced_draws(tiny_set: Path) -> None:
     data = ShardSet(tiny_set)
-    config = settle_order(replace(CONFIG, order="balanced", draws_per_class=50), data)
+    config = settled(replace(CONFIG, order="balanced", draws_per_class=50), data)
     order = training_order(config, data, data.split("train"))
     assert isinstance(order, DrawnOrder)
     labels = data.split("train").labels()[order.at(0, order.samples)]

@@ -46,3 +46,12 @@ def test_the_average_is_a_model_of_its_own() -> None:
     assert not average.model.training
     assert not any(parameter.requires_grad for parameter in average.model.parameters())
     assert all(parameter.requires_grad for parameter in trained.parameters())
+
+
+def test_an_average_of_tensors_that_the_model_no_longer_has_is_noticed() -> None:
+    """Moving a model to its device replaces buffers, as `Accelerator.prepare` does on CPU ranks."""
+    trained = model()
+    average = WeightAverage(trained, half_life=1.0)
+    assert average.follows(trained)
+    trained[1].running_mean = trained[1].running_mean.clone()  # type: ignore[union-attr, operator]
+    assert not average.follows(trained)

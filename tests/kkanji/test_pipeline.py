@@ -1,16 +1,19 @@
+import gc
 import os
+import weakref
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 from threading import active_count
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from torch.utils import dlpack
 
-from kkanji import augment
+from kkanji import augment, pipeline
 from kkanji.augment import Policy
 from kkanji.evaluate import plain_feed
 from kkanji.images import decode_into
@@ -190,6 +193,46 @@ def test_the_gpu_function_takes_a_batch_in_parts() -> None:
     difference = torch.cat(found)[..., 0].int() - torch.from_numpy(augment.apply(images, rows)).int()
     assert [part.shape for part in found] == [(2, 64, 64, 1)] * 3
     assert difference.abs().max() <= 1
+
+
+class StubEvent:
+    """Of a GPU that is done with what it is given at once, or not before it is waited for."""
+
+    idle = True
+    waited_for: ClassVar[list["StubEvent"]] = []
+
+    def __init__(self) -> None:
+        self.passed = self.idle
+
+    def record(self) -> None:
+        """Nothing: the GPU has no work."""
+
+    def query(self) -> bool:
+        return self.passed
+
+    def synchronize(self) -> None:
+        self.waited_for.append(self)
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_batches_are_held_until_a_gpu_is_done_with_them(
+    tiny_set: Path, monkeypatch: pytest.MonkeyPatch, idle: bool
+) -> None:
+    """Of a busy one all, until the loader is closed, which waits for it; an idle one needs none of them."""
+    monkeypatch.setattr(torch.cuda, "Event", StubEvent)
+    monkeypatch.setattr(StubEvent, "idle", idle)
+    monkeypatch.setattr(StubEvent, "waited_for", [])
+    monkeypatch.setattr(pipeline, "Kind", lambda **kind: Kind(**kind | {"device_id": None}))  # its graph on the CPU
+    held: list[weakref.ref[torch.Tensor]] = []
+    with Loader(feed(tiny_set, None), STRETCHES, torch.device("cuda", 0), largest=40) as loader:
+        for batch in loader:
+            held.append(weakref.ref(batch.images))
+        del batch
+        gc.collect()
+        assert [each() is not None for each in held] == [not idle] * len(STRETCHES)
+        assert StubEvent.waited_for == []
+    assert len(StubEvent.waited_for) == 1
+    assert not any(each() for each in held)
 
 
 @pytest.mark.gpu
