@@ -124,12 +124,12 @@ def _fields(config: TrainConfig, data: ShardSet, chosen: str | None) -> Fields:
     options = {f"--{name.replace('_', '-')}": str(value) for name, value in config.to_dict().items()}
     for name in MAY_DIFFER:
         del options[f"--{name.replace('_', '-')}"]
-    sources = [path for path in (config.init, *config.teachers) if path]
+    begun_with = () if chosen or config.init is None else (config.init,)  # a resumed run needs it no more
     return {
         "kkanji": __version__,
         "commit": (commit() or UNKNOWN)[:SHOWN],
         **options,
-        **{f"sha256 of {path}": _verified(path) for path in sources},
+        **{f"sha256 of {path}": _verified(path) for path in (*begun_with, *config.teachers)},
         "set": data.manifest.identity()[:SHOWN],
         "class map": class_map(data).identity()[:SHOWN],
         **_checkpoint_seen(config, chosen),
@@ -159,7 +159,7 @@ def _attempt(action: Callable[[], Result]) -> tuple[Result | None, str]:
     try:
         return action(), ""
     except (InputError, OSError) as error:
-        return None, str(error)
+        return None, str(error) or type(error).__name__
 
 
 def _told(problems: Mapping[str, str], ranks: int) -> str:
