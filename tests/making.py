@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from shards import OutputFolder, Samples, ShardSet, Split, shard_name, write_manifest, write_shard
-from shards.compression import Compression
+from shards.manifest import Compression
 from tools.combine import combine
 from tools.pack import pack
 from tools.split import split
