@@ -1,0 +1,208 @@
+"""The GPU's augmentation without a GPU: interpreted, it is the reference bit for bit; compiled, it spills nothing."""
+
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+import triton
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from kkanji import augment, augment_triton
+from kkanji.augment import Policy
+from kkanji.augment_kernels import GRID_START, ROW
+from tests.kkanji.triton_interpreter import interpreted
+
+KERNEL = interpreted()  # once: hypothesis calls a test many times
+STRONGEST = float(np.nextafter(np.float32(64), np.float32(0)))
+REGISTERS = 80  # a thread: at 128 threads a block, six blocks and 24 warps on an SM, of 65,536 registers
+
+
+def random_images(count: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(count).integers(0, 256, (count, 64, 64), np.uint8)
+
+
+def rows_of(policy: Policy, count: int, seed: int = 0) -> NDArray[np.float32]:
+    return augment.draw(policy, seed, np.arange(count))
+
+
+def augmented(
+    images: NDArray[np.uint8], rows: NDArray[np.float32], index: NDArray[np.int64] | None = None
+) -> NDArray[np.uint8]:
+    """By the kernel, in the interpreter."""
+    indices = None if index is None else torch.from_numpy(index)
+    result: torch.Tensor = KERNEL.augment(torch.from_numpy(images), torch.from_numpy(rows), indices)
+    return result.numpy()
+
+
+IMAGES = {
+    "black": np.zeros((2, 64, 64), np.uint8),
+    "white": np.full((2, 64, 64), 255, np.uint8),
+    "random": random_images(2),
+}
+STRENGTHS = st.sampled_from([0.0, STRONGEST]) | st.floats(0, STRONGEST, width=32)
+POLICIES = st.builds(Policy, **{field.name: STRENGTHS for field in fields(Policy)})
+
+
+@settings(max_examples=40)
+@given(policy=POLICIES, seed=st.integers(0, 2**64 - 1), images=st.sampled_from(sorted(IMAGES)))
+@example(policy=Policy(**{field.name: STRONGEST for field in fields(Policy)}), seed=0, images="random")
+@example(policy=Policy(), seed=0, images="random")
+def test_every_policy_gives_the_references_images(policy: Policy, seed: int, images: str) -> None:
+    rows = rows_of(policy, 2, seed)
+    assert np.array_equal(augmented(IMAGES[images], rows), augment.apply(IMAGES[images], rows))
+
+
+def numbers(count: int, low: float, high: float) -> st.SearchStrategy[NDArray[np.float32]]:
+    """Any numbers, whole ones and the ends more often: boxes that end on a pixel, places that lie on one."""
+    elements = st.floats(low, high, width=32) | st.integers(int(low), int(high)).map(float)
+    return arrays(np.float32, count, elements=elements)
+
+
+ROWS = st.tuples(
+    numbers(6, -100, 100),  # the affine map
+    numbers(1, 0, 255),  # the noise
+    numbers(4, -100, 200),  # the erased box
+    st.integers(0, 2**24 - 1).map(lambda key: np.array([key], np.float32)),
+    numbers(ROW - GRID_START, -64, 64),
+).map(np.concatenate)
+
+
+@settings(max_examples=40)
+@given(row=ROWS, images=st.sampled_from(sorted(IMAGES)))
+def test_every_row_gives_the_references_images(row: NDArray[np.float32], images: str) -> None:
+    rows = np.stack([row, row])
+    assert np.array_equal(augmented(IMAGES[images], rows), augment.apply(IMAGES[images], rows))
+
+
+def test_no_strength_changes_nothing() -> None:
+    images = np.concatenate(list(IMAGES.values()))
+    assert np.array_equal(augmented(images, rows_of(Policy().scaled(0), len(images))), images)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 33])
+def test_any_number_of_images(count: int) -> None:
+    images, rows = random_images(count), rows_of(Policy(), count)
+    assert np.array_equal(augmented(images, rows), augment.apply(images, rows))
+
+
+@pytest.mark.parametrize("index", [[], [4], [0, 0, 0], [3, 1, 4, 1, 0, 2, 4, 4]])
+def test_through_an_index_is_gathered_first_bit_for_bit(index: list[int]) -> None:
+    images, numbers, rows = random_images(5), np.array(index, np.int64), rows_of(Policy(), len(index))
+    found = augmented(images, rows, numbers)
+    assert np.array_equal(found, augmented(images[numbers], rows))
+    assert np.array_equal(found, augment.apply(images[numbers], rows))
+
+
+def test_an_index_out_of_range_reads_no_other_memory() -> None:
+    white = np.full((3, 64, 64), 255, np.uint8)
+    index = np.array([-1, 2, 3, 2**40, -(2**62)], np.int64)
+    found = augmented(white[1:2], rows_of(Policy().scaled(0), 5), index)
+    assert not found.any()
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy, which the interpreter is made of, tells of nan
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
+def test_senseless_rows_read_no_other_memory(value: float) -> None:
+    """What comes out does not matter; of a black image that has no noise, it must be black."""
+    rows = rows_of(Policy().scaled(0), ROW)
+    np.fill_diagonal(rows, value)
+    rows[:, 6] = 0
+    assert not augmented(np.zeros((ROW, 64, 64), np.uint8), rows).any()
+
+
+WRONG = {
+    "images: torch.float32 [2, 64, 64] on cpu; expected torch.uint8 [2, 64, 64] on cpu": {
+        "images": torch.zeros(2, 64, 64)
+    },
+    "images: torch.uint8 [2, 64, 64, 1] on cpu; expected torch.uint8 [2, 64, 64] on cpu": {
+        "images": torch.zeros(2, 64, 64, 1, dtype=torch.uint8)
+    },
+    "images: not contiguous torch.uint8 [2, 64, 64] on cpu": {
+        "images": torch.zeros(2, 64, 64, dtype=torch.uint8).transpose(1, 2)
+    },
+    "rows: torch.float32 [3, 62] on cpu; expected torch.float32 [2, 62] on cpu": {"rows": torch.zeros(3, ROW)},
+    "rows: torch.float64 [2, 62] on cpu": {"rows": torch.zeros(2, ROW, dtype=torch.float64)},
+    "rows: torch.float32 [2, 62] on meta; expected torch.float32 [2, 62] on cpu": {
+        "rows": torch.zeros(2, ROW, device="meta")
+    },
+    "index: torch.int32 [2] on cpu; expected torch.int64 [2] on cpu": {"index": torch.zeros(2, dtype=torch.int32)},
+    "rows: torch.float32 [2, 62] on cpu; expected torch.float32 [3, 62] on cpu": {
+        "index": torch.zeros(3, dtype=torch.int64)
+    },
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_other_shapes_types_and_devices_are_refused(message: str) -> None:
+    given = {"images": torch.zeros(2, 64, 64, dtype=torch.uint8), "rows": torch.zeros(2, ROW), **WRONG[message]}
+    with pytest.raises(ValueError) as caught:
+        KERNEL.augment(**given)
+    assert message in str(caught.value)
+
+
+def test_compiled_it_takes_no_images_on_a_cpu() -> None:
+    with pytest.raises(ValueError, match="images on cpu; expected a GPU, or TRITON_INTERPRET=1"):
+        augment_triton.augment(torch.zeros(1, 64, 64, dtype=torch.uint8), torch.zeros(1, ROW))
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+@pytest.mark.parametrize("capability", [80, 90, 100])
+def test_compiled_it_spills_nothing(
+    capability: int, indexed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For A100, H100 and B200, without one. Triton's wheel has the assemblers: ptxas, from 100 on ptxas-blackwell."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    cubin = tmp_path / "kernel.cubin"
+    cubin.write_bytes(compiled(augment_triton, capability, indexed))
+    usage = cuobjdump("--dump-resource-usage", cubin)
+    used = {name: int(value) for name, value in (entry.split(":") for entry in usage.split() if entry.count(":") == 1 and entry.split(":")[1].isdigit())}
+    assert used["STACK"] == used["LOCAL"] == 0
+    assert 0 < used["REG"] <= REGISTERS
+    instructions = cuobjdump("--dump-sass", cubin)
+    assert "FMUL" in instructions
+    assert "FFMA" not in instructions  # which would round otherwise than the reference
+
+
+def compiled(module: ModuleType, capability: int, indexed: bool) -> bytes:
+    """The kernel's machine code, as a launch by `augment` would make it."""
+    signature = {"images": "*u8", "rows": "*fp32", "index": "*i64", "augmented": "*u8", "count": "i32"}
+    constants = {} if indexed else {"index": None}
+    aligned = {(number,): [["tt.divisibility", 16]] for number, name in enumerate(signature) if signature[name][0] == "*" and name not in constants}
+    source = ASTSource(module.augment_kernel, signature | dict.fromkeys(constants, "constexpr"), constants, aligned)
+    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=module.OPTIONS)
+    code: bytes = made.asm["cubin"]
+    return code
+
+
+def cuobjdump(what: str, cubin: Path) -> str:
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    return subprocess.run([tool, what, cubin], check=True, capture_output=True, text=True).stdout
+
+
+def test_without_a_gpu_triton_need_not_be_there() -> None:
+    """Neither loaded with the pipeline nor missed by it; a GPU's graph, when it is missing, says what to do."""
+    code = """
+import sys
+from importlib.machinery import PathFinder
+find_spec = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *rest: None if name.split(".")[0] == "triton" else find_spec(name, *rest)
+from kkanji.pipeline import Kind, build_graph
+assert not [name for name in sys.modules if name.split(".")[0] == "triton"]
+build_graph(list, Kind(device_id=None, augmented=True))
+try:
+    build_graph(list, Kind(device_id=0, augmented=True))._build_graph()
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert found.startswith("InputError augmenting on a GPU takes Triton: pip install triton")
