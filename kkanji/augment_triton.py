@@ -29,7 +29,7 @@ OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
 
 
 def augment(images: Tensor, rows: Tensor, index: Tensor | None = None) -> Tensor:
-    """Augment images uint8 [N, 64, 64] by rows float32 [n, ROW] on the current stream of their device; uint8 [n, 64, 64].
+    """Images uint8 [N, 64, 64] augmented by rows float32 [n, ROW], on the current stream of their device: [n, 64, 64].
 
     index: int64 [n], which image each row is applied to; without it row i goes to image i, and n is N. It must lie
     within 0 to N - 1: that is for its maker to check, as a check here would have the host wait for the device.
@@ -53,9 +53,7 @@ def _check(images: Tensor, rows: Tensor, index: Tensor | None) -> None:
         raise ValueError("images on cpu; expected a GPU, or TRITON_INTERPRET=1 in the environment before the import")
 
 
-def _check_tensor(
-    name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...], device: torch.device
-) -> None:
+def _check_tensor(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...], device: torch.device) -> None:
     found = tensor.dtype, tuple(tensor.shape), tensor.device
     if found != (dtype, shape, device) or not tensor.is_contiguous():
         layout = "" if tensor.is_contiguous() else "not contiguous "
@@ -84,7 +82,7 @@ def augment_kernel(images, rows, index, augmented, count):
 
 
 @triton.jit
-def _place(row, axis: tl.constexpr, line, x, y):
+def _place(row, axis, line, x, y):
     """Where pixels are taken from along one axis: between the grid's two lines, a frame of one black pixel counted."""
     above, below = _band(row, axis, line, x), _band(row, axis, line + 1, x)
     place = above + _within_cell(y) * (below - above)
@@ -93,7 +91,7 @@ def _place(row, axis: tl.constexpr, line, x, y):
 
 
 @triton.jit
-def _band(row, axis: tl.constexpr, line, x):
+def _band(row, axis, line, x):
     """The same for pixels on a horizontal line of the grid."""
     along_x, along_y = tl.load(row + 3 * axis), tl.load(row + 3 * axis + 1)
     shift = tl.load(row + 3 * axis + 2) + CENTRE + 1.0

@@ -254,7 +254,7 @@ def _stream_of_dali(device: torch.device) -> AbstractContextManager[None]:
     """In which torch and Triton use the stream that DALI runs the present Python function on."""
     if device.type == "cpu":
         return nullcontext()
-    handle = ops.PythonFunction.current_stream().ptr
+    handle = ops.PythonFunction.current_stream().ptr  # type: ignore[attr-defined]
     return torch.cuda.stream(torch.cuda.ExternalStream(handle, device=device))
 
 
