@@ -5,6 +5,8 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime import driver
 
 from kkanji import augment, augment_triton
 from kkanji.augment import Policy
@@ -155,15 +157,33 @@ def test_compiled_it_takes_no_images_on_a_cpu() -> None:
         augment_triton.augment(torch.zeros(1, 64, 64, dtype=torch.uint8), torch.zeros(1, ROW))
 
 
-@pytest.mark.parametrize("indexed", [False, True])
-@pytest.mark.parametrize("capability", [80, 90, 100])
-def test_compiled_it_spills_nothing(
-    capability: int, indexed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """For A100, H100 and B200, without one. Triton's wheel has the assemblers: ptxas, from 100 on ptxas-blackwell."""
+@pytest.fixture(params=[80, 90, 100])
+def without_device(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton compiles for an A100, H100 or B200 that is not there.
+
+    Its wheel has the assemblers: ptxas, and ptxas-blackwell from sm_100 on.
+    """
+    target = GPUTarget("cuda", request.param, 32)
+    stub = SimpleNamespace(
+        get_current_device=lambda: request.param, get_current_stream=lambda _: 0, get_current_target=lambda: target
+    )
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(type(driver), "active", stub)
+
+
+def compiled(count: int, *, indexed: bool) -> Any:
+    """The kernel as a launch for so many images compiles it, or finds it compiled."""
+    images, rows = torch.zeros(count, 64, 64, dtype=torch.uint8), torch.zeros(count, ROW)
+    index = torch.zeros(count, dtype=torch.int64) if indexed else None
+    kernel, options = augment_triton.augment_kernel, augment_triton.OPTIONS
+    return kernel.warmup(images, rows, index, images, count, grid=(count, 4), **options)
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+@pytest.mark.usefixtures("without_device")
+def test_compiled_it_spills_nothing(indexed: bool, tmp_path: Path) -> None:
     cubin = tmp_path / "kernel.cubin"
-    cubin.write_bytes(compiled(capability, indexed))
+    cubin.write_bytes(compiled(3, indexed=indexed).asm["cubin"])
     used = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", cuobjdump("--dump-resource-usage", cubin)))
     assert used["STACK"] == used["LOCAL"] == "0"
     assert 0 < int(used["REG"]) <= REGISTERS
@@ -172,17 +192,10 @@ def test_compiled_it_spills_nothing(
     assert "FFMA" not in instructions  # which would round otherwise than the reference
 
 
-def compiled(capability: int, indexed: bool) -> bytes:
-    """The kernel's machine code, as a launch by `augment` would have it made."""
-    signature = {"images": "*u8", "rows": "*fp32", "index": "*i64", "augmented": "*u8", "count": "i32"}
-    constants = {} if indexed else {"index": None}
-    pointers = [number for number, name in enumerate(signature) if name not in ("count", *constants)]
-    aligned = {(number,): [["tt.divisibility", 16]] for number in pointers}  # as torch allocates them
-    signature |= dict.fromkeys(constants, "constexpr")
-    source = ASTSource(augment_triton.augment_kernel, signature, constants, aligned)
-    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=augment_triton.OPTIONS)
-    code: bytes = made.asm["cubin"]
-    return code
+@pytest.mark.usefixtures("without_device")
+def test_other_numbers_of_images_compile_nothing_anew() -> None:
+    first = compiled(1, indexed=False)
+    assert all(compiled(count, indexed=False) is first for count in (2, 16, 33))
 
 
 def cuobjdump(what: str, cubin: Path) -> str:
