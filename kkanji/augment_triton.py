@@ -44,11 +44,11 @@ def augment(images: Tensor, rows: Tensor, index: Tensor | None = None) -> Tensor
 
 
 def _check(images: Tensor, rows: Tensor, index: Tensor | None) -> None:
-    _check_tensor("images", images, torch.uint8, (len(images), IMAGE_SIZE, IMAGE_SIZE), images.device)
+    _check_tensor("images", images, torch.uint8, (*images.shape[:1], IMAGE_SIZE, IMAGE_SIZE), images.device)
+    if index is not None:
+        _check_tensor("index", index, torch.int64, tuple(index.shape[:1]), images.device)
     count = len(images) if index is None else len(index)
     _check_tensor("rows", rows, torch.float32, (count, augment_kernels.ROW), images.device)
-    if index is not None:
-        _check_tensor("index", index, torch.int64, (count,), images.device)
     if images.device.type == "cpu" and isinstance(augment_kernel, triton.JITFunction):
         raise ValueError("images on cpu; expected a GPU, or TRITON_INTERPRET=1 in the environment before the import")
 

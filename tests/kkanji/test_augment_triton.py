@@ -129,6 +129,9 @@ WRONG = {
     "images: torch.uint8 [2, 64, 64, 1] on cpu; expected torch.uint8 [2, 64, 64] on cpu": {
         "images": torch.zeros(2, 64, 64, 1, dtype=torch.uint8)
     },
+    "images: torch.uint8 [] on cpu; expected torch.uint8 [64, 64] on cpu": {
+        "images": torch.zeros((), dtype=torch.uint8)
+    },
     "images: not contiguous torch.uint8 [2, 64, 64] on cpu": {
         "images": torch.zeros(2, 64, 64, dtype=torch.uint8).transpose(1, 2)
     },
@@ -138,6 +141,9 @@ WRONG = {
         "rows": torch.zeros(2, ROW, device="meta")
     },
     "index: torch.int32 [2] on cpu; expected torch.int64 [2] on cpu": {"index": torch.zeros(2, dtype=torch.int32)},
+    "index: torch.int64 [2, 1] on cpu; expected torch.int64 [2] on cpu": {
+        "index": torch.zeros(2, 1, dtype=torch.int64)
+    },
     "rows: torch.float32 [2, 62] on cpu; expected torch.float32 [3, 62] on cpu": {
         "index": torch.zeros(3, dtype=torch.int64)
     },
