@@ -152,7 +152,7 @@ def _train(recipe: Recipe, data: Path, run: Path, images: int, threads: int) -> 
     original = recipe.options is ORIGINAL
     program = ["-m", "benchmarks.original_network"] if original else [str(ROOT / "launch" / "train.py")]
     given = {"--data": data, "--output": run, "--epochs": EPOCHS, "--batch-size": BATCH, "--order": "balanced"}
-    given |= {"--evaluate-every": EVALUATE_EVERY, "--draws-per-class": draws, "--threads": threads}
+    given |= {"--evaluate-every": EVALUATE_EVERY, "--draws-per-class": draws}
     options = given | recipe.options
     command = [sys.executable, *program, *(str(word) for pair in options.items() for word in pair), "--resume"]
     device = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"}

@@ -29,7 +29,7 @@ from kkanji import classes as characters
 from kkanji import cli
 from kkanji.config import OptimizerName, TrainConfig
 from kkanji.data import class_map, open_set
-from kkanji.environment import precision_name, warn_of_emulation, warn_of_idle_cores
+from kkanji.environment import loader_threads, precision_name, warn_of_emulation, warn_of_idle_cores
 from shards import (
     IMAGE_SIZE,
     InputError,
@@ -57,7 +57,6 @@ def train(
     compile: bool = False,
     order: Literal["auto", "full", "windowed", "balanced"] = "auto",
     cache_size: float = 0.0,
-    threads: int = 2,
     images: int = 100_000,
     classes: int = 3_832,
     repeats: int = 3,
@@ -66,7 +65,7 @@ def train(
 ) -> None:
     """Measure training on the devices that are there, and tell which stage limits it.
 
-    Example: accelerate launch -m benchmarks.train --batch-size 50000 --threads 4
+    Example: accelerate launch -m benchmarks.train --batch-size 50000
 
     Args:
         data: shard set, a folder or a URL; random pixels if not given
@@ -79,7 +78,6 @@ def train(
         compile: compile the network
         order: as in training
         cache_size: gigabytes of disk for shards that are streamed or unpacked
-        threads: of each process's loader
         images: random ones; 100,000 take 410 MB
         classes: of the random images
         repeats: measurements of each kind, in turn
@@ -109,7 +107,6 @@ def train(
             compile=compile,
             order=order,
             cache_size=cache_size,
-            threads=threads,
         )
         opened = open_set(location, cache_size=cache_size)
         trial = Trial(accelerator, config, opened, class_map(opened))
@@ -117,7 +114,7 @@ def train(
     if accelerator.is_main_process:
         of = {"data": "given" if data else "random pixels", "model": model, "optimizer": optimizer, "augment": augment}
         options = of | {"batch_size": batch_size, "micro_batch": trial.config.micro_batch, "compile": compile}
-        options |= {"order": trial.config.order, "threads": threads, "repeats": repeats, "seconds": seconds}
+        options |= {"order": trial.config.order, "threads": loader_threads(), "repeats": repeats, "seconds": seconds}
         write_result(output, {"benchmark": "train", "options": options, "environment": state} | result)
         print_rows(result["rows"])
         sys.stdout.write("\n".join([*plain(result["steps"]), *plain(result["devices"]), result["verdict"]]) + "\n")

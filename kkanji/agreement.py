@@ -30,7 +30,7 @@ Result = TypeVar("Result")
 Fields = Mapping[str, str]
 NONE, UNKNOWN = "none", "unknown"
 # Options of a node's own: where it keeps things, how much of them, and what it watches.
-MAY_DIFFER = frozenset({"data", "output", "threads", "cache_size", "stall_seconds", "profile_steps"})
+MAY_DIFFER = frozenset({"data", "output", "cache_size", "stall_seconds", "profile_steps"})
 SHOWN = 12  # characters of a sha256; a rank that differs does so in these
 SAME = "start every rank with the same code, options and set, and with an --output that every node sees"
 
@@ -121,14 +121,12 @@ def _choose_checkpoint(config: TrainConfig) -> str | None:
 
 def _fields(config: TrainConfig, data: ShardSet, chosen: str | None) -> Fields:
     """What must not differ between ranks, as this one has it."""
-    options = {f"--{name.replace('_', '-')}": str(value) for name, value in config.to_dict().items()}
-    for name in MAY_DIFFER:
-        del options[f"--{name.replace('_', '-')}"]
+    options = {name: str(value) for name, value in config.to_dict().items() if name not in MAY_DIFFER}
     begun_with = () if chosen or config.init is None else (config.init,)  # a resumed run needs it no more
     return {
         "kkanji": __version__,
         "commit": (commit() or UNKNOWN)[:SHOWN],
-        **options,
+        **{f"--{name.replace('_', '-')}": value for name, value in options.items()},
         **{f"sha256 of {path}": _verified(path) for path in (*begun_with, *config.teachers)},
         "set": data.manifest.identity()[:SHOWN],
         "class map": class_map(data).identity()[:SHOWN],

@@ -3,7 +3,7 @@
 What happens to an image is a pure function of (policy, seed, its position in the sample stream): `draw` turns that into
 a row of numbers, and a backend applies the row. So every backend, any number of ranks and a resumed run augment alike.
 Two backends apply rows: `apply` here (Numba, the reference; offline tools and the CPU pipeline) and
-`kkanji.augment_torch` (batched torch; the GPU pipeline). Tests bind them to each other.
+`kkanji.augment_triton` (one Triton kernel; the GPU pipeline). A test holds them to the same images, bit for bit.
 
 A row, float32 [ROW]: 0-5 the inverse affine map a b c / d e f about the image's centre, 6 standard deviation of the
 noise in gray levels, 7-10 the erased box (left, top, right, bottom; empty when right <= left), 11 noise key, then the

@@ -12,7 +12,7 @@ from shards.layout import IMAGE_SIZE
 Head = Literal["linear", "cosine"]
 OptimizerName = Literal["adam", "adamw", "sgd", "lamb", "muon"]
 # Options that may differ when a run is resumed: they do not change what it computes.
-FREE_TO_CHANGE = frozenset({"data", "output", "resume", "threads", "cache_size"}) | {
+FREE_TO_CHANGE = frozenset({"data", "output", "resume", "trust", "cache_size"}) | {
     "log_every",
     "save_every",
     "evaluate_every",
@@ -60,6 +60,8 @@ class TrainConfig:
     """Order balanced draws classes in proportion to images ** this: 0 all alike, 1 as they are."""
     draw_cap: int = 0
     """Images that a class counts for at most in that proportion; 0: as many as it has."""
+    trust: bool = False
+    """Do not check the shards of a local set in the background: for sets that were just verified."""
     cache_size: float = 0.0
     """Gigabytes of disk for shards that are streamed or unpacked, in $KKANJI_CACHE or ~/.cache/kkanji; 0: 80 % of
     what is free."""
@@ -109,8 +111,6 @@ class TrainConfig:
     """Steps whose trace is written to the run's folder profile/, for TensorBoard or Perfetto."""
     seed: int = 0
     """Of weights, order, augmentation and dropout."""
-    threads: int = 2
-    """Threads of the loader."""
     log_every: int = 10
     """Optimizer steps between log lines."""
     evaluate_every: int = 1
@@ -121,7 +121,7 @@ class TrainConfig:
     """Go on from the run's last good checkpoint, or start if it has none."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "threads", "log_every", "evaluate_every", "lanes", "draws_per_class"):
+        for name in ("epochs", "batch_size", "log_every", "evaluate_every", "lanes", "draws_per_class"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         for name in (
             "micro_batch",

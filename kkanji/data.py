@@ -4,10 +4,22 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from kkanji.classes import ClassMap, parse_class_map
 from kkanji.config import TrainConfig
 from kkanji.images import decode_into
-from shards import DrawnOrder, InputError, Order, SampleOrder, ShardSet, SplitReader, WindowedOrder, default_cache
+from shards import (
+    CorruptShard,
+    DrawnOrder,
+    InputError,
+    Order,
+    SampleOrder,
+    ShardSet,
+    SplitReader,
+    WindowedOrder,
+    default_cache,
+)
 from shards.draws import draws_per_class
 from shards.lookahead import WINDOW_SHARE
 from shards.manifest import CLASSES_NAME
@@ -89,6 +101,10 @@ def training_order(config: TrainConfig, data: ShardSet, reader: SplitReader) -> 
         )
     if config.order == "balanced":
         labels = reader.labels()
+        known = labels[(labels >= 0) & (labels < data.manifest.classes)]
+        if not np.array_equal(np.bincount(known, minlength=data.manifest.classes), split.samples_per_class):
+            found = "the labels in the shards of train are not as many of each class as dataset.json says"
+            raise CorruptShard(f"{data.location}: {found}; run `python -m tools verify` on it")
         draws = draws_per_class(
             split.samples_per_class, config.draws_per_class, exponent=config.draw_exponent, cap=config.draw_cap
         )

@@ -12,8 +12,11 @@ import psutil
 import timm
 import torch
 from accelerate import Accelerator
+from accelerate.utils import get_int_from_env
 
 from kkanji import __version__
+
+LEAST_THREADS, MOST_THREADS = 2, 16  # of a loader: one core may be a rank's own; a host's 128 have 16 for each of 8
 
 
 def environment(accelerator: Accelerator) -> dict[str, Any]:
@@ -29,6 +32,7 @@ def environment(accelerator: Accelerator) -> dict[str, Any]:
         "processes": accelerator.num_processes,
         "precision": accelerator.mixed_precision,
         "torch_threads": torch.get_num_threads(),
+        "loader_threads": loader_threads(),
         "memory_bytes": psutil.virtual_memory().total,
     }
 
@@ -61,6 +65,18 @@ def commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def local_ranks() -> int:
+    """Processes of the run on this node, by what launchers set; 1 where they do not say."""
+    names = ["LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE"]
+    return max(1, int(get_int_from_env(names, 1)))
+
+
+def loader_threads() -> int:
+    """Threads of a process's loader: its share of the cores that it may use (`taskset` and schedulers limit them)."""
+    share = len(os.sched_getaffinity(0)) // local_ranks()
+    return min(max(share, LEAST_THREADS), MOST_THREADS)
 
 
 def warn_of_idle_cores(accelerator: Accelerator) -> None:

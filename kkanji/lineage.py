@@ -70,7 +70,7 @@ def originals_behind(path: Path) -> NDArray[np.uint64]:
         raise InputError(f"{config['data']}: of lineage {data.manifest.lineage}, expected known")
     if not fits(data):
         raise InputError(f"{config['data']}: larger than the cache, expected one that fits, for its originals")
-    own = np.unique(data.split("train").sources())
+    own = np.unique(data.split("train", check=True).sources())
     return reduce(np.union1d, map(originals_behind, learned_from(config)), own)
 
 

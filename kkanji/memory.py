@@ -21,9 +21,9 @@ SHARE = 0.6  # of the free memory; the rest is for the optimizer's state, the ba
 # On a CPU memory is not what limits: with 2 cores, images/s were flat up to 256 images (docs/LOG.md, 2026-11-22).
 CPU_LARGEST = 128
 # What a training has on its device and a trial has not, counted in the code: of the weights' size Adam's three states
-# and the buckets in which DDP exchanges gradients; for each pixel the batches that the loader has ready and the
-# augmentation's 64-bit arithmetic (kkanji/augment_torch.py).
-STATES, PIXEL_BYTES = 4, 64
+# and the buckets in which DDP exchanges gradients; for each pixel a byte as it came, joined with its batch, augmented
+# and in DALI's copy of that (kkanji/pipeline.py), in each of the four batches that are ready, in use or under way.
+STATES, PIXEL_BYTES = 4, 16
 
 
 def derive_micro_batch(model: nn.Module, device: torch.device, wanted: int) -> int:

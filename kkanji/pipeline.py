@@ -7,19 +7,22 @@ stream to bring, in which order, and everything random about a sample follows fr
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from time import perf_counter
 from typing import Any
 
 import torch
-from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali import fn, ops, pipeline_def, types
 from nvidia.dali.pipeline import Pipeline
 from nvidia.dali.plugin.numba.fn.experimental import numba_function
 from torch import Tensor
 from torch.utils import dlpack
 
-from kkanji import augment_kernels, augment_torch
+from kkanji import augment_kernels
 from kkanji.source import PARTS, PREFETCH, Arrays, Feed, Source, Stretch, source_of
+from shards import InputError
 from shards.encoded import EncodedReader
 from shards.layout import IMAGE_SIZE
 
@@ -89,7 +92,7 @@ class Loader:
         """The next batch; None after the last one."""
         start = perf_counter()
         try:
-            images, labels = self._pipeline.graph.run()
+            images, labels = self._pipeline.graph.run(self._stream())
         except RuntimeError:
             self._source.name_damage()
             raise
@@ -103,6 +106,10 @@ class Loader:
         count, parts = self._source.counts.popleft(), not self._pipeline.kind.encoded
         pixels, numbers = (_to_torch(output, parts=parts)[:count] for output in (images, labels))
         return Batch(images=pixels.movedim(3, 1), labels=numbers)
+
+    def _stream(self) -> torch.cuda.Stream | None:
+        """Where a batch is used. Its outputs are ordered on that stream; without one the host would wait for them."""
+        return None if self._device.type == "cpu" else torch.cuda.current_stream(self._device)
 
     def _keep_until_used(self, batch: Batch) -> None:
         """DALI may reuse a batch's memory once we let go of it, so hold it until the GPU is done with it."""
@@ -153,11 +160,16 @@ def _graph(source: Callable[[], Arrays], kind: Kind) -> tuple[Any, Any]:
     images = pixels(where, rows if on_cpu else [], kind.device)
     if on_cpu:
         return images, labels
-    if rows:
-        images = fn.dl_tensor_python_function(
-            images, rows[0].gpu(), device="gpu", function=_augment_gpu, batch_processing=True
-        )
-    return images, labels.gpu()
+    return _augmented(images, rows[0].gpu()) if rows else images, labels.gpu()
+
+
+def _augmented(images: Any, rows: Any) -> Any:
+    """DALI calls augment_parts without waiting for its inputs: that function uses the stream on which they come."""
+    if find_spec("triton") is None:
+        raise InputError("augmenting on a GPU takes Triton: pip install triton, or train with --augment 0")
+    return fn.dl_tensor_python_function(
+        images, rows, device="gpu", function=augment_parts, batch_processing=True, synchronize_stream=False
+    )
 
 
 # Type and dimensions of what the source brings: addresses of a part's images or a file, labels, augmentation rows.
@@ -227,14 +239,29 @@ def _augment_one(out, image, row):  # type: ignore[no-untyped-def]
     augment_kernels.apply(image.reshape(shape), row.reshape((1, row.size)), out.reshape(shape))
 
 
-def _augment_gpu(images: list[Any], rows: list[Any]) -> list[Any]:
-    """DLPack capsules of a batch's parts or images on the GPU. DALI has synchronised them; its thread waits for us."""
-    stacked = torch.stack([dlpack.from_dlpack(part) for part in images])
-    flat_rows = torch.stack([dlpack.from_dlpack(part) for part in rows]).reshape(-1, augment_kernels.ROW)
-    result = augment_torch.apply(stacked.reshape(-1, IMAGE_SIZE, IMAGE_SIZE), flat_rows).reshape(stacked.shape)
-    if result.is_cuda:
-        torch.cuda.current_stream().synchronize()
-    return [dlpack.to_dlpack(part) for part in result.contiguous()]  # type: ignore[attr-defined]
+def augment_parts(images: list[Any], rows: list[Any]) -> list[Any]:
+    """Augment a batch's parts, or images, on the device where DALI has them: DLPack capsules in, DLPack capsules out.
+
+    On a GPU all work is queued on DALI's own stream: behind what brings the inputs, before DALI's copy of the result,
+    and beside the training step. DALI begins that copy when this function has returned, and then lets go of the result;
+    torch gives its memory to nothing but later work on the same stream, so it lasts until the copy is done.
+    """
+    from kkanji import augment_triton  # here, as without a GPU Triton need not be there
+
+    parts, part_rows = ([dlpack.from_dlpack(capsule) for capsule in capsules] for capsules in (images, rows))
+    with _stream_of_dali(parts[0].device):
+        pixels = torch.stack(parts)
+        flat_rows = torch.stack(part_rows).view(-1, augment_kernels.ROW)
+        augmented = augment_triton.augment(pixels.view(-1, IMAGE_SIZE, IMAGE_SIZE), flat_rows).view(pixels.shape)
+    return [dlpack.to_dlpack(part) for part in augmented]  # type: ignore[attr-defined]
+
+
+def _stream_of_dali(device: torch.device) -> AbstractContextManager[None]:
+    """In which torch and Triton use the stream that DALI runs the present Python function on."""
+    if device.type == "cpu":
+        return nullcontext()
+    handle = ops.PythonFunction.current_stream().ptr  # type: ignore[attr-defined]
+    return torch.cuda.stream(torch.cuda.ExternalStream(handle, device=device))
 
 
 class _Pipeline:

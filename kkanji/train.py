@@ -22,8 +22,9 @@ from kkanji.augment import Policy
 from kkanji.classes import ClassMap
 from kkanji.config import TrainConfig
 from kkanji.data import training_order
+from kkanji.datacheck import DataCheck
 from kkanji.ema import WeightAverage
-from kkanji.environment import environment, warn_of_emulation, warn_of_idle_cores
+from kkanji.environment import environment, loader_threads, warn_of_emulation, warn_of_idle_cores
 from kkanji.evaluate import describe, plain_feed, predict_split, training_drawn, training_originals
 from kkanji.flops import peak_flops, training_flops
 from kkanji.guard import FiniteGuard
@@ -78,7 +79,7 @@ class Trainer:
         self.originals, self.drawn = training_originals(data), training_drawn(data)
         self.lineage: str = data.manifest.lineage
         self.worker = Worker(rank=accelerator.process_index, ranks=accelerator.num_processes)
-        self.reader = data.split("train", threads=config.threads)
+        self.reader = data.split("train", threads=loader_threads())
         self.progress = Progress()
         self.saved_step = 0
         torch.manual_seed(config.seed)
@@ -145,6 +146,7 @@ class Trainer:
         with (
             RunLog(self.config.output, total_images=self.plan.total, seen_images=seen, enabled=self._main) as log,
             self._loader(first) as loader,
+            self._data_check() as check,
             Interruption() as interruption,
             profiled(self.config.profile_steps, self.config.output / "profile") as profiler,
             without_garbage_collection(),
@@ -155,12 +157,23 @@ class Trainer:
             started = perf_counter() - self.progress.seconds
             for step in range(first, self.plan.steps):
                 still_moving()
+                while not check.passed(whole=self._ends_epoch(step)):
+                    still_moving()
+                    self._leave_if_asked(log, interruption)
                 self._step(step, batches, meter)
                 self.progress.step, self.progress.seconds = step + 1, perf_counter() - started
                 still_moving()
                 self._after_step(log, meter)
                 profiler.step()
                 self._leave_if_asked(log, interruption)
+
+    def _data_check(self) -> DataCheck:
+        """Of what is trained and evaluated on; it has ended when the first epoch does."""
+        used = [name for name in ("train", "val") if name in self.data.manifest.splits and not self.config.trust]
+        return DataCheck(self.accelerator, self.data, *used)
+
+    def _ends_epoch(self, step: int) -> bool:
+        return self.plan.epochs_done(step + 1) > self.plan.epochs_done(step)
 
     def _step(self, step: int, batches: Iterator[Batch], meter: Meter) -> None:
         """One optimizer step: the gradient of the mean loss over the global batch, however it is cut."""
@@ -209,7 +222,7 @@ class Trainer:
     def _after_step(self, log: RunLog, meter: Meter) -> None:
         step, plan = self.progress.step, self.plan
         finished = step == plan.steps
-        epoch_ended = plan.epochs_done(step) > plan.epochs_done(step - 1)
+        epoch_ended = self._ends_epoch(step - 1)
         if step % self.config.log_every == 0 or epoch_ended or finished:
             self.guard.raise_if_bad()
             log.step(**self._position(), lr=self.optimizer.param_groups[0]["lr"], **meter.read(self.accelerator))
@@ -337,7 +350,7 @@ class Trainer:
         )
         micro = self.config.micro_batch
         parts = stretches(self.plan, first, self.worker, micro)
-        return Loader(feed, parts, self.accelerator.device, largest=micro, threads=self.config.threads)
+        return Loader(feed, parts, self.accelerator.device, largest=micro, threads=loader_threads())
 
     def _meter(self, loader: Loader) -> Meter:
         return Meter(self.accelerator.device, loader, self.reader, peak_flops=self._peak_flops)

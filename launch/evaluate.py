@@ -16,6 +16,7 @@ from kkanji.calibration import TemperatureScan
 from kkanji.classes import ClassMap
 from kkanji.config import read_json
 from kkanji.data import class_map, open_set
+from kkanji.datacheck import DataCheck
 from kkanji.evaluate import plain_feed, predict_split
 from kkanji.metrics import MEASURES, interval, summarise
 from kkanji.predictions import Predictions
@@ -64,7 +65,9 @@ def evaluate(config: EvaluateConfig) -> None:
     )
     reader, accelerator = data.split(config.split), Accelerator()
     numbers = np.array([classes.ids[code_point] for code_point in own.code_points])
-    predictions, spent = _predict(config, accelerator, plain_feed(reader, len(classes), numbers))
+    with DataCheck(accelerator, data, config.split) as check:
+        predictions, spent = _predict(config, accelerator, plain_feed(reader, len(classes), numbers))
+        check.finish()
     if not accelerator.is_main_process:
         return
     summary = {

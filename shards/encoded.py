@@ -21,10 +21,16 @@ class EncodedReader(SplitReader):
     """Reads the image layout by its tables: where each image lies in its tar, its label and its source."""
 
     def __init__(
-        self, files: SplitFiles, tables: Sequence[NDArray[Any]], decode: Decode | None, *, threads: int = 1
+        self,
+        files: SplitFiles,
+        tables: Sequence[NDArray[Any]],
+        decode: Decode | None,
+        *,
+        threads: int = 1,
+        check: bool = False,
     ) -> None:
         """tables: of each shard, as `shards.images.read_table` gives them."""
-        super().__init__(files, threads=threads)
+        super().__init__(files, threads=threads, check=check)
         self._decode = decode
         self._table: NDArray[Any] = np.concatenate([np.empty(0, TABLE_TYPE), *tables])
         starts = np.repeat(self._range.starts, [len(table) for table in tables])

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from shards.cache import Cache, Item
 from shards.compression import check_plain, unpack_shard
-from shards.errors import ChangedShard, MissingShard, StorageError
+from shards.errors import ChangedShard, CorruptShard, MissingShard, StorageError
 from shards.manifest import Manifest, Shard
 from shards.storage import Store
+
+COPY_AGAIN = "copy it again or pack the set anew"
 
 
 class SplitFiles:
@@ -48,6 +50,17 @@ class SplitFiles:
             assert self._store.folder is not None  # noqa: S101  (only local sets are in place)
             return self._store.folder / self.shards[number].name
         return self._cache.obtain(self._item(number), ahead=ahead)
+
+    def check(self, number: int) -> None:
+        """Compare every byte of a shard that is used in place with the manifest: those in the cache are right.
+
+        Raises: CorruptShard.
+        """
+        if self._store.folder is None or not self.in_place:
+            return
+        problem = check_plain(self.shards[number], self._store.folder / self.shards[number].name)
+        if problem:
+            raise CorruptShard(f"{self.where(number)}: {problem}; {COPY_AGAIN}")
 
     def release(self, number: int) -> None:
         """Let the cache evict a file that was obtained."""

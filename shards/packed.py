@@ -18,8 +18,8 @@ from shards.writer import Samples
 class PackedReader(SplitReader):
     """Reads the packed layout: seen as rows of 4,096 bytes, the range of addresses has one image per row."""
 
-    def __init__(self, files: SplitFiles, *, threads: int = 1) -> None:
-        super().__init__(files, threads=threads)
+    def __init__(self, files: SplitFiles, *, threads: int = 1, check: bool = False) -> None:
+        super().__init__(files, threads=threads, check=check)
         self._start = self._range.bytes.ctypes.data
         self._labels = self._range.bytes.view(layout.LABEL_TYPE)
         self._sources = self._range.bytes.view(layout.SOURCE_TYPE)
@@ -29,7 +29,7 @@ class PackedReader(SplitReader):
         """Map a shard's file, unless it is another version than the manifest's.
 
         A shard packed anew has its old size, so the smallest block, the last, is compared as well. (The cache compares
-        all blocks; those of a local set are for `verify`.)
+        all blocks; those of a set used in place are checked by `follow` or in the background.)
         """
         super().put(number, path)
         start = self._range.starts[number]

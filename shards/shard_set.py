@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from shards.cache import Cache
+from shards.checking import BackgroundCheck
 from shards.encoded import Decode, EncodedReader
 from shards.errors import InputError
 from shards.files import SplitFiles, check_listing
@@ -39,8 +40,8 @@ class ShardSet:
         """One of the set's small files."""
         return self._store.read(name)
 
-    def split(self, name: str, *, threads: int = 1) -> SplitReader:
-        """A reader of one split.
+    def split(self, name: str, *, threads: int = 1, check: bool = False) -> SplitReader:
+        """A reader of one split. check: for whoever makes another set of it (see `SplitReader`).
 
         Raises: InputError when the set has none of that name, MissingShard or ChangedShard for tars that are not its.
         """
@@ -48,11 +49,22 @@ class ShardSet:
             known = ", ".join(sorted(self.manifest.splits))
             raise InputError(f"{self.location}: no split {name!r}; it has: {known}")
         check_listing(self._tars, self.manifest, name)
-        files = SplitFiles(self._tars, self.manifest, name, None if self.in_place else self.cache)
+        files = self._files(name)
         if self.manifest.layout == "packed":
-            return PackedReader(files, threads=threads)
+            return PackedReader(files, threads=threads, check=check)
         tables = [read_table(self._store, shard) for shard in files.shards]
-        return EncodedReader(files, tables, self._decode, threads=threads)
+        return EncodedReader(files, tables, self._decode, threads=threads, check=check)
+
+    def check_in_background(self, *splits: str, part: int = 0, of: int = 1) -> BackgroundCheck:
+        """Begin to compare every byte of these splits with the manifest; of a set that the cache brings, nothing.
+
+        part, of: only every `of`-th shard, from number `part` on.
+        """
+        shards = [(files, number) for files in map(self._files, splits) for number in range(len(files.shards))]
+        return BackgroundCheck(shards[part::of] if self.in_place else [])
+
+    def _files(self, name: str) -> SplitFiles:
+        return SplitFiles(self._tars, self.manifest, name, None if self.in_place else self.cache)
 
     @property
     def in_place(self) -> bool:

@@ -43,7 +43,7 @@ def arrays(
     """
     started = time.perf_counter()
     data = open_set(location)
-    reader = data.split(split)
+    reader = data.split(split, check=True)
     if not reader.samples:
         raise InputError(f"{data.location}: split {split!r} has no images; choose another --split")
     with OutputFolder(output, overwrite=overwrite) as folder:

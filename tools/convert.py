@@ -77,7 +77,7 @@ def _convert(data: ShardSet, target: Target, image_format: ImageFormat) -> Manif
     with OutputFolder(target.output, overwrite=target.overwrite) as folder, count_images(total) as progress:
         splits = {}
         for name, split in old.splits.items():
-            blocks = _counted(_blocks(data.split(name), target.block_size), progress.update)
+            blocks = _counted(_blocks(data.split(name, check=True), target.block_size), progress.update)
             shards = _write_shards(folder, name, split.samples, blocks, target, image_format)
             splits[name] = replace(split, shards=tuple(shards))
         history = {**old.history, "converted": [*old.history.get("converted", []), _step(old, target, image_format)]}

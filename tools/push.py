@@ -14,6 +14,8 @@ from typing import TypeVar
 import tyro
 
 from shards import CorruptShard, InputError, Manifest, MissingShard, Shard, read_manifest
+from shards.compression import check_stored
+from shards.files import COPY_AGAIN
 from shards.manifest import CLASSES_NAME, MANIFEST_NAME
 from shards.patience import Workers
 from shards.storage import Store, file_digest, open_store
@@ -41,6 +43,8 @@ class File:
     bytes: int
     sha256: str
     """What the manifest says of it; of the file itself where the manifest says nothing."""
+    shard: Shard | None = None
+    """Of a tar."""
 
 
 def push(folder: tyro.conf.Positional[Path], location: tyro.conf.Positional[str], /) -> None:
@@ -85,17 +89,17 @@ def _shard_files(folder: Path, manifest: Manifest, shard: Shard) -> Iterator[Fil
     if shard.table_sha256 is not None:
         yield _file(folder / shard.table_name, sha256=shard.table_sha256)
     if not manifest.base:
-        yield _file(folder / shard.name, size=shard.bytes, sha256=shard.sha256)
+        yield _file(folder / shard.name, sha256=shard.sha256, shard=shard)
 
 
-def _file(path: Path, *, size: int | None = None, sha256: str | None = None) -> File:
-    """sha256: of a shard it is compared when the shard is sent."""
+def _file(path: Path, *, sha256: str | None = None, shard: Shard | None = None) -> File:
+    """sha256: it is compared when the file is sent."""
     if not path.is_file():
-        raise MissingShard(f"{path}: not there; copy it again or pack the set anew")
+        raise MissingShard(f"{path}: not there; {COPY_AGAIN}")
     found = path.stat().st_size
-    if size is not None and found != size:
-        raise CorruptShard(f"{path}: {found} bytes, expected {size}; copy it again or pack the set anew")
-    return File(path=path, bytes=found, sha256=sha256 or file_digest(path))
+    if shard is not None and found != shard.bytes:
+        raise CorruptShard(f"{path}: {found} bytes, expected {shard.bytes}; {COPY_AGAIN}")
+    return File(path=path, bytes=found, sha256=sha256 or file_digest(path), shard=shard)
 
 
 def _refuse_others(store: Store, files: Iterable[File], manifest: Manifest) -> None:
@@ -155,7 +159,8 @@ def _digest(store: Store, file: File) -> str:
 def _send(store: Store, file: File) -> File:
     found = file_digest(file.path)
     if found != file.sha256:
-        raise CorruptShard(f"{file.path}: sha256 {found}, expected {file.sha256}; copy it again or pack the set anew")
+        block = file.shard and check_stored(file.shard, file.path)
+        raise CorruptShard(f"{file.path}: {block or f'sha256 {found}, expected {file.sha256}'}; {COPY_AGAIN}")
     store.upload(file.path.name, file.path)
     return file
 

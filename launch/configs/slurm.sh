@@ -40,7 +40,7 @@ options=(
     --order balanced --draws-per-class 10000 --draw-exponent 0.5 --epochs 10
     --optimizer muon --lr 3e-3 --schedule cosine --warmup-epochs 0.5 --weight-decay 0.05
     --label-smoothing 0.05 --ema-images 5e6 --plain-epochs 1
-    --threads 4 --log-every 20 --save-every 100 --stall-seconds 300
+    --log-every 20 --save-every 100 --stall-seconds 300
 )
 
 # SLURM_NODEID differs from node to node, so it is looked up there.

@@ -41,7 +41,6 @@ def run(data: Path, output: Path, *, repeats: int) -> dict[str, Any]:
             model=MODEL,
             batch_size=8,
             micro_batch=4,
-            threads=1,
             repeats=repeats,
             seconds=0.05,
             output=output,

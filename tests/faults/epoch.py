@@ -30,7 +30,7 @@ BUCKET, PREFIX = "kkanji", "kkanji/epoch"
 # Small images, so that minutes suffice for an epoch of real data: what is read does not depend on it.
 OPTIONS = (
     *("--model", "kkanji_efficientnet_fused_s", "--epochs", "1", "--batch-size", "250", "--log-every", "1"),
-    *("--start-size", "16", "--full-size-at", "1", "--order", "windowed", "--window", "4", "--threads", "1"),
+    *("--start-size", "16", "--full-size-at", "1", "--order", "windowed", "--window", "4"),
 )
 CACHE_SHARE = 0.5  # of the set, so that shards are evicted
 KILL_AT_STEP = 20

@@ -28,7 +28,6 @@ CONFIG = TrainConfig(data="data", output=Path("runs/x"))
         ("augment", -1.0),
         ("warmup_epochs", 21.0),
         ("weight_decay", -0.1),
-        ("threads", 0),
         ("seed", -1),
         ("window", -1),
         ("lanes", 0),

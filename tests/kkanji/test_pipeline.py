@@ -1,25 +1,31 @@
 import gc
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 from threading import active_count
-from typing import ClassVar
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from nvidia.dali import fn, ops, pipeline_def
 from torch.utils import dlpack
 
-from kkanji import augment, pipeline
+from kkanji import augment
 from kkanji.augment import Policy
+from kkanji.augment_kernels import ROW
 from kkanji.evaluate import plain_feed
 from kkanji.images import decode_into
-from kkanji.pipeline import Kind, Loader, _augment_gpu, build_graph
+from kkanji.pipeline import Kind, Loader, augment_parts, build_graph
 from kkanji.source import Feed
 from shards import CorruptShard, SampleOrder, ShardSet
+from tests.kkanji.triton_interpreter import interpreted
 from tests.shards.kinds import CLASSES, drawn, write_set_of
 
 CPU = torch.device("cpu")
@@ -181,18 +187,95 @@ def test_the_strength_follows_the_epoch(tiny_set: Path) -> None:
     assert same[5:].all()
 
 
-def test_the_gpu_function_takes_a_batch_in_parts() -> None:
-    """Run on the CPU: the parts come back as augmented by the reference, to one gray level."""
-    images = np.random.default_rng(0).integers(0, 256, (6, 64, 64), np.uint8)
-    rows = augment.draw(Policy(), 0, np.arange(6))
-    capsules = [
-        [dlpack.to_dlpack(torch.from_numpy(part)) for part in np.split(array, 3)]  # type: ignore[attr-defined]
-        for array in (images[..., None], rows)
-    ]
-    found = [dlpack.from_dlpack(part) for part in _augment_gpu(*capsules)]
-    difference = torch.cat(found)[..., 0].int() - torch.from_numpy(augment.apply(images, rows)).int()
-    assert [part.shape for part in found] == [(2, 64, 64, 1)] * 3
-    assert difference.abs().max() <= 1
+@pytest.fixture
+def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pipeline's Triton kernel in Triton's interpreter, which takes what is on a CPU."""
+    monkeypatch.setattr("kkanji.augment_triton", interpreted())
+
+
+@pipeline_def(batch_size=3, num_threads=1, device_id=None)
+def python_graph(parts: list[list[np.ndarray]]) -> Any:
+    """The Python function of the GPU's graph, called by DALI on the CPU."""
+    images, rows = fn.external_source(lambda: parts, num_outputs=2, batch=True)
+    return fn.dl_tensor_python_function(
+        images, rows, device="cpu", function=augment_parts, batch_processing=True, synchronize_stream=False
+    )
+
+
+@pytest.mark.parametrize("encoded", [False, True], ids=["parts", "images"])
+@pytest.mark.usefixtures("interpreter")
+def test_dali_has_its_batch_augmented_by_the_gpus_kernel(encoded: bool) -> None:
+    """Called by DALI on the CPU: what comes back is what the reference makes of it, bit for bit."""
+    images = np.random.default_rng(0).integers(0, 256, (3, 2, 64, 64, 1), np.uint8)
+    rows = augment.draw(Policy(), 0, np.arange(6)).reshape(3, 2, -1)
+    if encoded:
+        images, rows = images[:, 0], rows[:, 0]
+    graph = python_graph([list(images), list(rows)])
+    for _ in range(3):
+        (output,) = graph.run()
+        found = np.stack([np.asarray(output.at(number)) for number in range(3)])
+        expected = augment.apply(images.reshape(-1, 64, 64), rows.reshape(-1, ROW))
+        assert np.array_equal(found, expected.reshape(images.shape))
+
+
+class OnGpu(torch.Tensor):
+    """A CPU tensor that says it is on the second GPU, and notes on which stream it is computed with."""
+
+    streams: ClassVar[list[Any]] = []
+    notes: ClassVar[list[tuple[str, Any]]] = []
+
+    @classmethod
+    def __torch_function__(cls, function: Any, kinds: Any, given: Any = (), named: Any = None) -> Any:
+        if function == torch.Tensor.device.__get__:
+            return torch.device("cuda", 1)
+        cls.notes.append((function.__name__, cls.streams[-1] if cls.streams else None))
+        return super().__torch_function__(function, kinds, given, named or {})  # type: ignore[no-untyped-call]
+
+
+@pytest.fixture
+def stub_gpu(monkeypatch: pytest.MonkeyPatch) -> type[OnGpu]:
+    """torch.cuda's streams without a GPU. There is nothing to synchronise by: who would have the host wait fails."""
+
+    @contextmanager
+    def current(stream: Any) -> Iterator[None]:
+        OnGpu.streams.append(stream)
+        yield
+        OnGpu.streams.pop()
+
+    from_dlpack = dlpack.from_dlpack
+    OnGpu.notes.clear()
+    monkeypatch.setattr(
+        torch, "cuda", SimpleNamespace(stream=current, ExternalStream=lambda *of, device: (*of, device))
+    )
+    monkeypatch.setattr(dlpack, "from_dlpack", lambda capsule: from_dlpack(capsule).as_subclass(OnGpu))
+    monkeypatch.setattr(ops.PythonFunction, "current_stream", lambda: SimpleNamespace(ptr=0x5EED))
+    return OnGpu
+
+
+def test_on_a_gpu_all_is_queued_on_the_stream_of_dali(stub_gpu: type[OnGpu], monkeypatch: pytest.MonkeyPatch) -> None:
+    """DALI brings the inputs and copies the result on it: neither the host nor the training step is waited for.
+
+    The result's memory must belong to that stream too, or torch gives it away while DALI still copies it.
+    """
+
+    def augment(images: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return images + rows[:, :1, None].byte()
+
+    monkeypatch.setattr("kkanji.augment_triton.augment", augment)
+    images, rows = torch.arange(2).byte().repeat_interleave(4096).view(2, 1, 64, 64, 1), torch.full((2, 1, ROW), 7.0)
+    capsules = [[dlpack.to_dlpack(part) for part in parts] for parts in (images, rows)]  # type: ignore[attr-defined]
+    found = [dlpack.from_dlpack(part).as_subclass(torch.Tensor) for part in augment_parts(*capsules)]
+    assert torch.equal(torch.stack(found), images + 7)
+    queued = [stream for name, stream in stub_gpu.notes if name in ("stack", "add")]
+    assert queued == [(0x5EED, torch.device("cuda", 1))] * 3
+    assert not stub_gpu.streams
+
+
+def test_dali_does_not_have_the_host_wait_before_the_gpus_function() -> None:
+    pipeline = build_graph(lambda: [], Kind(device_id=0, augmented=True))
+    pipeline._build_graph()
+    (function,) = [operator for operator in pipeline._ops if "PythonFunction" in type(operator._op).__name__]
+    assert "synchronize_stream: False" in repr(function.spec)
 
 
 class StubEvent:
@@ -214,17 +297,45 @@ class StubEvent:
         self.waited_for.append(self)
 
 
-@pytest.mark.parametrize("idle", [True, False])
+@pytest.fixture
+def ran_on(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A loader's graph for a GPU runs on the CPU; the streams that it is run on."""
+    ran_on: list[Any] = []
+
+    def build(source: Callable[[], Any], kind: Kind) -> Any:
+        graph = build_graph(source, replace(kind, device_id=None))
+        run = graph.run
+
+        def run_on(stream: Any) -> Any:
+            ran_on.append(stream)
+            return run()
+
+        monkeypatch.setattr(graph, "run", run_on)
+        return graph
+
+    monkeypatch.setattr("kkanji.pipeline.build_graph", build)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the stream in use on {device}")
+    monkeypatch.setattr(torch.cuda, "Event", StubEvent)
+    return ran_on
+
+
+def test_a_batch_is_brought_on_the_stream_that_uses_it(tiny_set: Path, ran_on: list[Any]) -> None:
+    """DALI orders its outputs on it. Run without a stream, it would have the host wait for each batch."""
+    with Loader(feed(tiny_set, None), STRETCHES[:2], torch.device("cuda", 1), largest=40) as loader:
+        assert len(list(loader)) == 2
+    assert set(ran_on) == {"the stream in use on cuda:1"}
+
+
+@pytest.mark.parametrize(("idle", "number"), [(True, 6), (False, 7)])  # a device's pipeline outlasts its loader
+@pytest.mark.usefixtures("ran_on")
 def test_batches_are_held_until_a_gpu_is_done_with_them(
-    tiny_set: Path, monkeypatch: pytest.MonkeyPatch, idle: bool
+    tiny_set: Path, monkeypatch: pytest.MonkeyPatch, idle: bool, number: int
 ) -> None:
     """Of a busy one all, until the loader is closed, which waits for it; an idle one needs none of them."""
-    monkeypatch.setattr(torch.cuda, "Event", StubEvent)
     monkeypatch.setattr(StubEvent, "idle", idle)
     monkeypatch.setattr(StubEvent, "waited_for", [])
-    monkeypatch.setattr(pipeline, "Kind", lambda **kind: Kind(**kind | {"device_id": None}))  # its graph on the CPU
     held: list[weakref.ref[torch.Tensor]] = []
-    with Loader(feed(tiny_set, None), STRETCHES, torch.device("cuda", 0), largest=40) as loader:
+    with Loader(feed(tiny_set, None), STRETCHES, torch.device("cuda", number), largest=40) as loader:
         for batch in loader:
             held.append(weakref.ref(batch.images))
         del batch

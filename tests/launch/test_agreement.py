@@ -16,7 +16,7 @@ import torch
 from tests.launch.commands import ROOT, Result, losses, start, start_nodes, train_command
 from tests.making import cut_up
 
-OPTIONS = ("--epochs", "1", "--augment", "0", "--threads", "1", "--micro-batch", "4")
+OPTIONS = ("--epochs", "1", "--augment", "0", "--micro-batch", "4")
 LITTLE, PLENTY = ("--cache-size", "0.0005"), ("--cache-size", "0.1")
 """Room for two shards at a time, and for the whole set."""
 

@@ -17,7 +17,7 @@ from tests.launch.commands import ROOT, Result, start, train_command
 RANKS = (1, 2, 4)
 TRAINED, VALIDATED = 97, 3
 """In batches of 24 the last one has one image; and there are fewer to validate on than ranks."""
-OPTIONS = ("--epochs", "1", "--batch-size", "24", "--threads", "1", "--augment", "0")  # its code takes long to compile
+OPTIONS = ("--epochs", "1", "--batch-size", "24", "--augment", "0")  # its code takes long to compile
 MICRO_BATCH = 6  # that 24 images are cut into on 1, 2 and 4 ranks alike
 
 

@@ -1,6 +1,5 @@
 """push: the bucket holds the whole set or none, whatever happens; verify proves it there."""
 
-import hashlib
 import itertools
 import os
 import shutil
@@ -240,7 +239,7 @@ def test_a_damaged_set_is_not_pushed(location: str, local: Path) -> None:
     data = bytearray(shard.read_bytes())
     data[9_999] ^= 1
     shard.write_bytes(data)
-    with pytest.raises(CorruptShard, match=rf"val-00000.tar: sha256 {hashlib.sha256(data).hexdigest()}, expected"):
+    with pytest.raises(CorruptShard, match=r"val-00000.tar: block 000000 at byte 0: crc32 .*, expected"):
         push(local, location)
     assert "dataset.json" not in open_store(location).list()
 
