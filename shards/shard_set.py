@@ -55,6 +55,11 @@ class ShardSet:
         return EncodedReader(files, tables, self._decode, threads=threads)
 
     @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where it lies on this machine: its own folder, and that of its tars."""
+        return tuple(store.folder for store in (self._store, self._tars) if store.folder is not None)
+
+    @property
     def in_place(self) -> bool:
         """Whether the shards are used where they lie, without the cache."""
         return self._tars.folder is not None and self.manifest.compression == "none"
