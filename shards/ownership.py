@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple, NoReturn
 
 from shards.errors import InputError
@@ -114,6 +114,8 @@ def marker_with(folder: Path, names: Sequence[str]) -> str | None:
 def keep_reason(folder: Path, maker: str) -> str | None:
     """Why a folder must not be removed, and what to do then; None where all of it is what this maker wrote."""
     found = _read_marker(folder)
+    if found is None and not folder.is_symlink() and not any(folder.iterdir()):
+        return None  # what a removal leaves that is cut off at its end
     if folder.is_symlink() or not maker or found is None:
         unknown = f"no {MARKER_NAME} in it says that {maker or 'this command'} made it"
         return f"{unknown} (early versions wrote none); remove it by hand if nobody needs it, or {ELSEWHERE}"
@@ -131,10 +133,12 @@ def remove_own(folder: Path, maker: str) -> None:
     """
     if not folder.is_dir() or keep_reason(folder, maker):
         return
-    for name in [*(name for name, _ in _entries(folder) if name != MARKER_NAME), MARKER_NAME]:
+    for name in [name for name, _ in _entries(folder) if name != MARKER_NAME]:
         (folder / name).unlink(missing_ok=True)
-    for root, _, _ in os.walk(folder, topdown=False):
-        with suppress(OSError):  # not empty
+    with suppress(OSError):  # not empty
+        for root, _, _ in os.walk(folder, topdown=False):
+            if root == str(folder):
+                (folder / MARKER_NAME).unlink(missing_ok=True)
             os.rmdir(root)
 
 
@@ -168,8 +172,9 @@ def _read_marker(folder: Path) -> _Marker | None:
 
 def _strange(folder: Path, made: _Marker) -> Iterator[tuple[str, str]]:
     """What is in a folder that its maker did not write, or not as it is: name, and what is wrong with it."""
+    folders = {str(parent) for name in made.files for parent in PurePath(name).parents}
     for name, found in _entries(folder):
-        if name == MARKER_NAME:
+        if name == MARKER_NAME or (name in folders and stat.S_ISDIR(found.st_mode)):
             continue
         if name not in made.files or not stat.S_ISREG(found.st_mode):
             yield name, f"was not made by {made.maker}"

@@ -42,7 +42,7 @@ NAMES: dict[str, Any] = {"name": "", "licence": "", "lineage": "known", "seed": 
 
 def write(output: Path, *, overwrite: bool = False) -> None:
     """The same few images each time."""
-    with OutputFolder(output, overwrite=overwrite) as folder:
+    with OutputFolder(output, maker="writers", overwrite=overwrite) as folder:
         shards = []
         for number, sizes in enumerate(BLOCKS):
             shards.append(write_shard(folder / shard_name("train", number), [block(size) for size in sizes]))

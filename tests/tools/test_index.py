@@ -49,7 +49,7 @@ def run(foreign: Path, classes: Path, **options: Any) -> Path:
 
 def test_foreign_tars_are_read_where_they_lie(foreign: Path, classes: Path) -> None:
     output = run(foreign, classes, val=(f"{foreign}/val-0.tar",), name="theirs", licence="CC0")
-    assert {path.suffix for path in output.iterdir()} == {".json", ".idx", ".npy"}
+    assert {path.suffix for path in output.iterdir()} == {"", ".json", ".idx", ".npy"}
     data = open_set(output)
     manifest = data.manifest
     assert (manifest.name, manifest.licence, manifest.lineage) == ("theirs", "CC0", "unknown")
