@@ -133,9 +133,10 @@ def remove_own(folder: Path, maker: str) -> None:
     """
     if not folder.is_dir() or keep_reason(folder, maker):
         return
-    for name in [name for name, _ in _entries(folder) if name != MARKER_NAME]:
-        (folder / name).unlink(missing_ok=True)
-    with suppress(OSError):  # not empty
+    files = [name for name, found in _entries(folder) if name != MARKER_NAME and not stat.S_ISDIR(found.st_mode)]
+    with suppress(OSError):  # not empty, or of another user: it stays
+        for name in files:
+            (folder / name).unlink(missing_ok=True)
         for root, _, _ in os.walk(folder, topdown=False):
             if root == str(folder):
                 (folder / MARKER_NAME).unlink(missing_ok=True)

@@ -250,8 +250,10 @@ def test_what_was_put_into_an_output_is_kept_until_it_is_moved(world: Path, own:
         with strange.open("a") as file:
             file.write("mine")
     before = listing(world.parent)
-    expected = f"{re.escape(str(strange.relative_to(own)))} in it was .*; move that to another place, or choose another --output"
-    with pytest.raises(InputError, match=expected):
+    found = re.escape(str(strange.relative_to(own)))
+    with pytest.raises(
+        InputError, match=f"{found} in it was .*; move that to another place, or choose another --output"
+    ):
         command.run(world, own, True)
     assert listing(world.parent) == before
     moved = world.parent / "moved"
