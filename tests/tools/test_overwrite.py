@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ from tools.split import split
 from tools.verify import verify
 
 SIZES = itertools.count(10)  # of balanced sets: one with the same options is left as it is
-SMALL = {"block_size": 125, "shard_size": 125}
+SMALL: dict[str, Any] = {"block_size": 125, "shard_size": 125}
 MODEL = "kkanji_efficientnet_fused_s"
 
 
