@@ -40,7 +40,7 @@ def average(paths: Sequence[Path], output: Path, *, overwrite: bool = False) -> 
         STATE: json.dumps(state, indent=1),
         CLASSES: checkpoint.read_classes(first).to_json(),
     }
-    with OutputFolder(output, overwrite=overwrite) as partial:
+    with OutputFolder(output, maker="average", inputs=paths, overwrite=overwrite) as partial:
         write_hashed(partial, contents)
 
 

@@ -7,11 +7,12 @@ last, `manifest.json` with the sha256 of the others. `best` and `last` are links
 
 import hashlib
 import io
+import itertools
 import json
 import os
-import shutil
+import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from kkanji.classes import ClassMap, parse_class_map
-from kkanji.config import read_json
+from kkanji.config import FREE_TO_CHANGE, read_json
 from shards import InputError, OutputFolder, write_file
+from shards.ownership import keep_reason, remove_own
 
+STEP_NAME = re.compile(r"step-\d{9,}")
 KEEP = 2  # newest ones kept beside the best: one to go on from, one to fall back to
 MANIFEST, MODEL, STATE, CLASSES = "manifest.json", "model.safetensors", "state.json", "index.json"
 ORIGINALS = "originals.npy"  # only with weights that are for use: a run's own are in its shard set
@@ -62,18 +65,20 @@ def save(
     }
     if average:
         contents[TRAINING] = safetensors.torch.save(_contiguous(model.state_dict()))
-    with OutputFolder(path, overwrite=True) as partial:
+    run = _run_identity(state)
+    _keep_others(path, run)
+    with OutputFolder(path, maker=_maker(path, run), overwrite=True) as partial:
         write_hashed(partial, contents)
     _link(folder / "last", path)
     if best:
         _link(folder / "best", path)
-    _purge(folder)
+    _purge(folder, run)
     return path
 
 
 def newest(folder: Path) -> Path | None:
     """The newest checkpoint that verifies. Each newer one that does not is named in a warning."""
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    for path in reversed(_steps(folder)):
         try:
             check(path)
             return path
@@ -210,18 +215,48 @@ def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _link(link: Path, target: Path) -> None:
     """Point a link at a checkpoint, atomically."""
+    if link.exists() and not link.is_symlink():
+        _set_aside(link)
     temporary = link.with_name(f".{link.name}.partial")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target.name)
     os.replace(temporary, link)
 
 
-def _purge(folder: Path) -> None:
+def _steps(folder: Path) -> list[Path]:
+    """What is named as a run names its checkpoints, in their order; copies under other names are their owners'."""
+    return sorted(path for path in folder.glob("step-*") if STEP_NAME.fullmatch(path.name))
+
+
+def _purge(folder: Path, run: str) -> None:
+    """Remove checkpoints that are no longer needed, of those that this run wrote and nobody has touched since."""
     best = (folder / "best").resolve()
-    for path in _expendable(folder):
-        if path != best:
-            shutil.rmtree(path)
+    own = [path for path in _steps(folder) if path.is_dir() and not keep_reason(path, _maker(path, run))]
+    for path in own[:-KEEP]:
+        if path.resolve() != best:
+            remove_own(path, _maker(path, run))
 
 
-def _expendable(folder: Path) -> Iterator[Path]:
-    yield from (path.resolve() for path in sorted(folder.glob("step-*"))[:-KEEP])
+def _maker(path: Path, run: str) -> str:
+    """Who a checkpoint's marker must name: a copy of another run's, or under another step's name, is not this one."""
+    return f"training {run}, {path.name}"
+
+
+def _run_identity(state: Mapping[str, Any]) -> str:
+    """The same however often the run is resumed: a hash of its data and of the options that it cannot change."""
+    options = {name: value for name, value in state.get("config", {}).items() if name not in FREE_TO_CHANGE}
+    content = json.dumps([state.get("data"), options], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _keep_others(path: Path, run: str) -> None:
+    """Rename what is in a new checkpoint's place, unless this run wrote it and it is to be written again."""
+    if path.is_symlink() or (path.exists() and keep_reason(path, _maker(path, run))):
+        _set_aside(path)
+
+
+def _set_aside(path: Path) -> None:
+    names = (path.with_name(f"{path.name}-kept{number or ''}") for number in itertools.count())
+    kept = next(name for name in names if not name.exists() and not name.is_symlink())
+    path.rename(kept)
+    warnings.warn(f"{path}: not what this run wrote; kept as {kept.name}", RuntimeWarning, stacklevel=2)

@@ -80,7 +80,7 @@ def export(
     }
     with suppress(InputError):  # not known: what it reads is then of unknown lineage wherever it is evaluated
         contents[ORIGINALS] = checkpoint.originals_bytes(originals_behind(path))
-    with OutputFolder(output, overwrite=overwrite) as partial:
+    with OutputFolder(output, maker="export", inputs=[path], overwrite=overwrite) as partial:
         if onnx:
             contents[ONNX] = onnx_bytes(Reader(model, temperature), partial / ONNX, trial_images(classes.characters))
         write_hashed(partial, contents)

@@ -21,7 +21,7 @@ class AverageConfig:
     output: Path
     """Folder to make. RUN/checkpoints/averaged of the first one's run is evaluated and exported as that run's."""
     overwrite: bool = False
-    """Replace OUTPUT if it exists."""
+    """Replace OUTPUT if average.py made it."""
 
 
 def main(config: AverageConfig) -> None:

@@ -57,7 +57,7 @@ class ExportConfig:
     """Another run, whose evaluation the card shows: one that was trained without the images it was evaluated on, where
     the checkpoint's own run learnt from all there are."""
     overwrite: bool = False
-    """Replace OUTPUT if it exists."""
+    """Replace OUTPUT if export.py made it."""
 
 
 def main(config: ExportConfig) -> None:

@@ -67,6 +67,11 @@ class ShardSet:
         return SplitFiles(self._tars, self.manifest, name, None if self.in_place else self.cache)
 
     @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where it lies on this machine: its own folder, and that of its tars."""
+        return tuple(store.folder for store in (self._store, self._tars) if store.folder is not None)
+
+    @property
     def in_place(self) -> bool:
         """Whether the shards are used where they lie, without the cache."""
         return self._tars.folder is not None and self.manifest.compression == "none"

@@ -20,6 +20,7 @@ from shards.compression import compress_block
 from shards.errors import InputError, StorageError
 from shards.manifest import CLASSES_NAME, MANIFEST_NAME, Block, Compression, Manifest, Shard
 from shards.manifest_rules import MOST_COMPRESSED, check_manifest
+from shards.ownership import MARKER_NAME, destination, marker, remove_own
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -51,18 +52,22 @@ class OutputFolder:
     Raises: InputError for an output that must not be replaced or is being written, StorageError when the disk refuses.
     """
 
-    def __init__(self, final: Path, *, overwrite: bool = False) -> None:
-        self.final = Path(os.path.realpath(final))  # a link to a folder on another disk is followed
-        self.overwrite = overwrite
+    def __init__(
+        self, final: Path, *, maker: str = "", inputs: Iterable[str | Path] = (), overwrite: bool = False
+    ) -> None:
+        """maker: the command, whose own output alone `overwrite` replaces; inputs: what it reads, never replaced."""
+        self._destination = destination(final, maker, inputs, overwrite)
+        self.final = self._destination.path
         self.partial = self.final.parent / f".{self.final.name}.partial"
         self._lock = -1
 
     def __enter__(self) -> Path:
         try:
-            self._refuse_existing()
+            self._destination.check()
             self.partial.mkdir(parents=True, exist_ok=True)
             self._take_lock()
             self._clear()
+            self._destination.announce()
         except OSError as error:
             raise StorageError(f"{self.final}: cannot be written: {error}") from error
         return self.partial
@@ -82,20 +87,9 @@ class OutputFolder:
         finally:
             self._discard()
 
-    def _refuse_existing(self) -> None:
-        """Before the work rather than at the rename that ends it."""
-        if not self.final.exists():
-            return
-        if not self.final.is_dir():
-            raise InputError(f"{self.final}: is a file, expected a folder or nothing; choose another --output")
-        if os.path.ismount(self.final) or Path.cwd().is_relative_to(self.final):
-            raise InputError(f"{self.final}: a mount point or the current folder; choose a folder inside as --output")
-        if not self.overwrite and any(self.final.iterdir()):
-            raise InputError(f"{self.final}: already exists and is not empty; choose another --output or --overwrite")
-
     def _take_lock(self) -> None:
         try:
-            self._lock = os.open(self.partial, os.O_RDONLY | os.O_DIRECTORY)
+            self._lock = os.open(self.partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             mine = self._is_mine()
         except (BlockingIOError, FileNotFoundError):
@@ -115,9 +109,9 @@ class OutputFolder:
     def _clear(self) -> None:
         """Remove what a killed run left, unless a run that has ended since the first look made the output."""
         try:
-            self._refuse_existing()
+            self._destination.check()
             for entry in self.partial.iterdir():
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
         except BaseException:
             self._discard()
             raise
@@ -133,15 +127,15 @@ class OutputFolder:
             self._lock = -1
 
     def _commit(self) -> None:
+        place = self._destination
+        if place.maker:
+            write_file(self.partial / MARKER_NAME, marker(self.partial, place.maker))
         sync_folder(self.partial)
-        self._refuse_existing()
-        replaced = self.final.parent / f".{self.final.name}.replaced"
-        if self.overwrite and self.final.exists():
-            shutil.rmtree(replaced, ignore_errors=True)
-            self.final.rename(replaced)
+        place.check()
+        replaced = place.make_way()
         self.partial.rename(self.final)
         sync_folder(self.final.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
+        remove_own(replaced, place.maker)
 
     def _disk_full(self, error: OSError) -> str:
         free = shutil.disk_usage(self.partial).free

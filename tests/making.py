@@ -1,10 +1,12 @@
-"""A small shard set made by the project's own tools, as a user makes one."""
+"""A small shard set made by the project's own tools, as a user makes one, and fonts to draw with."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
 
 from shards import OutputFolder, Samples, ShardSet, Split, shard_name, write_manifest, write_shard
 from shards.manifest import Compression
@@ -47,3 +49,28 @@ def _blocks(samples: Samples) -> Iterator[Samples]:
     for first in range(0, len(samples.labels), 4):
         images, labels, sources = (column[first : first + 4] for column in samples)
         yield Samples(images, labels, sources)  # type: ignore[arg-type]
+
+
+def make_font(path: Path, drawn: str, empty: str = "") -> Path:
+    """A font with an oblong for each drawn character, of another height for each, and characters without outline."""
+    names = {ord(character): f"glyph{ord(character):04X}" for character in drawn + empty}
+    glyphs = {".notdef": TTGlyphPen(None).glyph()}
+    for number, (code_point, name) in enumerate(names.items()):
+        pen = TTGlyphPen(None)
+        if chr(code_point) in drawn:
+            pen.moveTo((100, 0))
+            for corner in ((100, 400 + 50 * number), (700, 400 + 50 * number), (700, 0)):
+                pen.lineTo(corner)
+            pen.closePath()
+        glyphs[name] = pen.glyph()
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder(list(glyphs))
+    builder.setupCharacterMap(names)
+    builder.setupGlyf(glyphs)
+    builder.setupHorizontalMetrics(dict.fromkeys(glyphs, (800, 0)))
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": path.stem, "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(path)
+    return path

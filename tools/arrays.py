@@ -39,14 +39,14 @@ def arrays(
         location: shard set of any layout: a folder or a URL (s3://, gs://, az://, https://)
         split: train, val or test
         output: folder to make
-        overwrite: replace OUTPUT if it exists
+        overwrite: replace OUTPUT if `arrays` made it
     """
     started = time.perf_counter()
     data = open_set(location)
     reader = data.split(split, check=True)
     if not reader.samples:
         raise InputError(f"{data.location}: split {split!r} has no images; choose another --split")
-    with OutputFolder(output, overwrite=overwrite) as folder:
+    with OutputFolder(output, maker="arrays", inputs=data.folders, overwrite=overwrite) as folder:
         write_file(folder / CLASSES_NAME, class_map(data).to_json())
         _write(folder, reader)
     seconds = time.perf_counter() - started

@@ -78,7 +78,7 @@ def balance(
         augment: strength of the policy; 0 copies originals
         part: i/n: make only every n-th shard, from the i-th on. Under a launcher that sets RANK and WORLD_SIZE, by rank
         workers: processes; one per core if not given. The bytes written depend on neither workers nor parts
-        overwrite: replace OUTPUT if it holds another set, and what a run with other options left unfinished
+        overwrite: replace OUTPUT if `balance` made it, and what a run with other options left unfinished
     """
     share = parse_part(part)
     target = Target(
@@ -89,6 +89,8 @@ def balance(
         seed=seed,
         workers=workers,
         overwrite=overwrite,
+        maker="balance",
+        inputs=(folder,),
     )
     if per_class < 1:
         raise InputError(f"--per-class {per_class}: expected 1 or more")
@@ -107,7 +109,7 @@ def make(target: Target, part: Part, draft: Manifest, combined: Originals, jobs:
     """Write the shards of this part that are not there yet, and the set if they were the last; says what was done."""
     started = time.perf_counter()
     mine = [job for number, job in enumerate(jobs) if part.takes(number)]
-    with SharedOutput(target.output, draft, {"fingerprint": probe}, overwrite=target.overwrite) as output:
+    with SharedOutput(target.destination, draft, {"fingerprint": probe}) as output:
         if output.complete:
             return f"{target.output}: made before, with the same options"
         require_room(output.folder, [job for job in mine if output.finished(job.name) is None], target)

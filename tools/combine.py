@@ -56,11 +56,11 @@ def combine(
         output: folder to make
         name: the data's name, for manifests and reports; from the sources if not given
         licence: the line to print with anything made from the data
-        overwrite: replace OUTPUT if it exists
+        overwrite: replace OUTPUT if `combine` made it
     """
     started = time.perf_counter()
     inputs = find_sources(sources, legacy)
-    with OutputFolder(output, overwrite=overwrite) as folder:
+    with OutputFolder(output, maker="combine", inputs=(*sources, *legacy), overwrite=overwrite) as folder:
         spool = folder / "pixels.spool"
         with spool.open("wb") as file:
             entries = _read_all(inputs, file)

@@ -53,7 +53,7 @@ def convert(
         block_size: images in a block: 125, 250, 625 or 1250
         shard_size: images in a tar, a multiple of the block size
         workers: threads; one per core if not given. The bytes written do not depend on it
-        overwrite: replace OUTPUT if it exists
+        overwrite: replace OUTPUT if `convert` made it
     """
     started = time.perf_counter()
     data = open_set(location)
@@ -64,6 +64,8 @@ def convert(
         seed=data.manifest.seed,
         workers=workers,
         overwrite=overwrite,
+        maker="convert",
+        inputs=data.folders,
         layout=layout,
         compression=compression,
     )
@@ -74,7 +76,10 @@ def convert(
 def _convert(data: ShardSet, target: Target, image_format: ImageFormat) -> Manifest:
     old = data.manifest
     total = sum(split.samples for split in old.splits.values())
-    with OutputFolder(target.output, overwrite=target.overwrite) as folder, count_images(total) as progress:
+    with (
+        OutputFolder(target.output, maker=target.maker, inputs=target.inputs, overwrite=target.overwrite) as folder,
+        count_images(total) as progress,
+    ):
         splits = {}
         for name, split in old.splits.items():
             blocks = _counted(_blocks(data.split(name, check=True), target.block_size), progress.update)

@@ -89,12 +89,13 @@ def index(
         licence: the line to print with anything made from the data
         max_bad: bad images that may be left out, as a number or a share (1%); with more, nothing is written
         workers: tars to read at a time; one per core if not given. What is written does not depend on it
-        overwrite: replace OUTPUT if it exists
+        overwrite: replace OUTPUT if `index` made it
     """
     started = time.perf_counter()
     budget, class_map = Budget(text=max_bad), _class_map(classes)
     store, tars = _find_tars(dict(zip(SPLITS, (train, val, test), strict=True)))
-    with OutputFolder(output, overwrite=overwrite) as folder:
+    inputs = [classes, *(store.folder / name for names in tars.values() for name in names if store.folder)]
+    with OutputFolder(output, maker="index", inputs=inputs, overwrite=overwrite) as folder:
         found = _read_tars(store, tars, class_map, folder, budget, workers or len(os.sched_getaffinity(0)))
         manifest = Manifest(
             name=name or store.location.rpartition("/")[2],

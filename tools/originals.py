@@ -185,6 +185,15 @@ def read_split(originals: Originals) -> SplitTable:
     return SplitTable(numbers=split_numbers([row[1] for row in table], path), facts=facts)
 
 
+def is_split(folder: Path) -> bool:
+    """Whether the two files of a split are there, as they were written."""
+    try:
+        facts = json.loads((folder / SPLIT_FACTS_NAME).read_text(encoding="utf-8"))
+        return bool(facts["split_sha256"] == file_sha256(folder / SPLIT_TABLE_NAME))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def split_numbers(names: Sequence[str], path: Path) -> NDArray[np.int8]:
     """The column `split` of the file at `path` as numbers [N]. Raises InputError."""
     strange = set(names) - {*SPLITS, "none"}

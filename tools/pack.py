@@ -34,7 +34,7 @@ def pack(
         compression: none, zstd (a third of the bytes) or lz4 (faster to unpack); readers unpack shards into their cache
         seed: of the stored order; 0 or more
         workers: threads; one per core if not given. The bytes written do not depend on it
-        overwrite: replace OUTPUT if it exists
+        overwrite: replace OUTPUT if `pack` made it
     """
     started = time.perf_counter()
     target = Target(
@@ -45,6 +45,8 @@ def pack(
         seed=seed,
         workers=workers,
         overwrite=overwrite,
+        maker="pack",
+        inputs=(folder,),
     )
     combined = read_originals(folder)
     table = read_split(combined)

@@ -31,6 +31,7 @@ from shards import (
 )
 from shards.images import MAX_IMAGES
 from shards.manifest import Compression, Layout
+from shards.ownership import Destination, destination
 from shards.permutation import mix, permute
 from tools.originals import SPLITS, Originals, SplitTable, check_seed
 from tools.progress import count_images
@@ -53,6 +54,10 @@ class Target:
     workers: int | None
     """Threads; one per core if None."""
     overwrite: bool
+    maker: str
+    """The command."""
+    inputs: tuple[str | Path, ...]
+    """What it reads."""
     layout: Layout = "packed"
     compression: Compression = "none"
 
@@ -68,6 +73,11 @@ class Target:
         if self.workers is not None and self.workers < 1:
             raise InputError(f"--workers {self.workers}: expected 1 or more, or none for one per core")
         check_seed(self.seed)
+
+    @property
+    def destination(self) -> Destination:
+        """Where it goes, as a place that may be taken already."""
+        return destination(self.output, self.maker, self.inputs, self.overwrite)
 
     @property
     def threads(self) -> int:
@@ -159,7 +169,7 @@ def write_set(
     target: Target, combined: Originals, contents: Mapping[str, Content], history: Mapping[str, Any]
 ) -> Manifest:
     """Write a whole shard set; it appears at its place when complete."""
-    with OutputFolder(target.output, overwrite=target.overwrite) as folder:
+    with OutputFolder(target.output, maker=target.maker, inputs=target.inputs, overwrite=target.overwrite) as folder:
         jobs = shard_jobs(contents, target)
         require_room(folder, jobs, target)
         with count_images(sum(job.samples for job in jobs)) as progress:

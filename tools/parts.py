@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import IO, Any, Literal, Self
 
 from shards import Block, InputError, Manifest, Shard, ShardError, StorageError, read_manifest, ustar, write_file
+from shards.ownership import MARKER_NAME, Destination, marker, remove_own
 from shards.shard_check import byte_problems, size_problems
 from shards.writer import sync_folder, write_manifest
 
@@ -64,19 +65,17 @@ def parse_part(text: str | None) -> Part:
 
 
 class SharedOutput:
-    """A process's part in such a set: `with SharedOutput(final, manifest, checks) as output:`.
+    """A process's part in such a set: `with SharedOutput(destination, manifest, checks) as output:`.
 
     Leaving keeps what is finished, whatever the reason. Raises: InputError for an output that must not be replaced and
     for one begun with other options, StorageError when the disk refuses.
     """
 
-    def __init__(
-        self, final: Path, manifest: Manifest, facts: dict[str, Any] | None = None, *, overwrite: bool = False
-    ) -> None:
+    def __init__(self, place: Destination, manifest: Manifest, facts: dict[str, Any] | None = None) -> None:
         """manifest: of the set, still without shards; facts: what else all who take part must agree on."""
-        self.final = Path(os.path.realpath(final))  # a link to a folder on another disk is followed
+        self._place, self.final = place, place.path
         self.folder = self.final.parent / f".{self.final.name}.unfinished"
-        self._manifest, self._overwrite = manifest, overwrite
+        self._manifest = manifest
         self._plan = {"set": json.loads(manifest.to_json()), **(facts or {})}
         self._open = ExitStack()
         self.complete = False
@@ -89,6 +88,7 @@ class SharedOutput:
             else:
                 self._refuse_existing()
                 self._settle_plan()
+                self._place.announce()
         return self
 
     def __exit__(
@@ -170,13 +170,12 @@ class SharedOutput:
 
     def _refuse_existing(self) -> None:
         """Before the work rather than at the rename that ends it."""
-        if self.final.exists() and not self.final.is_dir():
-            self._discard()
-            raise InputError(f"{self.final}: is a file, expected a folder or nothing; choose another --output")
-        if self.final.exists() and not self._overwrite and any(self.final.iterdir()):
+        try:
+            self._place.check()
+        except InputError:
             if not (self.folder / PLAN_NAME).exists():
                 self._discard()
-            raise InputError(f"{self.final}: already exists and is not empty; choose another --output or --overwrite")
+            raise
 
     def _settle_plan(self) -> None:
         """Begin, or take part in what others began."""
@@ -198,7 +197,7 @@ class SharedOutput:
         where = f"{self.folder}: begun with other options or data ({differing})"
         if self._busy():
             raise InputError(f"{where}, and in use by another process; wait for it or choose another --output")
-        if not self._overwrite:
+        if not self._place.overwrite:
             raise InputError(f"{where}; run with those to finish it, or --overwrite to begin anew")
 
     def _busy(self) -> bool:
@@ -209,14 +208,13 @@ class SharedOutput:
     def _commit(self, manifest: Manifest, classes_json: str) -> None:
         made = self.folder / SET_NAME
         write_manifest(made, manifest, classes_json)
+        write_file(made / MARKER_NAME, marker(made, self._place.maker))
         sync_folder(made)
-        replaced = self.final.parent / f".{self.final.name}.replaced"
-        if self._overwrite and self.final.exists():
-            shutil.rmtree(replaced, ignore_errors=True)
-            self.final.rename(replaced)
+        self._place.check()
+        replaced = self._place.make_way()
         made.rename(self.final)
         sync_folder(self.final.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
+        remove_own(replaced, self._place.maker)
         self._discard()
 
     def _discard(self) -> None:

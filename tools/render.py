@@ -58,7 +58,7 @@ def render(
         per_class: images drawn of each such class
         output: folder to make: originals again, for `split`, `pack`, `balance` and `show`
         seed: another seed draws other images; 0 or more
-        overwrite: replace OUTPUT if it exists
+        overwrite: replace OUTPUT if `render` made it
     """
     started = time.perf_counter()
     check_seed(seed)
@@ -68,7 +68,7 @@ def render(
     faces = find_faces(fonts)
     rare = rare_classes(combined, at_most)
     check_images(combined)
-    with OutputFolder(output, overwrite=overwrite) as made:
+    with OutputFolder(output, maker="render", inputs=(folder, *fonts), overwrite=overwrite) as made:
         drawn = draw_classes(combined, rare, faces, per_class, seed)
         if not drawn:
             raise InputError(f"{folder}: no font draws any of the {len(rare)} classes with at most {at_most} originals")

@@ -9,8 +9,6 @@ Shapes: P is the side of the page an outline is drawn on, B that of the box it i
 import hashlib
 import io
 import logging
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from shards.errors import InputError
+from shards import InputError, OutputFolder, write_file
 
 FONT_FILES = {
     "KouzanBrushFontSousyo.ttf": "fonts-kouzan-mouhitsu",
@@ -39,8 +37,6 @@ CHARACTERS = (
     "言語書文字名歌聞見思知色味食衣紙立行来出居長武世御候"
 )
 """Frequent in books of the Edo period and far apart: of near-identical pairs (土 and 士, 人 and 入) at most one."""
-
-TITLE = "# Embedded sample"  # first line of the README written: the mark of a folder that may be overwritten
 
 PAGE = 320  # large pixels: room for the outline to move
 OUTLINE = 224  # large pixels of the outline's longer side on that page
@@ -69,41 +65,17 @@ def sample(
         fonts: folder searched, with its subfolders, for the five brush fonts
         per_class: images drawn of each character
         seed: another seed draws other images; the same one, with the same fonts, draws the same files again
-        overwrite: replace the images and the README of an earlier run
+        overwrite: replace OUTPUT if `sample` made it
     """
     if per_class < 1 or not 0 <= seed < 2**64:
         raise InputError(
             f"per_class {per_class} and seed {seed}: expected per_class >= 1 and a seed from 0 to 2**64 - 1"
         )
-    keep_foreign_files(output, overwrite)
     faces = load_faces(fonts)
-    target = output / "kkanji2"
-    output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".kkanji2-", dir=output) as unfinished:
-        drawn = Path(unfinished) / "kkanji2"
+    with OutputFolder(output, maker="sample", inputs=(fonts,), overwrite=overwrite) as made:
         for character in tqdm(CHARACTERS, desc="draw", unit="class"):
-            write_class(drawn, character, outlines(faces, character), per_class, seed)
-        # Before the images: it marks them as ours, should the next lines be cut off.
-        (output / "README.md").write_text(readme(per_class, seed), encoding="utf-8")
-        if target.exists():
-            shutil.rmtree(target)
-        drawn.rename(target)
-
-
-def keep_foreign_files(output: Path, overwrite: bool) -> None:
-    """Refuse to replace images or a README, but for those of an earlier run when told to."""
-    if output.exists() and not output.is_dir():
-        raise InputError(f"{output} is not a folder: give another --output")
-    images, note = output / "kkanji2", output / "README.md"
-    if not (note.exists() or (images.exists() and any(images.iterdir()))):
-        return
-    if not overwrite:
-        raise InputError(f"{output} already holds kkanji2 or README.md: give --overwrite, or another --output")
-    if not (note.is_file() and note.read_text(encoding="utf-8").startswith(TITLE)):
-        raise InputError(
-            f"{output} holds kkanji2 or README.md, but no README.md of this tool (beginning '{TITLE}'): "
-            "remove what you do not need, or give another --output"
-        )
+            write_class(made / "kkanji2", character, outlines(faces, character), per_class, seed)
+        write_file(made / "README.md", readme(per_class, seed))
 
 
 def write_class(root: Path, character: str, drawn_by: Sequence[Large], per_class: int, seed: int) -> None:
@@ -136,7 +108,7 @@ def encode(pixels: Gray) -> bytes:
 def readme(per_class: int, seed: int) -> str:
     """Text of the README beside the images."""
     fonts = "\n".join(f"- `{name}` (Debian package `{package}`)" for name, package in FONT_FILES.items())
-    return f"""{TITLE}
+    return f"""# Embedded sample
 
 {len(CHARACTERS)} characters, {per_class} images each, 64x64 pixels, white ink on black,
 in the layout of CODH's Kuzushiji-Kanji.
@@ -150,7 +122,7 @@ Drawn from brush fonts of Aoyagi Kouzan and Aoyagi Soseki, which their makers ga
 
 by this command (the same fonts, library versions and kind of processor give the same files, byte for byte):
 
-    python -m tools sample --output sample --per-class {per_class} --seed {seed} --overwrite
+    python -m tools sample --output sample --per-class {per_class} --seed {seed}
 """
 
 

@@ -1,5 +1,7 @@
 """What a shard set or a folder of originals looks like: contact sheets, class balance, data card."""
 
+import struct
+import zlib
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +18,9 @@ from tools.recipes import Name, find_recipe
 from tools.sheets import Choice, draw_balance, draw_sheet
 
 Kind = Literal["sheet", "variants", "balance", "card"]
+SIGNATURE = b"kkanji show"  # near the end of every file that this command writes
+IEND_BYTES = 12  # the chunk that ends a PNG file
+END_BYTES = 64
 FILES = {"sheet": "sheet.png", "variants": "variants.png", "balance": "balance.png", "card": "card.md"}
 
 
@@ -50,25 +55,48 @@ def show(
         recipe: of variants: policy or original, as in `python -m tools balance`
         augment: of variants: strength of the policy
         seed: another seed chooses others; 0 or more
-        overwrite: replace OUTPUT if it exists
+        overwrite: replace OUTPUT if `show` made it
     """
     check_seed(seed)
     output = output or Path(FILES[kind])
     if count < 1:
         raise InputError(f"--count {count}: expected 1 or more")
-    if output.exists() and not overwrite:
-        raise InputError(f"{output}: already exists; choose another --output or --overwrite")
+    _refuse_existing(output, overwrite)
     contents = only_class(open_contents(location, split, source), label)
     if kind == "card":
-        write_file(output, card(contents))
+        write_file(output, f"{card(contents)}\n<!-- {SIGNATURE.decode()} -->\n")
     elif kind == "balance":
-        write_file(output, _plot(contents))
+        write_file(output, signed(_plot(contents)))
     else:
         _require_images(contents, split, source, label)
         choice = choose(contents.parts, 1 if kind == "variants" else count, seed)
         shown = variants(choice, count, recipe, augment, seed) if kind == "variants" else choice
-        write_file(output, draw_sheet(shown, contents.classes))
+        write_file(output, signed(draw_sheet(shown, contents.classes)))
     print(f"{output}: {_description(contents)}")
+
+
+def signed(png: bytes) -> bytes:
+    """With the text chunk by which a later run knows its own picture (PNG, third edition, 11.3.3.3)."""
+    text = b"tEXtSoftware\0" + SIGNATURE
+    chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
+    return png[:-IEND_BYTES] + chunk + png[-IEND_BYTES:]
+
+
+def _refuse_existing(output: Path, overwrite: bool) -> None:
+    """write_file puts a file in the place of a link, so what a link names is never written to."""
+    if not (output.exists() or output.is_symlink()):
+        return
+    ours = output.is_file() and not output.is_symlink() and SIGNATURE in _end(output)
+    if not overwrite:
+        raise InputError(f"{output}: already exists; choose another --output{' or --overwrite' if ours else ''}")
+    if not ours:
+        raise InputError(f"{output}: not replaced: `show` did not make it; choose another --output")
+
+
+def _end(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - END_BYTES))
+        return file.read(END_BYTES)
 
 
 def only_class(contents: Contents, label: str | None) -> Contents:

@@ -10,11 +10,13 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from shards import InputError
+from shards import InputError, write_file
+from shards.ownership import MARKER_NAME, listed, marker_with
 from tools import originals
 from tools.dividing import RULES, folded, halved, shared
 from tools.originals import NO_SPLIT, SPLITS, Originals, check_seed, read_originals
 
+FILES = (originals.SPLIT_FACTS_NAME, originals.SPLIT_TABLE_NAME)
 SHOWN = 3  # ids named in a message
 
 
@@ -62,9 +64,8 @@ def split(
         overwrite: replace an earlier split
     """
     _check_options(val, test, folds, fold, protocol, from_, seed)
-    if (folder / originals.SPLIT_FACTS_NAME).exists() and not overwrite:
-        raise InputError(f"{folder / originals.SPLIT_FACTS_NAME}: there is a split already; --overwrite replaces it")
     combined = read_originals(folder)
+    _refuse_existing(folder, overwrite)
     if from_ is not None:
         division = taken_over(combined, from_)
     elif protocol == "half":
@@ -165,6 +166,18 @@ def _check_options(
     check_seed(seed)
 
 
+def _refuse_existing(folder: Path, overwrite: bool) -> None:
+    """Unless it is a split that this command made, as the folder's marker says or, of early versions, its checksum."""
+    facts, table = (folder / name for name in FILES)
+    if not (facts.exists() or table.exists() or table.is_symlink()):
+        return
+    if facts.exists() and not overwrite:
+        raise InputError(f"{facts}: there is a split already; --overwrite replaces it")
+    if not listed(folder).issuperset(FILES) and not originals.is_split(folder):
+        found = f"beside {', '.join(path.name for path in (facts, table) if path.exists())}, which `split` did not make"
+        raise InputError(f"{folder}: no split is written {found}; move that to another place")
+
+
 def _write(combined: Originals, division: Division) -> None:
     ids = (f"{number:016x}" for number in combined.ids.tolist())
     table = zip(ids, map(originals.split_name, division.numbers.tolist()), strict=True)
@@ -172,6 +185,9 @@ def _write(combined: Originals, division: Division) -> None:
     images, classes = _per_split(combined, division.numbers)
     facts = {**division.options, "images": images, "classes": classes, "split_sha256": sha256}
     originals.write_facts(combined.folder / originals.SPLIT_FACTS_NAME, originals.SPLIT_FORMAT, facts)
+    marker = marker_with(combined.folder, FILES)
+    if marker is not None:
+        write_file(combined.folder / MARKER_NAME, marker)
 
 
 def _per_split(combined: Originals, numbers: NDArray[np.int8]) -> tuple[dict[str, int], dict[str, int]]:

@@ -15,6 +15,7 @@ from kkanji.report._text import percent, quantity
 SMOOTHED_FROM = 120  # points; fewer are drawn as they are
 SMOOTHED_PIECES = 60
 FED_BELOW = 0.02  # share of time waiting for data under which a faster loader could not be noticed
+CURVES = ("loss", "accuracy", "precision_recall_f1", "learning_rate", "throughput", "waiting_for_data")  # all there are
 MEASURES = ("precision", "recall", "f1")
 
 

@@ -11,7 +11,7 @@ from kkanji.confusion import lowest_recall, most_confused
 from kkanji.predictions import Predictions
 from kkanji.report._cards import Card, ImagesOf, make_cards
 from kkanji.report._charts import calibration_chart, rarity_chart, recall_chart
-from kkanji.report._curves import curve_charts
+from kkanji.report._curves import CURVES, curve_charts
 from kkanji.report._page import Content, Figure, page_html
 from kkanji.report._run import Run, read_run
 from kkanji.report._sheet import draw_sheet, sheet_png
@@ -21,6 +21,7 @@ from shards.writer import write_file
 PAGE_NAME = "report.html"
 PICTURE_FOLDER = "report"
 SHEET_NAME = "misread"
+OPTIONAL_PICTURES = {SHEET_NAME, "lowest_recall", *CURVES}  # which a report may lack
 CONFUSIONS = 50
 SHEET_CONFUSIONS = 20  # of a sheet alone, which a run's log gets after each epoch
 EXAMPLES = 3
@@ -88,7 +89,7 @@ def _figure(chart: Chart) -> Figure:
 
 
 def _write_pictures(folder: Path, content: Content) -> None:
-    """Fill the folder, which is the report's own: a picture of an earlier report that this one lacks is removed."""
+    """Fill the folder. A picture of an earlier report that this one lacks is removed; other files are not ours."""
     folder.mkdir(exist_ok=True)
     figures = [*content.curves, content.rarity, content.calibration, *([content.recall] if content.recall else [])]
     pictures = {figure.chart.name: figure.light_png for figure in figures}
@@ -96,6 +97,5 @@ def _write_pictures(folder: Path, content: Content) -> None:
         pictures[SHEET_NAME] = content.sheet_png
     for name, data in pictures.items():
         write_file(folder / f"{name}.png", data)
-    for path in folder.glob("*.png"):
-        if path.stem not in pictures:
-            path.unlink()
+    for name in OPTIONAL_PICTURES - pictures.keys():
+        (folder / f"{name}.png").unlink(missing_ok=True)

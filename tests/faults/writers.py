@@ -24,6 +24,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,8 @@ NAMES: dict[str, Any] = {"name": "", "licence": "", "lineage": "known", "seed": 
 
 
 def write(output: Path, *, overwrite: bool = False) -> None:
-    """The same few images each time."""
-    with OutputFolder(output, overwrite=overwrite) as folder:
+    """The same few images each time. What is told of a replacement goes to stderr: stdout is the answer's."""
+    with redirect_stdout(sys.stderr), OutputFolder(output, maker="writers", overwrite=overwrite) as folder:
         shards = []
         for number, sizes in enumerate(BLOCKS):
             shards.append(write_shard(folder / shard_name("train", number), [block(size) for size in sizes]))

@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -32,9 +33,9 @@ def trained(kind: Callable[..., Optimizer], steps: int = 2) -> tuple[nn.Module, 
     return model, optimizer
 
 
-def save(folder: Path, step: int, *, best: bool = False, kind: Callable[..., Optimizer] = Adam) -> Path:
+def save(folder: Path, step: int, *, best: bool = False, kind: Callable[..., Optimizer] = Adam, seed: int = 0) -> Path:
     model, optimizer = trained(kind)
-    state = {"progress": {"step": step}}
+    state = {"progress": {"step": step}, "config": {"seed": seed}}
     return checkpoint.save(folder, step, model=model, optimizer=optimizer, state=state, classes=CLASSES, best=best)
 
 
@@ -123,3 +124,86 @@ def test_a_full_disk_is_named_and_the_checkpoint_before_kept(tmp_path: Path) -> 
     expected = f"error: {tmp_path}/checkpoints/step-000000002: No space left on device: "
     assert expected in result.stderr and "0.0 MB free" in result.stderr and "Traceback" not in result.stderr
     assert result.stdout.split() == [".", "..", "last", "step-000000001"]
+
+
+def everything(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_only_checkpoints_that_this_run_wrote_are_removed(tmp_path: Path) -> None:
+    """Copies, links, those of another run and whatever a user touched: each is older than what is kept."""
+    run, archive = tmp_path / "run", tmp_path / "archive"
+    for step in (1, 2, 3):
+        save(run, step)
+    save(archive, 4)
+    shutil.copytree(run / "step-000000002", run / "step-000000002-keep")
+    shutil.copytree(run / "step-000000002", archive / "step-000000005")
+    shutil.copytree(run / "step-000000002", run / "step-000000006")  # another step's name
+    shutil.copytree(save(tmp_path / "other", 7, seed=1), run / "step-000000007")
+    (run / "step-000000004").symlink_to(archive / "step-000000004")
+    (run / "step-000000005").symlink_to(archive / "step-000000005")
+    (run / "step-000000008").symlink_to(tmp_path / "nowhere")
+    (run / "step-000000009").mkdir()
+    (run / "step-000000009" / "notes.txt").write_text("mine")
+    (run / "step-000000010").write_text("mine")
+    (run / "step-000000003" / "notes.txt").write_text("mine")
+    kept = everything(archive) | {
+        path: data for path, data in everything(run).items() if path.parent.name != "step-000000002"
+    }
+    for step in (11, 12, 13):
+        save(run, step)
+    assert not (run / "step-000000002").exists() and not (run / "step-000000011").exists()
+    assert (run / "step-000000012").is_dir() and (run / "step-000000013").is_dir()
+    assert kept.items() <= everything(tmp_path).items()
+    assert (run / "step-000000008").is_symlink()
+
+
+@pytest.mark.parametrize("target", ["archive/step-000000003", "nowhere", None])
+def test_what_is_in_a_new_checkpoints_place_is_kept_beside(tmp_path: Path, target: str | None) -> None:
+    run, archive = tmp_path / "run", tmp_path / "archive"
+    save(archive, 3, seed=1)
+    run.mkdir()
+    if target is None:
+        shutil.copytree(archive / "step-000000003", run / "step-000000003")
+    else:
+        (run / "step-000000003").symlink_to(tmp_path / target)
+    before = everything(archive)
+    with pytest.warns(RuntimeWarning, match="not what this run wrote; kept as step-000000003-kept"):
+        path = save(run, 3)
+    assert everything(archive) == before
+    assert checkpoint.newest(run) == path and not path.is_symlink()
+    assert (run / "step-000000003-kept").is_symlink() == (target is not None)
+
+
+def test_a_checkpoint_is_written_again_by_the_run_that_resumes_before_it(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    before = everything(save(tmp_path, 2))
+    assert everything(save(tmp_path, 2)) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last", "step-000000001", "step-000000002"]
+
+
+def test_links_that_users_made_real_dangling_or_foreign(tmp_path: Path) -> None:
+    run, archive = tmp_path / "run", save(tmp_path / "archive", 1)
+    save(run, 1, best=True)
+    (run / "last").unlink()
+    shutil.copytree(run / "step-000000001", run / "last")
+    (run / "best").unlink()
+    (run / "best").symlink_to("step-000000009")
+    with pytest.warns(RuntimeWarning, match="last: not what this run wrote; kept as last-kept"):
+        save(run, 2)
+    (run / "best").unlink()
+    (run / "best").symlink_to(archive)
+    before = everything(archive)
+    for step in (3, 4):
+        save(run, step)
+    assert everything(archive) == before and (run / "best").resolve() == archive
+    save(run, 5, best=True)
+    assert everything(archive) == before
+    assert (run / "best").resolve().name == (run / "last").resolve().name == "step-000000005"
+    assert (run / "last-kept").is_dir() and not (run / "last-kept").is_symlink()
+
+
+def test_a_copy_is_not_resumed_from(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    shutil.copytree(path, tmp_path / "step-000000001-keep")
+    assert checkpoint.newest(tmp_path) == path

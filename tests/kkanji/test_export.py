@@ -52,10 +52,11 @@ def folder(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_folder_is_whole_and_lean(folder: Path, trained: Path) -> None:
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        "README.md", "config.json", "index.json", "manifest.json", "model.onnx", "model.safetensors", "state.json",
+        ".kkanji-output", "README.md", "config.json", "index.json", "manifest.json", "model.onnx", "model.safetensors",
+        "state.json",
     }  # fmt: skip
     checkpoint.check(folder)
-    assert set(json.loads((folder / "manifest.json").read_text())) == names - {"manifest.json"}
+    assert set(json.loads((folder / "manifest.json").read_text())) == names - {"manifest.json", ".kkanji-output"}
     assert "progress" not in checkpoint.read_state(folder) and "optimizer" not in checkpoint.read_state(folder)
     sizes = [(path / "model.safetensors").stat().st_size for path in (folder, trained)]
     assert sizes[0] < 0.55 * sizes[1]

@@ -39,9 +39,10 @@ def write_set(tmp_path_factory: pytest.TempPathFactory) -> WriteSet:
         output: Path | None = None,
         lineage: Lineage = "known",
         compression: Compression = "none",
+        maker: str = "",
     ) -> Path:
         output = output or tmp_path_factory.mktemp("sets", numbered=True) / "set"
-        with OutputFolder(output, overwrite=True) as folder:
+        with OutputFolder(output, maker=maker) as folder:
             splits = {name: write_split(folder, name, part, blocks, compression) for name, part in samples.items()}
             manifest = Manifest(
                 name="Test",

@@ -113,11 +113,11 @@ def test_a_signal_leaves_nothing_and_says_how_far_it_was(tmp_path: Path, number:
 
 
 def test_an_exception_keeps_what_was_to_be_replaced(tmp_path: Path) -> None:
-    with OutputFolder(tmp_path / "set") as folder:
+    with OutputFolder(tmp_path / "set", maker="tests") as folder:
         (folder / "old").touch()
-    with pytest.raises(RuntimeError), OutputFolder(tmp_path / "set", overwrite=True):
+    with pytest.raises(RuntimeError), OutputFolder(tmp_path / "set", maker="tests", overwrite=True):
         raise RuntimeError
-    assert names(tmp_path / "set") == ["old"]
+    assert names(tmp_path / "set") == [".kkanji-output", "old"]
     assert names(tmp_path) == ["set"]
 
 
@@ -133,7 +133,7 @@ def test_an_output_with_content_is_refused(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "mine").touch()
     with (
-        pytest.raises(InputError, match=r"set: already exists and is not empty; .* --overwrite"),
+        pytest.raises(InputError, match=r"set: already exists and is not empty; choose another --output$"),
         OutputFolder(tmp_path / "set"),
     ):
         pytest.fail("entered")
@@ -148,12 +148,13 @@ def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
 
 
 def test_overwrite_replaces_the_whole(tmp_path: Path) -> None:
-    (tmp_path / "set" / "sub").mkdir(parents=True)
-    (tmp_path / "set" / "train-00009.tar").touch()
-    with OutputFolder(tmp_path / "set", overwrite=True) as folder:
+    with OutputFolder(tmp_path / "set", maker="tests") as folder:
+        (folder / "sub").mkdir()
+        (folder / "sub" / "train-00009.tar").touch()
+    with OutputFolder(tmp_path / "set", maker="tests", overwrite=True) as folder:
         (folder / "train-00000.tar").touch()
-        assert names(tmp_path / "set") == ["sub", "train-00009.tar"]
-    assert names(tmp_path / "set") == ["train-00000.tar"]
+        assert names(tmp_path / "set") == [".kkanji-output", "sub"]
+    assert names(tmp_path / "set") == [".kkanji-output", "train-00000.tar"]
     assert names(tmp_path) == ["set"]
 
 
@@ -211,7 +212,7 @@ def test_a_second_writer_starting_as_the_first_ends_keeps_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the first one's rename and its end the temporary name is free for another."""
-    second = OutputFolder(tmp_path / "set", overwrite=True)
+    second = OutputFolder(tmp_path / "set", maker="tests", overwrite=True)
     synced = writer.sync_folder
 
     def sync(folder: Path) -> None:
@@ -221,10 +222,10 @@ def test_a_second_writer_starting_as_the_first_ends_keeps_its_folder(
             (second.__enter__() / "file").touch()
 
     monkeypatch.setattr(writer, "sync_folder", sync)
-    with OutputFolder(tmp_path / "set"):
+    with OutputFolder(tmp_path / "set", maker="tests"):
         pass
     second.__exit__(None, None, None)
-    assert names(tmp_path / "set") == ["file"]
+    assert names(tmp_path / "set") == [".kkanji-output", "file"]
     assert names(tmp_path) == ["set"]
 
 
@@ -271,15 +272,18 @@ def test_sigkill_while_overwriting_leaves_old_or_new_or_nothing(
     tmp_path: Path, undisturbed: dict[str, bytes], write_set: WriteSet, make_samples: MakeSamples
 ) -> None:
     """Nothing only between two renames, where the old set stays beside as .NAME.replaced."""
-    old = contents(write_set({"train": make_samples(2)}, [[2]], output=tmp_path / "00000"))
-    for number in range(1, 60):
-        write_set({"train": make_samples(2)}, [[2]], output=tmp_path / f"{number:05d}")
+    outputs = [tmp_path / f"{number:05d}" for number in range(150)]
+    for output in outputs:
+        write_set({"train": make_samples(2)}, [[2]], output=output, maker="writers")
+    old = contents(outputs[-1])
     codes = run_injector("killed-by-step", tmp_path)
-    assert 15 < len(codes) < 60
-    found = [contents(tmp_path / f"{number:05d}") for number in range(60) if (tmp_path / f"{number:05d}").exists()]
+    assert 15 < len(codes) < len(outputs)
+    found = [contents(output) for output in outputs if output.exists()]
     assert all(content in (old, undisturbed) for content in found)
     replaced = [tmp_path / name for name in names(tmp_path) if name.endswith(".replaced") and names(tmp_path / name)]
-    assert 60 - len(found) <= len(replaced)
+    assert len(outputs) - len(found) <= len(replaced)
+    run_injector("write", tmp_path, len(outputs))
+    assert names(tmp_path) == [output.name for output in outputs], "a removal that was cut off is taken up"
 
 
 @needs_small_disk

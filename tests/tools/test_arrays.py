@@ -73,5 +73,7 @@ def test_nothing_is_replaced_unasked(shards: Path, tmp_path: Path) -> None:
     (tmp_path / "arrays" / "mine").touch()
     with pytest.raises(InputError, match="already exists and is not empty"):
         arrays(str(shards), output=tmp_path / "arrays")
-    arrays(str(shards), output=tmp_path / "arrays", overwrite=True)
-    expect_equal(tmp_path / "arrays", shards, "train")
+    (tmp_path / "arrays" / "mine").unlink()
+    arrays(str(shards), output=tmp_path / "arrays")
+    arrays(str(shards), output=tmp_path / "arrays", split="val", overwrite=True)
+    expect_equal(tmp_path / "arrays", shards, "val")

@@ -13,6 +13,7 @@ from kkanji.images import encode
 from shards import CorruptShard, InputError, MissingShard, read_manifest
 from shards.compression import check_stored
 from shards.images import read_table, table_problem
+from shards.ownership import MARKER_NAME
 from shards.storage import open_store
 from tests.faults import hostile
 from tests.shards.kinds import CLASSES_JSON, drawn
@@ -49,7 +50,7 @@ def run(foreign: Path, classes: Path, **options: Any) -> Path:
 
 def test_foreign_tars_are_read_where_they_lie(foreign: Path, classes: Path) -> None:
     output = run(foreign, classes, val=(f"{foreign}/val-0.tar",), name="theirs", licence="CC0")
-    assert {path.suffix for path in output.iterdir()} == {".json", ".idx", ".npy"}
+    assert {path.suffix for path in output.iterdir()} == {"", ".json", ".idx", ".npy"}
     data = open_set(output)
     manifest = data.manifest
     assert (manifest.name, manifest.licence, manifest.lineage) == ("theirs", "CC0", "unknown")
@@ -232,7 +233,7 @@ def test_tars_in_a_bucket_are_indexed_where_they_lie(
     assert {path.name: path.read_bytes() for path in output.glob("*.npy")} == {
         path.name: path.read_bytes() for path in local.glob("*.npy")
     }
-    assert not list(output.glob(".*"))
+    assert [path.name for path in output.glob(".*")] == [MARKER_NAME], "no tar is left"
     assert np.array_equal(open_set(output).split("train").collect(np.arange(40)).images, FIRST.images)
     with pytest.raises(MissingShard, match=r"absent.tar: no such tar"):
         index(train=(f"{bucket}/absent.tar",), classes=classes, output=tmp_path / "absent")

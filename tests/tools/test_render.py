@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fontTools.fontBuilder import FontBuilder
-from fontTools.pens.ttGlyphPen import TTGlyphPen
 
 from kkanji.data import open_set
 from kkanji.evaluate import training_drawn, training_originals
 from shards import InputError, ShardSet
+from tests.making import make_font
 from tools.balance import balance
 from tools.combine import combine
 from tools.originals import LINEAGES, NO_SPLIT, SPLITS, check_images, original_id, read_originals, read_split
@@ -24,31 +23,6 @@ from tools.verify import verify
 
 COUNTS = {"U+4E00": 20, "U+4E01": 5, "U+4E02": 1, "U+4E03": 1}
 FONT = LINEAGES.index("font")
-
-
-def make_font(path: Path, drawn: str, empty: str = "") -> Path:
-    """A font with an oblong for each drawn character, of another height for each, and characters without outline."""
-    names = {ord(character): f"glyph{ord(character):04X}" for character in drawn + empty}
-    glyphs = {".notdef": TTGlyphPen(None).glyph()}
-    for number, (code_point, name) in enumerate(names.items()):
-        pen = TTGlyphPen(None)
-        if chr(code_point) in drawn:
-            pen.moveTo((100, 0))
-            for corner in ((100, 400 + 50 * number), (700, 400 + 50 * number), (700, 0)):
-                pen.lineTo(corner)
-            pen.closePath()
-        glyphs[name] = pen.glyph()
-    builder = FontBuilder(1000, isTTF=True)
-    builder.setupGlyphOrder(list(glyphs))
-    builder.setupCharacterMap(names)
-    builder.setupGlyf(glyphs)
-    builder.setupHorizontalMetrics(dict.fromkeys(glyphs, (800, 0)))
-    builder.setupHorizontalHeader(ascent=800, descent=-200)
-    builder.setupNameTable({"familyName": path.stem, "styleName": "Regular"})
-    builder.setupOS2()
-    builder.setupPost()
-    builder.save(path)
-    return path
 
 
 @pytest.fixture

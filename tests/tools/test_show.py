@@ -16,7 +16,7 @@ from tools.originals import read_originals, read_split
 from tools.pack import pack
 from tools.recipes import find_recipe
 from tools.sheets import COLUMNS, MARGIN, TILE_HEIGHT, TILE_WIDTH
-from tools.show import show
+from tools.show import Kind, show
 from tools.split import split
 
 COUNTS = {"U+4E00": 30, "U+4E01": 12}
@@ -66,11 +66,25 @@ def test_a_smaller_sheet_is_a_seeded_choice(folder: Path, tmp_path: Path) -> Non
 def test_a_sheet_is_kept_unless_told(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "sheet.png"
     output.write_text("mine")
-    with pytest.raises(InputError, match=r"sheet.png: already exists; choose another --output or --overwrite"):
+    with pytest.raises(InputError, match=r"sheet.png: already exists; choose another --output$"):
         show(str(folder), output=output)
+    with pytest.raises(InputError, match=r"sheet.png: not replaced: `show` did not make it; choose another --output"):
+        show(str(folder), output=output, overwrite=True)
     assert output.read_text() == "mine"
-    show(str(folder), output=output, overwrite=True)
-    assert len(tiles(output, 42)) == 42
+
+
+@pytest.mark.parametrize("kind", ["sheet", "variants", "balance", "card"])
+def test_what_show_made_is_replaced_when_told(folder: Path, tmp_path: Path, kind: Kind) -> None:
+    output = tmp_path / "shown"
+    show(str(folder), kind=kind, output=output)
+    first = output.read_bytes()
+    with pytest.raises(InputError, match=r"shown: already exists; choose another --output or --overwrite"):
+        show(str(folder), kind=kind, output=output, label="U+4E00")
+    show(str(folder), kind=kind, output=output, label="U+4E00", overwrite=True)
+    assert output.read_bytes() != first
+    if kind != "card":
+        with Image.open(output) as picture:
+            assert picture.format == "PNG" and picture.text["Software"] == "kkanji show"  # type: ignore[attr-defined]
 
 
 def test_variants_are_one_original_and_what_balance_would_make_of_it(folder: Path, tmp_path: Path) -> None:
