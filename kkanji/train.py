@@ -4,8 +4,10 @@ anywhere and resumed computes what an undisturbed one computes."""
 import copy
 import gc
 import json
+import math
+import warnings
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -37,12 +39,13 @@ from kkanji.optimizers import create_optimizer
 from kkanji.pipeline import Batch, Loader
 from kkanji.pixels import normalise, resized
 from kkanji.profiling import profiled, watched, without_garbage_collection
-from kkanji.runlog import RunLog
+from kkanji.ranks import from_main
+from kkanji.runlog import LOG_NAME, RunLog, has_event
 from kkanji.schedule import Worker, image_size, learning_rate, micro_batches, strength, stretches
 from kkanji.source import Feed
 from kkanji.teachers import Teachers
 from kkanji.trained import initial_weights
-from shards import InputError, Plan, ShardSet, write_file
+from shards import FolderLock, InputError, Plan, ShardSet, write_file
 from shards.permutation import mix
 
 
@@ -62,12 +65,12 @@ def train(config: TrainConfig, data: ShardSet) -> None:
     accelerator = Accelerator(mixed_precision=precision_name(config.precision))
     warn_of_idle_cores(accelerator)
     warn_of_emulation(accelerator)
-    last = checkpoint.newest(config.output / "checkpoints") if config.resume else None
-    saved = checkpoint.read_state(last)["config"] if last else {}
-    trainer = Trainer(accelerator, config.settled_as(saved), data, class_map(data))
-    trainer.start_or_resume(last)
-    accelerator.wait_for_everyone()  # all ranks look for an earlier run before the main one begins its log
-    trainer.run()
+    with ExitStack() as stack:
+        last = from_main(accelerator, partial(_enter, config, stack))
+        saved = checkpoint.read_state(last)["config"] if last else {}
+        trainer = Trainer(accelerator, config.settled_as(saved), data, class_map(data))
+        trainer.start_or_resume(last)
+        trainer.run()
 
 
 class Trainer:
@@ -107,7 +110,6 @@ class Trainer:
     def start_or_resume(self, last: Path | None) -> None:
         """Begin a new run folder, or take up the last good checkpoint of an old one."""
         if last is None:
-            _refuse_used(self.config)
             if self.config.init:
                 self._initialise(self.config.init)
             self._judge_lineage()
@@ -250,8 +252,9 @@ class Trainer:
             training_counts=self.originals,
             images_of=lambda numbers: reader.collect(numbers).images,
         )
-        best = summary["top1"] > self.progress.best_top1
-        self.progress.best_top1 = max(summary["top1"], self.progress.best_top1)
+        best = math.isfinite(summary["loss"]) and summary["top1"] > self.progress.best_top1
+        if best:
+            self.progress.best_top1 = summary["top1"]
         self._save(log, best=best)
 
     def _save(self, log: RunLog, *, best: bool) -> None:
@@ -352,7 +355,18 @@ class Trainer:
         return bool(self.accelerator.is_main_process)
 
 
-def _refuse_used(config: TrainConfig) -> None:
-    """A new run never writes into the folder of another one."""
-    if (config.output / "log.jsonl").exists() and not config.resume:
-        raise InputError(f"{config.output}: holds a run already; give --resume to go on with it, or a new --output")
+def _enter(config: TrainConfig, stack: ExitStack) -> Path | None:
+    """Keep the run's folder for this run until the stack ends; the checkpoint to go on from, if there is one."""
+    stack.enter_context(FolderLock(config.output))
+    log, folder = config.output / LOG_NAME, config.output / "checkpoints"
+    if not config.resume:
+        if log.exists():
+            raise InputError(f"{config.output}: holds a run already; give --resume to go on with it, or a new --output")
+        return None
+    last = checkpoint.newest(folder)
+    if last is None and log.exists():
+        if has_event(log, "checkpoint"):
+            remedy = checkpoint.NOTHING_LEFT
+            raise InputError(f"{folder}: no checkpoint, though {log.name} tells of some; {remedy}")
+        warnings.warn(f"{folder}: no checkpoint was saved yet; beginning again at step 0", UserWarning, stacklevel=2)
+    return last

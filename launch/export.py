@@ -62,6 +62,7 @@ class ExportConfig:
 
 def main(config: ExportConfig) -> None:
     """The card's figures, and the temperature if one was fitted, come from the run's evaluation.json."""
+    checkpoint.check(config.checkpoint)
     run = config.checkpoint.parent.parent
     evaluated = config.figures_of or run
     facts, evaluation = read_json(run / "config.json"), read_json(evaluated / "evaluation.json")

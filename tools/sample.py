@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from shards.errors import InputError
+from shards import InputError, write_file
 
 FONT_FILES = {
     "KouzanBrushFontSousyo.ttf": "fonts-kouzan-mouhitsu",
@@ -84,7 +84,7 @@ def sample(
         for character in tqdm(CHARACTERS, desc="draw", unit="class"):
             write_class(drawn, character, outlines(faces, character), per_class, seed)
         # Before the images: it marks them as ours, should the next lines be cut off.
-        (output / "README.md").write_text(readme(per_class, seed), encoding="utf-8")
+        write_file(output / "README.md", readme(per_class, seed))
         if target.exists():
             shutil.rmtree(target)
         drawn.rename(target)
