@@ -81,7 +81,7 @@ def evaluate(config: EvaluateConfig) -> None:
         file.flush()  # it has its room on the disk before the predictions that it belongs to are replaced
         predictions.save(output / "predictions.npz")
     run = config.checkpoint.parent.parent / "config.json"
-    trained_on = read_json(run)["data"] if run.is_file() else {}
+    trained_on = read_json(run).get("data", {}) if run.is_file() else {}
     sys.stdout.write(_text(summary, lineage.independence(trained_on, summary)))
     if (output / "log.jsonl").is_file():
         report = write_report(

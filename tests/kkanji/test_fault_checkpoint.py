@@ -113,7 +113,14 @@ def test_each_kind_of_damage(two: tuple[Path, Path], name: str, kind: str) -> No
         checkpoint.check(newest, needed=(*checkpoint.USABLE, checkpoint.OPTIMIZER))
 
 
-DIGESTS = {"not text": 1, "null": None, "a list": [], "short": "ab", "capitals": "A" * 64, "long": "a" * 100_000}
+DIGESTS: dict[str, object] = {
+    "not text": 1,
+    "null": None,
+    "a list": [],
+    "short": "ab",
+    "capitals": "A" * 64,
+    "long": "a" * 100_000,
+}
 
 
 @pytest.mark.parametrize("digest", DIGESTS)
