@@ -7,7 +7,9 @@ memory: `kkanji.memory`). What must not differ is compared field by field. Whate
 
 import hashlib
 import socket
+import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +26,8 @@ from kkanji.cli import INPUT_ERROR
 from kkanji.config import TrainConfig
 from kkanji.data import class_map, require_room, room_bytes, settle_order
 from kkanji.environment import commit, precision_name
-from shards import InputError, ShardSet
+from kkanji.runlog import LOG_NAME, has_event
+from shards import FolderLock, InputError, ShardSet
 
 Result = TypeVar("Result")
 Fields = Mapping[str, str]
@@ -48,10 +51,13 @@ class Agreement:
     """To go on from; None begins a new run."""
 
 
-def agree(config: TrainConfig, data: ShardSet) -> Agreement:
-    """The one agreement before a run's first step. All ranks call it. Raises InputError, or leaves, on all of them."""
+def agree(config: TrainConfig, data: ShardSet, held: ExitStack) -> Agreement:
+    """The one agreement before a run's first step. All ranks call it. Raises InputError, or leaves, on all of them.
+
+    held: the main process keeps the run's folder for this run until it ends.
+    """
     _join_ranks()
-    chosen = together(partial(_choose_checkpoint, config))[0]
+    chosen = together(partial(_enter_run, config, held))[0]
     compare(partial(_fields, config, data, chosen), remedy=SAME)
     last = config.output / "checkpoints" / chosen if chosen else None
     config = config.settled_as(checkpoint.read_state(last)["config"] if last else {})
@@ -111,11 +117,22 @@ def _join_ranks() -> None:
     PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available())
 
 
-def _choose_checkpoint(config: TrainConfig) -> str | None:
-    """On rank 0 the name of the checkpoint to go on from."""
-    if not (config.resume and PartialState().is_main_process):
+def _enter_run(config: TrainConfig, held: ExitStack) -> str | None:
+    """On rank 0: lock the run's folder; the name of the checkpoint to go on from, if there is one."""
+    if not PartialState().is_main_process:
         return None
-    last = checkpoint.newest(config.output / "checkpoints")
+    held.enter_context(FolderLock(config.output))
+    log, folder = config.output / LOG_NAME, config.output / "checkpoints"
+    if not config.resume:
+        if log.exists():
+            raise InputError(f"{config.output}: holds a run already; give --resume to go on with it, or a new --output")
+        return None
+    last = checkpoint.newest(folder)
+    if last is None and log.exists():
+        if has_event(log, "checkpoint"):
+            remedy = checkpoint.NOTHING_LEFT
+            raise InputError(f"{folder}: no checkpoint, though {log.name} tells of some; {remedy}")
+        warnings.warn(f"{folder}: no checkpoint was saved yet; beginning again at step 0", UserWarning, stacklevel=2)
     return last.name if last else None
 
 

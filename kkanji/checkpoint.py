@@ -12,7 +12,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,12 @@ KEEP = 2  # newest ones kept beside the best: one to go on from, one to fall bac
 MANIFEST, MODEL, STATE, CLASSES = "manifest.json", "model.safetensors", "state.json", "index.json"
 ORIGINALS = "originals.npy"  # only with weights that are for use: a run's own are in its shard set
 TRAINING, OPTIMIZER = "training.safetensors", "optimizer.safetensors"
+USABLE = (MODEL, STATE, CLASSES)
+FILES = (*USABLE, ORIGINALS, TRAINING, OPTIMIZER)
+FILE_NAME, SHA256 = re.compile(r"\w[\w.-]{0,254}", re.ASCII), re.compile(r"[0-9a-f]{64}")
+SHOWN = 80  # characters of what is wrong in a manifest
+USE_ANOTHER = "use another checkpoint"
+NOTHING_LEFT = "put a copy of a good one there, or begin again with another --output"
 
 
 class CorruptCheckpoint(InputError):
@@ -72,34 +78,68 @@ def save(
     _link(folder / "last", path)
     if best:
         _link(folder / "best", path)
-    _purge(folder, run)
+    _purge(folder, run, newest=path)
     return path
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest checkpoint that verifies. Each newer one that does not is named in a warning."""
-    for path in reversed(_steps(folder)):
+    """The newest checkpoint to go on from; None if there is none at all.
+
+    Each newer one that is damaged is named in a warning. Raises InputError if all are.
+    """
+    paths = _steps(folder)
+    for path in reversed(paths):
         try:
-            check(path)
+            check(path, needed=(*USABLE, OPTIMIZER))
             return path
-        except CorruptCheckpoint as error:
+        except InputError as error:
             warnings.warn(f"skipped: {error}", RuntimeWarning, stacklevel=2)
+    if paths:
+        raise InputError(f"{folder}: no good checkpoint among {len(paths)}, as the warnings say; {NOTHING_LEFT}")
     return None
 
 
-def check(path: Path) -> None:
-    """Compare every file with the manifest. Raises InputError (no such checkpoint) or CorruptCheckpoint."""
+def check(path: Path, *, needed: Iterable[str] = USABLE) -> None:
+    """Compare every file with the manifest, and look for those that are needed.
+
+    Raises InputError (no such checkpoint) or CorruptCheckpoint.
+    """
     if not path.is_dir():
         raise InputError(f"{path}: no such checkpoint; expected a folder RUN/checkpoints/best, last or step-...")
+    digests = _read_manifest(path)
+    present = [name for name in FILES if (path / name).exists()]
+    for name in (*needed, *present):
+        if name not in digests:
+            raise CorruptCheckpoint(f"{path / MANIFEST}: {name} is not in it; {USE_ANOTHER}")
+    for name, digest in digests.items():
+        found = _sha256(path / name)
+        if found != digest:
+            raise CorruptCheckpoint(f"{path / name}: sha256 {found}, expected {digest}; {USE_ANOTHER}")
+
+
+def _read_manifest(path: Path) -> dict[str, str]:
+    """The sha256 of each file by its name. It has none itself: a change of a digest or a name makes it wrong."""
     if not (path / MANIFEST).is_file():
         raise CorruptCheckpoint(f"{path}: no {MANIFEST}; a checkpoint is a folder such as RUN/checkpoints/best")
-    for name, digest in read_json(path / MANIFEST).items():
-        try:
-            found = hashlib.sha256((path / name).read_bytes()).hexdigest()
-        except OSError as error:
-            raise CorruptCheckpoint(f"{path / name}: {error.strerror}; use another checkpoint") from error
-        if found != digest:
-            raise CorruptCheckpoint(f"{path / name}: sha256 {found}, expected {digest}; use another checkpoint")
+    try:
+        digests = read_json(path / MANIFEST)
+    except InputError as error:
+        raise CorruptCheckpoint(f"{error}; {USE_ANOTHER}") from error
+    for name, digest in digests.items():
+        if not (FILE_NAME.fullmatch(name) and isinstance(digest, str) and SHA256.fullmatch(digest)):
+            found = f"{name[:SHOWN]!r}: {repr(digest)[:SHOWN]}"
+            raise CorruptCheckpoint(f"{path / MANIFEST}: found {found}, expected a name and a sha256; {USE_ANOTHER}")
+    return digests
+
+
+def _sha256(file: Path) -> str:
+    try:
+        if not file.is_file():
+            raise CorruptCheckpoint(f"{file}: no such file; {USE_ANOTHER}")
+        with file.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        raise CorruptCheckpoint(f"{file}: {error.strerror}; {USE_ANOTHER}") from error
 
 
 def identity(path: Path) -> str:
@@ -160,7 +200,7 @@ def load_training(path: Path, model: nn.Module, average: nn.Module | None) -> No
 def _load(file: Path, model: nn.Module) -> None:
     try:
         model.load_state_dict(safetensors.torch.load_file(file))
-    except (SafetensorError, RuntimeError) as error:
+    except (SafetensorError, RuntimeError, OSError) as error:
         raise InputError(f"{file}: does not fit the model: {error}") from error
 
 
@@ -228,10 +268,14 @@ def _steps(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if STEP_NAME.fullmatch(path.name))
 
 
-def _purge(folder: Path, run: str) -> None:
-    """Remove checkpoints that are no longer needed, of those that this run wrote and nobody has touched since."""
+def _purge(folder: Path, run: str, *, newest: Path) -> None:
+    """Remove checkpoints that are no longer needed, of those that this run wrote and nobody has touched since.
+
+    Of a later step than the newest is only what was skipped as damaged: it must not count as one to fall back to.
+    """
     best = (folder / "best").resolve()
-    own = [path for path in _steps(folder) if path.is_dir() and not keep_reason(path, _maker(path, run))]
+    steps = (path for path in _steps(folder) if path.name <= newest.name)
+    own = [path for path in steps if path.is_dir() and not keep_reason(path, _maker(path, run))]
     for path in own[:-KEEP]:
         if path.resolve() != best:
             remove_own(path, _maker(path, run))

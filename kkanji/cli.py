@@ -24,7 +24,7 @@ from typing import NoReturn, TypeVar
 import psutil
 import tyro
 
-from shards.errors import InputError
+from shards.errors import DISK_FULL, InputError
 
 Options = TypeVar("Options")
 
@@ -74,10 +74,10 @@ def _exit_code(command: Callable[[], object]) -> int:
     except BrokenPipeError:
         _drop_output()
         return PIPE_CLOSED
-    except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
-        if error.filename is None:
+    except OSError as error:
+        if error.filename is None and error.errno not in DISK_FULL:
             raise
-        return _fail(f"error: {error.filename}: {error.strerror}", INPUT_ERROR)
+        return _fail(f"error: {_described(error)}", INPUT_ERROR)
     except KeyboardInterrupt as end:
         return _fail(_with_notes("interrupted", end), INTERRUPTED)
     except Terminated as end:
@@ -88,6 +88,12 @@ def _exit_code(command: Callable[[], object]) -> int:
 def _terminate(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the clean-up
     raise Terminated
+
+
+def _described(error: OSError) -> str:
+    where = "" if error.filename is None else f"{error.filename}: "
+    remedy = "; free some space and run it again" if error.errno in DISK_FULL else ""
+    return f"{where}{error.strerror}{remedy}"
 
 
 def _with_notes(message: str, end: BaseException) -> str:

@@ -1,6 +1,7 @@
 """The options of a training run: one value, checked, saved with the run; the command line is made from it."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ FREE_TO_CHANGE = frozenset({"data", "output", "resume", "trust", "cache_size"}) 
     "stall_seconds",
     "profile_steps",
 }
+MOST_JSON_BYTES = 64 << 20
 SIZE_STEP = 8  # pixels; below it the networks' maps do not shrink evenly
 # Options that a run settles when it starts, and their value until then: a resumed run takes what was settled.
 SETTLED = {"micro_batch": 0, "order": "auto", "window": 0}
@@ -178,16 +180,32 @@ DEFAULTS = {field.name: field.default for field in fields(TrainConfig) if field.
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises InputError when it is not there or not one."""
+    """A JSON object. Raises InputError when it is not there, not one or larger than MOST_JSON_BYTES."""
     try:
+        size = path.stat().st_size
+        if size > MOST_JSON_BYTES:
+            raise InputError(f"{path}: {size:,} bytes, expected at most {MOST_JSON_BYTES:,}")
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error})") from error
     if not isinstance(value, dict):
         raise InputError(f"{path}: found {type(value).__name__}, expected a JSON object")
     return value
+
+
+def strict_json(value: Any, *, indent: int | None = None) -> str:
+    """JSON of plain values as RFC 8259 has it: a number that is not finite is null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(value: Any) -> Any:

@@ -38,5 +38,5 @@ class FiniteGuard:
         bad = int(self._first_bad)
         if bad >= 0:
             found = f"the gradient is not finite, for {self._samples_of(bad)}"
-            state = f"the weights are those of step {bad}"
-            raise InputError(f"step {bad + 1}: {found}; {state}; resume with a lower --lr")
+            remedy = "begin a new run with a lower --lr, if need be by --init from a checkpoint of this one"
+            raise InputError(f"step {bad + 1}: {found}; the weights are those of step {bad}; {remedy}")

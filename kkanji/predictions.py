@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shards.errors import InputError
+from shards import InputError, atomic_file
 
 TOP = 5
 KINDS = {
@@ -50,7 +50,7 @@ class Predictions:
     def save(self, path: Path) -> None:
         """As `predictions.npz`: one array for each field, without pickle."""
         arrays = {field.name: getattr(self, field.name).cpu().numpy() for field in fields(self)}
-        with path.open("wb") as file:
+        with atomic_file(path) as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
 
 

@@ -1,6 +1,5 @@
 """What a run says while it runs: lines for people, `log.jsonl` for machines, TensorBoard, a progress bar."""
 
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -14,9 +13,11 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from kkanji.calibration import accept
+from kkanji.config import strict_json
 from kkanji.predictions import Predictions
 from kkanji.report import ImagesOf, misread_sheet
 
+LOG_NAME = "log.jsonl"
 THRESHOLDS = 101  # of the precision-recall curve
 LINE = (
     "step {step}  epoch {epoch:.2f}  loss {loss:.4f}  top-1 {top1:.2%}  lr {lr:.2e}  "
@@ -40,8 +41,8 @@ class RunLog:
         if not enabled:
             return
         run.mkdir(parents=True, exist_ok=True)
-        _drop_cut_line(run / "log.jsonl")
-        self._file = (run / "log.jsonl").open("a", encoding="utf-8", buffering=1)
+        _drop_cut_line(run / LOG_NAME)
+        self._file = (run / LOG_NAME).open("a", encoding="utf-8", buffering=1)
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=seen_images)
         self._bar = tqdm(total=total_images, initial=seen_images, unit=" images", disable=not sys.stderr.isatty())
 
@@ -77,7 +78,7 @@ class RunLog:
     def note(self, event: str, text: str, **values: Any) -> None:
         """Anything else: start, resume, checkpoint."""
         if self.enabled:
-            self._file.write(json.dumps({"event": event, **values}) + "\n")
+            self._file.write(strict_json({"event": event, **values}) + "\n")
             self._bar.write(text, file=sys.stdout)
 
     def __enter__(self) -> "RunLog":
@@ -100,12 +101,19 @@ class RunLog:
         self._board.add_pr_curve_raw(tag, *counts, precision, recall, samples, num_thresholds=THRESHOLDS)
 
     def _write(self, event: str, group: str, values: dict[str, Any], line: str) -> None:
-        self._file.write(json.dumps({"event": event, **values}) + "\n")
+        self._file.write(strict_json({"event": event, **values}) + "\n")
         for name, value in values.items():
             if isinstance(value, float) and math.isfinite(value) and name not in ("epoch", "seconds"):
                 self._board.add_scalar(f"{group}/{name}", value, values["samples"])
         self._bar.write(line.format(**values), file=sys.stdout)
         sys.stdout.flush()
+
+
+def has_event(path: Path, event: str) -> bool:
+    """Whether a log has an entry of this kind."""
+    start = f'{{"event": "{event}"'.encode()
+    with path.open("rb") as file:
+        return any(line.startswith(start) for line in file)
 
 
 def _drop_cut_line(path: Path) -> None:

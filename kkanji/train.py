@@ -4,8 +4,9 @@ anywhere and resumed computes what an undisturbed one computes."""
 import copy
 import gc
 import json
+import math
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -61,13 +62,14 @@ class Progress:
 
 def train(config: TrainConfig, data: ShardSet) -> None:
     """Run a training on a set from its options to its last checkpoint. Raises InputError for what the user can mend."""
-    agreed = agree(config, data)
-    accelerator = Accelerator(mixed_precision=agreed.precision)
-    warn_of_idle_cores(accelerator)
-    warn_of_emulation(accelerator)
-    trainer = Trainer(accelerator, agreed.config, data, agreed.classes)
-    together(partial(trainer.start_or_resume, agreed.checkpoint))  # before the main one begins its log
-    trainer.run()
+    with ExitStack() as held:
+        agreed = agree(config, data, held)
+        accelerator = Accelerator(mixed_precision=agreed.precision)
+        warn_of_idle_cores(accelerator)
+        warn_of_emulation(accelerator)
+        trainer = Trainer(accelerator, agreed.config, data, agreed.classes)
+        together(partial(trainer.start_or_resume, agreed.checkpoint))  # before the main one begins its log
+        trainer.run()
 
 
 class Trainer:
@@ -107,7 +109,6 @@ class Trainer:
     def start_or_resume(self, last: Path | None) -> None:
         """Begin a new run folder, or take up the last good checkpoint of an old one."""
         if last is None:
-            _refuse_used(self.config)
             if self.config.init:
                 self._initialise(self.config.init)
             self._judge_lineage()
@@ -264,8 +265,9 @@ class Trainer:
             training_counts=self.originals,
             images_of=lambda numbers: reader.collect(numbers).images,
         )
-        best = summary["top1"] > self.progress.best_top1
-        self.progress.best_top1 = max(summary["top1"], self.progress.best_top1)
+        best = math.isfinite(summary["loss"]) and summary["top1"] > self.progress.best_top1
+        if best:
+            self.progress.best_top1 = summary["top1"]
         self._save(log, best=best)
 
     def _require_current_tensors(self) -> None:
@@ -382,9 +384,3 @@ class Trainer:
     @property
     def _main(self) -> bool:
         return bool(self.accelerator.is_main_process)
-
-
-def _refuse_used(config: TrainConfig) -> None:
-    """A new run never writes into the folder of another one."""
-    if (config.output / "log.jsonl").exists() and not config.resume:
-        raise InputError(f"{config.output}: holds a run already; give --resume to go on with it, or a new --output")

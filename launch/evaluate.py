@@ -1,6 +1,5 @@
 """Evaluate a checkpoint on a split and write its report: `accelerate launch launch/evaluate.py --checkpoint ...`."""
 
-import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from kkanji import checkpoint, cli, lineage
 from kkanji.calibration import TemperatureScan
 from kkanji.classes import ClassMap
-from kkanji.config import read_json
+from kkanji.config import read_json, strict_json
 from kkanji.data import class_map, open_set
 from kkanji.datacheck import DataCheck
 from kkanji.evaluate import plain_feed, predict_split
@@ -23,7 +22,7 @@ from kkanji.predictions import Predictions
 from kkanji.report import write_report
 from kkanji.source import Feed
 from kkanji.trained import load_trained
-from shards import InputError, write_file
+from shards import InputError, atomic_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,10 +79,12 @@ def evaluate(config: EvaluateConfig) -> None:
         **summarise(predictions, originals),
         **_classes(classes, predictions, originals + drawn),
     }
-    predictions.save(output / "predictions.npz")
-    write_file(output / "evaluation.json", json.dumps(summary, indent=1) + "\n")
+    with atomic_file(output / "evaluation.json") as file:
+        file.write(strict_json(summary, indent=1).encode() + b"\n")
+        file.flush()  # it has its room on the disk before the predictions that it belongs to are replaced
+        predictions.save(output / "predictions.npz")
     run = config.checkpoint.parent.parent / "config.json"
-    trained_on = read_json(run)["data"] if run.is_file() else {}
+    trained_on = read_json(run).get("data", {}) if run.is_file() else {}
     sys.stdout.write(_text(summary, lineage.independence(trained_on, summary)))
     if (output / "log.jsonl").is_file():
         report = write_report(

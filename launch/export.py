@@ -62,19 +62,27 @@ class ExportConfig:
 
 def main(config: ExportConfig) -> None:
     """The card's figures, and the temperature if one was fitted, come from the run's evaluation.json."""
+    checkpoint.check(config.checkpoint)
     run = config.checkpoint.parent.parent
     evaluated = config.figures_of or run
     facts, evaluation = read_json(run / "config.json"), read_json(evaluated / "evaluation.json")
-    if config.figures_of is None and evaluation["checkpoint"] != config.checkpoint.resolve().name:
-        found = f"evaluation.json is of {evaluation['checkpoint']}, not of {config.checkpoint.resolve().name}"
+    if config.figures_of is None and evaluation.get("checkpoint") != config.checkpoint.resolve().name:
+        found = f"evaluation.json is of {evaluation.get('checkpoint')}, not of {config.checkpoint.resolve().name}"
         raise InputError(f"{run}: {found}; run launch/evaluate.py on this checkpoint first")
-    fit = evaluation.get("temperature")
-    begun = _begun(facts["config"] | checkpoint.read_state(config.checkpoint)["config"])
+    of, state = read_json(evaluated / "config.json"), checkpoint.read_state(config.checkpoint)
+    try:
+        fit = evaluation.get("temperature")
+        temperature = float(fit["value"]) if fit else 1.0
+        begun = _begun(facts["config"] | state["config"])
+        card = _card(facts, of, evaluation, begun=begun, onnx=config.onnx)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        found = f"config.json or evaluation.json is not as it was written ({type(error).__name__}: {error})"
+        raise InputError(f"{run}: {found}; run launch/evaluate.py again, or put back a copy of config.json") from error
     export(
         config.checkpoint,
         config.output,
-        card=_card(facts, read_json(evaluated / "config.json"), evaluation, begun=begun, onnx=config.onnx),
-        temperature=fit["value"] if fit else 1.0,
+        card=card,
+        temperature=temperature,
         onnx=config.onnx,
         overwrite=config.overwrite,
     )

@@ -18,11 +18,10 @@ from threading import Lock
 from types import TracebackType
 from typing import Self
 
-from shards.errors import CorruptShard, StorageError
+from shards.errors import DISK_FULL, CorruptShard, StorageError
 from shards.item import Item, make_at, touch, version_of, what_is_wrong
 from shards.pins import Survey
 from shards.shared_folder import SharedFolder
-from shards.writer import DISK_FULL
 
 __all__ = ["Cache", "Counts", "Item"]
 

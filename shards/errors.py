@@ -4,6 +4,10 @@ A message says where (file, member, byte offset), what was found, what was expec
 print it without a traceback and leave with status 2.
 """
 
+import errno
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 class InputError(Exception):
     """Something given to kkanji is wrong: a path, an image, an option, a file's content."""

@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shards.errors import StorageError
+from shards.locking import is_named, try_lock
 from shards.pins import Pins, Survey
 
 LOCK_NAME = ".lock"
@@ -143,12 +144,12 @@ class SharedFolder:
 
     def _appear(self) -> None:
         """Be among the users, again if somebody removed the folder."""
-        if self._descriptor >= 0 and _is_named(self._descriptor, self._pin_path):
+        if self._descriptor >= 0 and is_named(self._descriptor, self._pin_path):
             return
         self.leave()
         self._descriptor = os.open(self._pin_path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         self._close_file = weakref.finalize(self, os.close, self._descriptor)
-        _lock(self._descriptor)
+        try_lock(self._descriptor)
         self.save(self.pins)
 
     def _refuse_blind_locks(self) -> None:
@@ -174,7 +175,7 @@ def _open_locked(path: Path) -> int | None:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     locked = False
     try:
-        locked = _lock(descriptor) and _is_named(descriptor, path)
+        locked = try_lock(descriptor) and is_named(descriptor, path)
         return descriptor if locked else None
     finally:
         if not locked:
@@ -188,7 +189,7 @@ def _living_pins(path: Path) -> Pins | None:
     except FileNotFoundError:  # somebody removes the whole folder
         return None
     try:
-        if _lock(descriptor):
+        if try_lock(descriptor):
             path.unlink(missing_ok=True)
             return None
         return Pins.from_json(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
@@ -197,23 +198,6 @@ def _living_pins(path: Path) -> Pins | None:
         raise StorageError(f"{path}: not understood ({error}); {remedy}") from error
     finally:
         os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool:
-    """Whether nobody else had it locked."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        return False
-
-
-def _is_named(descriptor: int, path: Path) -> bool:
-    """Whether the name still means the open file."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _overwrite(descriptor: int, data: bytes) -> None:

@@ -1,28 +1,25 @@
 """Writing: a folder that appears whole or not at all, and the shards inside it."""
 
-import errno
 import fcntl
 import hashlib
 import os
 import shutil
-import socket
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shards import layout, ustar
 from shards.compression import compress_block
-from shards.errors import InputError, StorageError
+from shards.errors import DISK_FULL, InputError, StorageError
+from shards.locking import holder
 from shards.manifest import CLASSES_NAME, MANIFEST_NAME, Block, Compression, Manifest, Shard
 from shards.manifest_rules import MOST_COMPRESSED, check_manifest
 from shards.ownership import MARKER_NAME, destination, marker, remove_own
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Samples(NamedTuple):
@@ -96,7 +93,7 @@ class OutputFolder:
             mine = False
         if not mine:
             self._unlock()
-            who = _holder(self.partial)
+            who = holder(self.partial) or "another process"
             raise InputError(f"{self.final}: {who} is writing it; wait for it or choose another --output")
 
     def _is_mine(self) -> bool:
@@ -147,18 +144,6 @@ class OutputFolder:
         return f"{sum(file.st_size for file in files) / 1e6:.1f} MB written in {len(files)} files"
 
 
-def _holder(folder: Path) -> str:
-    """Who has locked a folder, as far as this machine's kernel tells (/proc/locks, proc(5))."""
-    with suppress(OSError):
-        found = folder.stat()
-        file = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
-        for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
-            kind, pid, locked = (line.split()[column] for column in (1, 4, 5))
-            if kind == "FLOCK" and locked == file and int(pid) > 0:
-                return f"process {pid} on {socket.gethostname()}"
-    return "another process"
-
-
 def write_shard(path: Path, blocks: Iterable[Samples], *, compression: Compression = "none") -> Shard:
     """Write one packed tar and its DALI index; returns what the manifest says of it. Blocks have any sizes."""
     return write_tar(path, (encode_block(number, block, path, compression) for number, block in enumerate(blocks)))
@@ -203,16 +188,28 @@ def write_manifest(folder: Path, manifest: Manifest, classes_json: str) -> None:
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Write a small file so that it is old or new, never half: temporary name, fsync, rename."""
+    """Write a small file so that it is old or new, never half."""
+    with atomic_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that takes its name only when it is whole and on the disk: temporary name, fsync, rename.
+
+    An error leaves what was there before, and an OSError names the file.
+    """
     temporary = path.with_name(f".{path.name}.partial")
-    data = content.encode() if isinstance(content, str) else content
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            yield file
+            file.flush()
             sync_file(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)
         raise
 
 

@@ -1,3 +1,5 @@
+import resource
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +8,8 @@ import torch
 
 from kkanji.predictions import KINDS, load_predictions
 from shards import InputError
+from tests.faults.injector import run_injector
+from tests.faults.predictors import NEW, OLD, save
 from tests.kkanji.readings import read_from
 
 
@@ -41,3 +45,24 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path, change: str) -> None:
         path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(InputError, match=r"predictions\.npz: .*launch/evaluate\.py"):
         load_predictions(path)
+
+
+def test_sigkill_at_each_write_leaves_the_old_ones(tmp_path: Path) -> None:
+    *kills, undisturbed = run_injector("predictors", "killed-by-write", tmp_path, environment={"OMP_NUM_THREADS": "1"})
+    assert undisturbed == [0, NEW]
+    assert len(kills) >= 8 and {code for code, _ in kills} == {-signal.SIGKILL}
+    assert {found for _, found in kills} == {OLD}, "the new ones take the name after the last write"
+
+
+def test_a_disk_that_refuses_leaves_the_old_ones(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.npz"
+    save(path, OLD)
+    before = path.read_bytes()
+    _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
+    try:
+        with pytest.raises(OSError, match=r"File too large: .*/predictions\.npz'"):
+            save(path, NEW)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before and [each.name for each in tmp_path.iterdir()] == ["predictions.npz"]

@@ -64,6 +64,23 @@ def evaluation(best: Path) -> dict[str, Any]:
     return record
 
 
+@pytest.mark.parametrize("name", ["config.json", "evaluation.json"])
+def test_a_changed_field_of_the_run_stops_an_export_in_a_sentence(
+    best: Path, tiny_set: Path, tmp_path: Path, name: str
+) -> None:
+    evaluate(EvaluateConfig(checkpoint=best, data=str(tiny_set)))
+    path = best.parent.parent / name
+    record = json.loads(path.read_text())
+    for field in record:
+        path.write_text(json.dumps({key: value for key, value in record.items() if key != field}))
+        try:
+            export(ExportConfig(checkpoint=best, output=tmp_path / "model", overwrite=True))
+        except InputError as error:
+            assert str(best.parent.parent) in str(error) and len(str(error)) < 500
+    path.write_text(json.dumps(record))
+    export(ExportConfig(checkpoint=best, output=tmp_path / "model", overwrite=True))
+
+
 def test_evaluate_with_views_and_temperature(best: Path, tiny_set: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evaluate(EvaluateConfig(checkpoint=best, data=str(tiny_set), tta=5, temperature=True))
     found = evaluation(best)
