@@ -2,16 +2,16 @@
 
 import tyro
 
-from benchmarks.accuracy import accuracy
+from benchmarks.accuracy.accuracy import accuracy
 from benchmarks.chart import chart
 from benchmarks.everything import everything
 from benchmarks.loader import loader
-from benchmarks.models import models
+from benchmarks.models.models import models
 from benchmarks.prepare import prepare
-from benchmarks.scale import scale
-from benchmarks.stream import stream
+from benchmarks.simulation.scale import scale
+from benchmarks.stream.stream import stream
 from benchmarks.table import table
-from benchmarks.train import train
+from benchmarks.train.train import train
 from kkanji import cli
 
 COMMANDS = {"all": everything} | {

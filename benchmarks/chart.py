@@ -14,8 +14,9 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks import accuracy, scale_chart
+from benchmarks.accuracy import accuracy
 from benchmarks.bars import finish, whiskers
+from benchmarks.simulation import scale_chart
 from benchmarks.table import Row, caption, read_result
 from shards import InputError, write_file
 

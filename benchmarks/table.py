@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import accuracy
+from benchmarks.accuracy import accuracy
 from benchmarks.subject import ROOT
 from shards import InputError, write_file
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from shards.errors import InputError
-from shards.manifest import CLASSES_NAME
+from shards.format.manifest import CLASSES_NAME
 
 LABEL = re.compile(r"U\+([0-9A-F]{4,5})")
 _ENTRY = re.compile(r".+ \(U\+([0-9A-F]{4,5})\)", re.DOTALL)

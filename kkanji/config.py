@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from shards import InputError
-from shards.layout import IMAGE_SIZE
+from shards.format.layout import IMAGE_SIZE
 
 Head = Literal["linear", "cosine"]
 OptimizerName = Literal["adam", "adamw", "sgd", "lamb", "muon"]

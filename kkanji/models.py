@@ -31,7 +31,7 @@ from torch.nn.functional import linear, normalize
 from kkanji.config import Head
 from kkanji.pixels import MEAN, STD
 from shards.errors import InputError
-from shards.layout import IMAGE_SIZE
+from shards.format.layout import IMAGE_SIZE
 
 B_STAGES = (
     "ds_r1_k3_s1_e1_c16_se0.25",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kkanji import cli
-from kkanji.averaging import average
+from kkanji.checkpoint.average import average
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,18 +10,20 @@ import numpy as np
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
-from kkanji import checkpoint, cli, lineage
-from kkanji.calibration import TemperatureScan
+from kkanji import cli
+from kkanji.checkpoint import files as checkpoint
+from kkanji.checkpoint import lineage
+from kkanji.checkpoint.load import load_trained
 from kkanji.classes import ClassMap
 from kkanji.config import read_json, strict_json
-from kkanji.data import class_map, open_set
-from kkanji.datacheck import DataCheck
-from kkanji.evaluate import plain_feed, predict_split
-from kkanji.metrics import MEASURES, interval, summarise
-from kkanji.predictions import Predictions
+from kkanji.data.feed import Feed
+from kkanji.data.training_set import class_map, open_set
+from kkanji.evaluation.calibration import TemperatureScan
+from kkanji.evaluation.metrics import MEASURES, interval, summarise
+from kkanji.evaluation.predict_split import plain_feed, predict_split
+from kkanji.evaluation.predictions import Predictions
 from kkanji.report import write_report
-from kkanji.source import Feed
-from kkanji.trained import load_trained
+from kkanji.training.data_check import DataCheck
 from shards import InputError, atomic_file
 
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kkanji import checkpoint, cli
+from kkanji import cli
+from kkanji.checkpoint import files as checkpoint
+from kkanji.checkpoint.export import export
+from kkanji.checkpoint.lineage import independence
 from kkanji.config import read_json
-from kkanji.export import export
-from kkanji.lineage import independence
 from shards import InputError
 
 CARD = """# {model}: {classes:,} characters of {name}

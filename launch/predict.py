@@ -13,7 +13,7 @@ import torch
 import tyro
 
 from kkanji import cli
-from kkanji.predict import CharacterReader, Reading, list_images, read_files
+from kkanji.inference.predict import CharacterReader, Reading, list_images, read_files
 from shards import InputError
 
 PRETRAINED = Path(__file__).parents[1] / "models" / "kuzushiji-kanji"

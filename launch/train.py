@@ -2,7 +2,7 @@
 
 from kkanji import cli
 from kkanji.config import TrainConfig
-from kkanji.data import open_set
+from kkanji.data.training_set import open_set
 
 
 def main() -> None:
@@ -10,7 +10,7 @@ def main() -> None:
     cli.end_with_launcher()
     config = cli.parse(TrainConfig)
     data = open_set(config.data, cache_size=config.cache_size)
-    from kkanji.train import train
+    from kkanji.training.trainer import train
 
     train(config, data)
 

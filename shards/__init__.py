@@ -4,17 +4,17 @@ store, node-local cache, verification.
 Nothing here knows what an image means. Imports NumPy, the storage and compression libraries (no torch, no DALI).
 """
 
-from shards.draws import DrawnOrder
 from shards.errors import ChangedShard, CorruptShard, InputError, MissingShard, ShardError, StorageError
-from shards.layout import BLOCK_SIZES, IMAGE_BYTES, IMAGE_SIZE
-from shards.locking import FolderLock
-from shards.manifest import Block, Manifest, Shard, Split, read_manifest
-from shards.order import Order, Plan, SampleOrder
-from shards.reader import SplitReader
-from shards.shard_set import ShardSet, default_cache
-from shards.verify import Verification, verify
-from shards.windowed import WindowedOrder
-from shards.writer import OutputFolder, Samples, atomic_file, shard_name, write_file, write_manifest, write_shard
+from shards.format.layout import BLOCK_SIZES, IMAGE_BYTES, IMAGE_SIZE
+from shards.format.manifest import Block, Manifest, Shard, Split, read_manifest
+from shards.format.writer import OutputFolder, Samples, atomic_file, shard_name, write_file, write_manifest, write_shard
+from shards.order.balanced import DrawnOrder
+from shards.order.sequential import Order, Plan, SampleOrder
+from shards.order.windowed import WindowedOrder
+from shards.output.lock import FolderLock
+from shards.read.reader import SplitReader
+from shards.read.shard_set import ShardSet, default_cache
+from shards.verify.verify import Verification, verify
 
 __all__ = [
     "BLOCK_SIZES",

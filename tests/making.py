@@ -9,10 +9,10 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 
 from shards import OutputFolder, Samples, ShardSet, Split, shard_name, write_manifest, write_shard
-from shards.manifest import Compression
-from tools.combine import combine
-from tools.pack import pack
-from tools.split import split
+from shards.format.manifest import Compression
+from tools.commands.combine import combine
+from tools.commands.pack import pack
+from tools.commands.split import split
 
 SAMPLE = Path(__file__).parents[1] / "sample" / "kkanji2"
 

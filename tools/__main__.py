@@ -3,19 +3,19 @@
 import tyro
 
 from kkanji.cli import run
-from tools.arrays import arrays
-from tools.balance import balance
-from tools.combine import combine
-from tools.convert import convert
-from tools.fetch import fetch
-from tools.index import index
-from tools.pack import pack
-from tools.push import push
-from tools.render import render
-from tools.sample import sample
-from tools.show import show
-from tools.split import split
-from tools.verify import verify
+from tools.commands.arrays import arrays
+from tools.commands.balance import balance
+from tools.commands.combine import combine
+from tools.commands.convert import convert
+from tools.commands.fetch import fetch
+from tools.commands.index import index
+from tools.commands.pack import pack
+from tools.commands.push import push
+from tools.commands.render import render
+from tools.commands.sample import sample
+from tools.commands.show import show
+from tools.commands.split import split
+from tools.commands.verify import verify
 
 COMMANDS = {
     command.__name__: command

@@ -9,7 +9,7 @@ from torch.utils import dlpack
 
 from benchmarks.peers import BLOCK, IMAGE_SIZE, Batch, Epoch, Job
 from benchmarks.peers.ours import write
-from shards.layout import NPY_HEADER, PIXELS_OFFSET, TAR_BLOCK
+from shards.format.layout import NPY_HEADER, PIXELS_OFFSET, TAR_BLOCK
 
 __all__ = ["AHEAD", "PACKAGES", "bucket", "local", "write"]
 PACKAGES = ("nvidia-dali-cuda120", "torch")

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.peers import BLOCK, IMAGE_SIZE, Batch, Epoch, Job
-from kkanji.augment import Policy
-from kkanji.pipeline import Loader
+from kkanji.augment.policy import Policy
+from kkanji.data.dali import Loader
+from kkanji.data.feed import PREFETCH, Feed
 from kkanji.pixels import normalise
-from kkanji.source import PREFETCH, Feed
 from shards import (
     Manifest,
     OutputFolder,
@@ -27,8 +27,8 @@ from shards import (
     write_manifest,
     write_shard,
 )
-from shards.layout import IMAGE_BYTES
-from shards.order import numbers_of
+from shards.format.layout import IMAGE_BYTES
+from shards.order.sequential import numbers_of
 
 PACKAGES = ("torch", "nvidia-dali-cuda120")
 AHEAD = PREFETCH + 1  # in DALI's queue, and one under way

@@ -9,11 +9,11 @@ import numpy as np
 from benchmarks.peers import IMAGE_SIZE, WINDOW, Batch, Job
 from benchmarks.peers.ours import write
 from shards import ShardSet
-from shards.cache import Cache
-from shards.lookahead import shards_ahead
-from shards.order import numbers_of
-from shards.storage import open_store
-from shards.windowed import WindowedOrder
+from shards.cache.cache import Cache
+from shards.order.sequential import numbers_of
+from shards.order.windowed import WindowedOrder
+from shards.read.prefetch import shards_ahead
+from shards.store.store import open_store
 
 __all__ = ["PACKAGES", "bucket", "downloaded", "write"]
 PACKAGES = ("obstore",)

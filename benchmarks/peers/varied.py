@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.peers import Batch, Epoch, Job, probe
-from kkanji import augment_kernels
-from kkanji.augment import Policy, draw
+from kkanji.augment import numba_kernels as augment_kernels
+from kkanji.augment.policy import Policy, draw
 
 PACKAGES = ("numba",)
 AHEAD = 1

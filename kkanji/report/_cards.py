@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kkanji.confusion import Confusion
-from kkanji.predictions import Predictions
-from shards.layout import IMAGE_SIZE
+from kkanji.evaluation.confusion import Confusion
+from kkanji.evaluation.predictions import Predictions
+from shards.format.layout import IMAGE_SIZE
 
 ImagesOf = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
 

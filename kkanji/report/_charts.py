@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from kkanji.calibration import Calibration
-from kkanji.confusion import ClassRecall
+from kkanji.evaluation.calibration import Calibration
+from kkanji.evaluation.confusion import ClassRecall
+from kkanji.evaluation.metrics import interval
 from kkanji.glyphs import code_point, has_glyph
-from kkanji.metrics import interval
 from kkanji.report._anchors import PUBLISHED_TOP1, applies
 from kkanji.report._run import Bin, Run
 from kkanji.report._style import Chart, Palette, tidy

@@ -12,10 +12,10 @@ from jinja2 import Environment, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
-from kkanji.calibration import Accepted
-from kkanji.confusion import ClassRecall
+from kkanji.evaluation.calibration import Accepted
+from kkanji.evaluation.confusion import ClassRecall
+from kkanji.evaluation.metrics import interval
 from kkanji.glyphs import code_point, font_subset, has_glyph, render_glyph
-from kkanji.metrics import interval
 from kkanji.report import _anchors
 from kkanji.report._cards import Card
 from kkanji.report._run import Run

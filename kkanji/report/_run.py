@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from kkanji.calibration import Temperature
-from kkanji.lineage import Independence, independence
-from kkanji.metrics import MEASURES
-from kkanji.predictions import Predictions, load_predictions
+from kkanji.checkpoint.lineage import Independence, independence
+from kkanji.evaluation.calibration import Temperature
+from kkanji.evaluation.metrics import MEASURES
+from kkanji.evaluation.predictions import Predictions, load_predictions
 from kkanji.report._log import TrainingLog, read_log
 from shards.errors import InputError
 
@@ -74,7 +74,7 @@ class Evaluation:
     without_training: tuple[str, ...]
     """Classes that training had no image of."""
     temperature: Mapping[str, float] | None
-    """As `kkanji.calibration.Temperature`, where one was fitted."""
+    """As `kkanji.evaluation.calibration.Temperature`, where one was fitted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kkanji.calibration import accept, calibrate
-from kkanji.confusion import lowest_recall, most_confused
-from kkanji.predictions import Predictions
+from kkanji.evaluation.calibration import accept, calibrate
+from kkanji.evaluation.confusion import lowest_recall, most_confused
+from kkanji.evaluation.predictions import Predictions
 from kkanji.report._cards import Card, ImagesOf, make_cards
 from kkanji.report._charts import calibration_chart, rarity_chart, recall_chart
 from kkanji.report._curves import CURVES, curve_charts
@@ -16,7 +16,7 @@ from kkanji.report._page import Content, Figure, page_html
 from kkanji.report._run import Run, read_run
 from kkanji.report._sheet import draw_sheet, sheet_png
 from kkanji.report._style import DARK, LIGHT, Chart, chart_png
-from shards.writer import write_file
+from shards.format.writer import write_file
 
 PAGE_NAME = "report.html"
 PICTURE_FOLDER = "report"

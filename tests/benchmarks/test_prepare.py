@@ -11,9 +11,9 @@ from benchmarks.peers import probe
 from benchmarks.peers.varied import MATCHED, vary
 from benchmarks.prepare import FULL, OURS, THEIRS, estimate, prepare, times
 from shards import InputError
-from tools import recipes
-from tools.combine import combine
-from tools.split import split
+from tools.build import offline_augment as recipes
+from tools.commands.combine import combine
+from tools.commands.split import split
 
 COUNT = 1_000
 SAMPLE = Path(__file__).parents[2] / "sample" / "kkanji2"

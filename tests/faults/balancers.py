@@ -19,8 +19,8 @@ from pathlib import Path
 
 from tests.faults.injector import answer
 from tests.faults.writers import fork, wait
-from tools.balance import balance
-from tools.recipes import find_recipe, fingerprint
+from tools.build.offline_augment import find_recipe, fingerprint
+from tools.commands.balance import balance
 
 PER_CLASS = 700
 

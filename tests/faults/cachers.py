@@ -32,7 +32,7 @@ from itertools import count
 from pathlib import Path
 
 from shards import InputError
-from shards.cache import Cache, Item
+from shards.cache.cache import Cache, Item
 from tests.faults.injector import answer
 from tests.faults.writers import fork, wait
 

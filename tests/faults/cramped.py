@@ -11,9 +11,9 @@ from torch import Tensor
 
 from kkanji import cli
 from kkanji.config import TrainConfig
-from kkanji.data import open_set
+from kkanji.data.training_set import open_set
 from kkanji.models import Network
-from kkanji.train import train
+from kkanji.training.trainer import train
 
 
 def main() -> None:

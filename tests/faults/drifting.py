@@ -7,9 +7,11 @@ import os
 import sys
 from itertools import count
 
-from kkanji import cli, schedule, train
+from kkanji import cli
 from kkanji.config import TrainConfig
-from kkanji.data import open_set
+from kkanji.data.training_set import open_set
+from kkanji.training import schedule
+from kkanji.training import trainer as train
 
 
 def main() -> None:

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shards import Manifest, Shard, layout
+from shards import Manifest, Shard
+from shards.format import layout
 
 
 def places(manifest: Manifest) -> Iterator[tuple[str, int]]:

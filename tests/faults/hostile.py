@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from shards import CorruptShard
-from shards.images import read_samples
-from shards.ustar import read_archive
+from shards.format.image_layout import read_samples
+from shards.format.ustar import read_archive
 
 END = bytes(1024)
 MANY = 110_000

@@ -6,9 +6,10 @@ from itertools import count
 
 from torch import Tensor
 
-from kkanji import cli, pixels, train
+from kkanji import cli, pixels
 from kkanji.config import TrainConfig
-from kkanji.data import open_set
+from kkanji.data.training_set import open_set
+from kkanji.training import trainer as train
 
 
 def main() -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from kkanji.predictions import load_predictions
+from kkanji.evaluation.predictions import load_predictions
 from tests.faults.injector import answer
 from tests.faults.writers import Dying, fork, wait
-from tests.kkanji.readings import stated
+from tests.kkanji.evaluation.readings import stated
 
 OLD, NEW = 0.25, 0.75
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from kkanji import checkpoint
-from kkanji.data import class_map, open_set
-from kkanji.evaluate import describe, training_originals
+from kkanji.checkpoint import files as checkpoint
+from kkanji.data.training_set import class_map, open_set
+from kkanji.evaluation.predict_split import describe, training_originals
 from kkanji.models import create_model
-from kkanji.optimizers import create_optimizer
+from kkanji.training.optimizers import create_optimizer
 from launch.average import AverageConfig
 from launch.average import main as average
 from launch.evaluate import EvaluateConfig, _some, evaluate

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards import OutputFolder, ShardSet, Split, layout, read_manifest, write_manifest, write_shard
-from shards.order import cut
+from shards import OutputFolder, ShardSet, Split, read_manifest, write_manifest, write_shard
+from shards.format import layout
+from shards.order.sequential import cut
 from tests.faults.flips import flipped
 from tests.launch.commands import ROOT, Result, start, train_command
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from shards import OutputFolder, ShardSet, write_manifest, write_shard
-from shards.order import cut
-from shards.storage import open_store
+from shards.order.sequential import cut
+from shards.store.store import open_store
 from tests.launch.commands import environment, train_command
 
 SAMPLES = 101

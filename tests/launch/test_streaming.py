@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shards.storage import open_store
+from shards.store.store import open_store
 from tests.faults.proxy import FaultProxy
 from tests.faults.seaweed import SeaweedFS
 from tests.launch.commands import environment, start, train_command

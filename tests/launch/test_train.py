@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kkanji.trained import load_trained
+from kkanji.checkpoint.load import load_trained
 from tests.launch.commands import ROOT, Result, environment, lines, losses, start, train_command
 
 STEPS = 14

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from kkanji import checkpoint
-from kkanji.data import class_map, open_set
-from kkanji.lineage import trained_apart
-from kkanji.predict import CharacterReader
+from kkanji.checkpoint import files as checkpoint
+from kkanji.checkpoint.lineage import trained_apart
+from kkanji.data.training_set import class_map, open_set
+from kkanji.inference.predict import CharacterReader
 from tests.launch.commands import ROOT
-from tools.combine import combine
-from tools.pack import pack
-from tools.split import split
+from tools.commands.combine import combine
+from tools.commands.pack import pack
+from tools.commands.split import split
 
 MODELS = ROOT / "models"
 EVERYTHING, EVALUATED = MODELS / "kuzushiji-kanji", MODELS / "kuzushiji-kanji-evaluated"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from shards import Manifest, OutputFolder, Samples, Shard, Split, shard_name, write_manifest, write_shard
-from shards.manifest import Compression, Lineage
+from shards.format.manifest import Compression, Lineage
 
 CLASSES = 7
 

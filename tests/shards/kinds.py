@@ -6,9 +6,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from kkanji.images import encode
+from kkanji.data.codec import encode
 from shards import Manifest, OutputFolder, Samples, Shard, Split, write_manifest, write_shard
-from shards.images import EncodedImages, write_image_shard
+from shards.format.image_layout import EncodedImages, write_image_shard
 
 Kind = Literal["none", "zstd", "lz4", "png", "jpg"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -14,10 +14,10 @@ import zstandard
 from numpy.typing import NDArray
 from nvidia.dali import fn, pipeline_def, types
 
-from kkanji.images import decode_into
+from kkanji.data.codec import decode_into
 from shards import Samples, ShardSet, verify
-from shards.cache import Cache
-from shards.layout import IMAGE_BYTES, NPY_HEADER
+from shards.cache.cache import Cache
+from shards.format.layout import IMAGE_BYTES, NPY_HEADER
 from tests.shards.kinds import KINDS, Kind, drawn, write_set_of
 
 BLOCKS = [drawn(125), drawn(60, 1)]

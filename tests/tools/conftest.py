@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tools.combine import combine
-from tools.split import split
+from tools.commands.combine import combine
+from tools.commands.split import split
 
 Pixels = NDArray[np.uint8]
 

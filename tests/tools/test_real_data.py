@@ -7,10 +7,10 @@ import pytest
 
 from kkanji.classes import read_class_map
 from shards import read_manifest
-from tools.combine import combine
-from tools.pack import pack
-from tools.split import split
-from tools.verify import verify
+from tools.commands.combine import combine
+from tools.commands.pack import pack
+from tools.commands.split import split
+from tools.commands.verify import verify
 
 
 @pytest.mark.real_data

@@ -1,0 +1,1 @@
+"""The networks beside each other: size, work, memory, speed."""

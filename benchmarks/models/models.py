@@ -1,0 +1,158 @@
+"""The networks beside each other: size, work, memory, speed on this machine, and a diagram of some of them.
+
+`python -m benchmarks models`, or on a GPU with --batch 512. Speed is of the network alone, on a batch that is there
+already: forward and backward for training, forward for reading. The optimizer's step is left out: it costs the same
+however many images a step has.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any, Literal
+
+import timm
+import torch
+import tyro
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from benchmarks.chart import digest, svg
+from benchmarks.measure import environment, write_result
+from benchmarks.models.anatomy import as_rows, draw, parts_of
+from benchmarks.table import plain
+from kkanji import cli
+from kkanji.environment import precision_name
+from kkanji.models import create_model
+from kkanji.training.flops import training_flops
+from kkanji.training.micro_batch import saved_bytes_per_image
+from shards import InputError, write_file
+from shards.format.layout import IMAGE_SIZE
+
+Row = dict[str, Any]
+Step = Callable[[], None]
+PATTERN = "kkanji_efficientnet*"
+DRAWN = ("kkanji_efficientnet_b0", "kkanji_efficientnet_fused_s", "kkanji_efficientnet_fused_m")
+
+
+def models(
+    *,
+    only: tuple[str, ...] = (),
+    classes: int = 3_832,
+    batch: int = 32,
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    repeats: int = 5,
+    seconds: float = 1.0,
+    output: Path = Path("benchmarks/results/models.json"),
+    diagram: Path = Path("docs/networks.svg"),
+) -> None:
+    """Measure every network of kkanji.models, and draw the smallest scaled one and our own two.
+
+    Example: python -m benchmarks models
+
+    Args:
+        only: networks by their timm names; all if not given
+        classes: that they tell apart
+        batch: images that a device takes at once
+        precision: of convolutions and matrix products, as in training
+        repeats: measurements of each kind, in turn
+        seconds: about the length of a measurement; a batch that takes longer is measured whole
+        output: JSON to write
+        diagram: SVG to write; not written with --only
+    """
+    if batch < 1 or repeats < 1 or seconds <= 0 or classes < 1:
+        found = f"--classes {classes}, --batch {batch}, --repeats {repeats}, --seconds {seconds}"
+        raise InputError(f"{found}: expected more than 0")
+    state, names = environment(), only or tuple(timm.list_models(PATTERN))
+    networks = {name: create_model(name, classes) for name in names}
+    anatomy = {name: parts_of(network) for name, network in networks.items()}
+    rows = {name: _facts(name, network) for name, network in networks.items()}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = precision_name(precision)
+    for name, speeds in _timed(networks, device, kind == "bf16", batch, repeats, seconds).items():
+        rows[name] |= speeds | {"parts": as_rows(anatomy[name])}
+    told = {"bf16": "bfloat16", "no": "float32"}[kind]
+    options = {"classes": classes, "batch": batch, "precision": told, "repeats": repeats, "seconds": seconds}
+    options["threads"] = torch.get_num_threads()
+    write_result(output, {"benchmark": "models", "options": options, "environment": state, "rows": list(rows.values())})
+    if not only:
+        diagram.parent.mkdir(parents=True, exist_ok=True)
+        write_file(diagram, svg(draw({name: anatomy[name] for name in DRAWN}), digest(output)))
+    sys.stdout.write("\n".join(plain(list(rows.values()))) + "\n")
+
+
+def _facts(name: str, network: nn.Module) -> Row:
+    """What does not depend on the machine."""
+    return {
+        "name": name,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "multiply-adds": round(training_flops(network) / 6),  # two operations each, forward and twice that backward
+        "MB saved an image": saved_bytes_per_image(network) / 1e6,
+    }
+
+
+def _timed(
+    networks: dict[str, nn.Module], device: torch.device, reduced: bool, batch: int, repeats: int, seconds: float
+) -> dict[str, Row]:
+    """Images/s of each network, trained and read; all take turns, so that a slow minute hits all of them.
+
+    reduced: to bfloat16.
+    """
+    images = torch.randn(batch, 1, IMAGE_SIZE, IMAGE_SIZE, device=device)
+    labels = torch.zeros(batch, dtype=torch.int64, device=device)
+    steps: dict[tuple[str, str], Step] = {}
+    for name, network in networks.items():
+        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        steps[name, "trained"] = partial(_train, network, images, labels, reduced)
+        steps[name, "read"] = partial(_read, network, images, reduced)
+    rates: dict[tuple[str, str], list[float]] = {place: [] for place in steps}
+    for step in steps.values():
+        step()
+    for _ in range(repeats):
+        for place, step in steps.items():
+            rates[place].append(batch * _steps_per_s(step, seconds, device))
+    return {name: _summary(rates[name, "trained"], rates[name, "read"]) for name in networks}
+
+
+def _steps_per_s(step: Step, seconds: float, device: torch.device) -> float:
+    count, start = 0, perf_counter()
+    while perf_counter() - start < seconds:
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        count += 1
+    return count / (perf_counter() - start)
+
+
+def _train(network: nn.Module, images: Tensor, labels: Tensor, reduced: bool) -> None:
+    """Forward and backward, as a micro-batch is trained on."""
+    network.train()
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=reduced):
+        logits = network(images)
+    cross_entropy(logits.float(), labels, reduction="sum").backward()
+    network.zero_grad(set_to_none=True)
+
+
+@torch.inference_mode()
+def _read(network: nn.Module, images: Tensor, reduced: bool) -> None:
+    network.eval()
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=reduced):
+        network(images)
+
+
+def _summary(trained: list[float], read: list[float]) -> Row:
+    return {
+        "images/s trained": median(trained),
+        "images/s read": median(read),
+        "n": len(trained),
+        "spread": {
+            "trained": {"lowest": min(trained), "highest": max(trained)},
+            "read": {"lowest": min(read), "highest": max(read)},
+        },
+    }
+
+
+if __name__ == "__main__":
+    cli.run(lambda: tyro.cli(models))

@@ -1,0 +1,1 @@
+"""Beyond this machine: many GPUs and nodes, simulated and validated."""

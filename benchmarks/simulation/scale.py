@@ -1,0 +1,155 @@
+"""Beyond this machine: what eight H100 need, where 64 and 1,024 break first, what an epoch costs by storage layout.
+
+`python -m benchmarks scale`. Answers come from a simulation (`benchmarks.simulation.simulate`), which is first held
+against runs of a small real pipeline with slow stages, and against the recorded streaming benchmark. Its inputs and
+where each is from are in the JSON (`benchmarks.simulation.costs`). Nobody has measured an H100 here: its step time is
+an ESTIMATE in all tables unless --rates gives it.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from benchmarks.measure import environment, write_result
+from benchmarks.peers import WINDOW
+from benchmarks.simulation import costs, questions
+from benchmarks.simulation.cases import Case, Hardware, Run
+from benchmarks.simulation.simulate import simulate
+from benchmarks.simulation.validation import validate
+from benchmarks.table import read_result
+from shards import InputError
+from shards.format.layout import IMAGE_BYTES
+from shards.read.prefetch import shards_ahead
+
+Row = dict[str, Any]
+
+
+def scale(
+    *,
+    variants: tuple[str, ...] = ("b0", "b1", "b2", "b3", "b4"),
+    gpus: tuple[int, ...] = (8, 64, 1024),
+    rates: dict[str, float] | None = None,
+    cores: int = 112,
+    network_gbit: float = 100,
+    disk_gb: float = 10,
+    latency_ms: float = 100,
+    repeats: int = 3,
+    results: Path = Path("benchmarks/results"),
+    output: Path = Path("benchmarks/results/scale.json"),
+) -> None:
+    """Simulate hosts of eight H100 that are not here, after validating the simulation against this machine.
+
+    Example: python -m benchmarks scale --rates b0 40000
+
+    Args:
+        variants: EfficientNets to feed; the first one is what many GPUs and the layouts are tried with
+        gpus: numbers of GPUs, eight a node
+        rates: images/s that one GPU reached with a variant, where somebody measured it, instead of the estimates
+        cores: of a node
+        network_gbit: Gbit/s that a node receives at most
+        disk_gb: GB/s of a node's disks
+        latency_ms: milliseconds to the first byte of a request
+        repeats: runs of each validated configuration
+        results: folder with loader.json, stream.json and prepare.json
+        output: JSON to write
+    """
+    measured = dict(rates or {})
+    _check(gpus, measured, (cores, network_gbit, disk_gb), latency_ms)
+    known = costs.figures(results, cores=cores, network_gbit=network_gbit, disk_gb=disk_gb, latency_ms=latency_ms)
+    started = perf_counter()
+    networks = [costs.network(variant) for variant in variants]
+    estimates = {network.name: costs.gpu_rates(network, measured) for network in networks}
+    answers = {
+        "validation": validate(repeats=repeats),
+        "recorded": recorded(results / "stream.json"),
+        "needs": questions.needs(known, networks, measured),
+        "breaks": questions.breaks(known, networks[0], measured, gpus),
+        "layouts": questions.layouts(known, networks[0], measured),
+        "troubles": questions.troubles(known, networks[0], measured),
+    }
+    inputs = {name: asdict(figure) for name, figure in known.items()}
+    rates_of = {name: {label: asdict(figure) for label, figure in of.items()} for name, of in estimates.items()}
+    facts = {"inputs": inputs, "gpu_images_per_s": rates_of, "networks": [asdict(network) for network in networks]}
+    result = {"benchmark": "scale", "environment": environment(), "seconds": perf_counter() - started}
+    write_result(output, result | facts | answers)
+    for title, rows in zip(_titles(networks[0].name, measured), answers.values(), strict=True):
+        sys.stdout.write("\n".join(["", title, *lines(rows), ""]))
+
+
+def recorded(stream: Path) -> list[Row]:
+    """The recorded streaming benchmark after its first batch: calibrated at the least latency, predicted at the others.
+
+    The relay that adds the latency takes its part of the cores as well, which the simulation knows nothing of.
+    """
+    found = read_result(stream)
+    rows = [row for row in found["rows"] if row["name"] == "kkanji" and "median" in row]
+    if not rows:
+        raise InputError(f"{stream}: no measured row named kkanji; run `python -m benchmarks stream` again")
+    options = found["options"]
+    run = Run(
+        images=options["images"],
+        batch=options["batch"],
+        shard=options["shard_bytes"] // IMAGE_BYTES // 250 * 250,
+        window=WINDOW,
+        stored_bytes=IMAGE_BYTES,
+        ahead=shards_ahead([options["shard_bytes"]]),
+    )
+    first, *others = sorted(rows, key=lambda row: row["latency_ms"])
+    network = _later_rate(first, run) * IMAGE_BYTES
+    return [_predict(Hardware(network=network, request_s=row["latency_ms"] / 1e3), run, row) for row in others]
+
+
+def _predict(hardware: Hardware, run: Run, row: Row) -> Row:
+    outcome, found = simulate(Case(hardware=hardware, run=run)), _later_rate(row, run)
+    predicted = (run.images - run.batch) / (outcome.seconds - outcome.step_ends[0])
+    name = f"stream.json at {row['latency_ms']} ms"
+    return {"name": name, "n": row["n"], "predicted": predicted, "measured": found, "error": predicted / found - 1}
+
+
+def _later_rate(row: Row, run: Run) -> float:
+    """Images/s from the first batch, before which the set is opened, to the last one."""
+    return (run.images - run.batch) / (run.images / float(row["median"]) - float(row["first_batch_s"]))
+
+
+def lines(rows: Sequence[Row]) -> list[str]:
+    """A table in fixed columns, a heading above."""
+    if not rows:
+        return ["(nothing)"]
+    cells = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    return ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
+    return "over 64" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _titles(variant: str, measured: Mapping[str, float]) -> list[str]:
+    basis = "GPU rates given by --rates where named" if measured else "GPU step times are ESTIMATES"
+    return [
+        "Validation: images/s of a small real pipeline whose stages sleep",
+        "Validation: the recorded streaming benchmark, calibrated at its least latency",
+        f"What feeds 8 H100 at batch 50,000; {basis}",
+        f"Where {variant} breaks first, streaming; {basis}",
+        f"An epoch of {costs.IMAGES:,} images of {variant} on 8 H100, streamed; {basis}",
+        f"What goes wrong on 8 H100 that train {variant}; {basis}",
+    ]
+
+
+def _check(gpus: Sequence[int], measured: Mapping[str, float], sizes: Sequence[float], latency_ms: float) -> None:
+    wrong = [number for number in gpus if number < 1 or (number > 8 and number % 8)]
+    if wrong or not gpus:
+        raise InputError(f"--gpus {wrong}: expected numbers up to 8, or multiples of 8: eight a node")
+    for name, rate in measured.items():
+        if rate <= 0:
+            raise InputError(f"--rates {name} {rate}: expected images/s above 0")
+    if min(sizes) <= 0 or latency_ms < 0:
+        found = f"{sizes[0]}, {sizes[1]}, {sizes[2]}, {latency_ms}"
+        raise InputError(
+            f"--cores, --network-gbit, --disk-gb, --latency-ms {found}: expected more than 0, latency from 0"
+        )

@@ -1,0 +1,1 @@
+"""How fast shards come from a bucket."""

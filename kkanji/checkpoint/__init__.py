@@ -1,0 +1,1 @@
+"""Checkpoints on disk: written, found, loaded, averaged, exported, and what they descend from."""

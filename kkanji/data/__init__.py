@@ -1,0 +1,1 @@
+"""A shard set as a training sees it: labels and counts, order, decoding, and the DALI graph that feeds the network."""

@@ -1,0 +1,1 @@
+"""Predictions of a split and what is computed from them."""

@@ -1,0 +1,1 @@
+"""Characters predicted from image files."""

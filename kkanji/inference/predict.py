@@ -1,0 +1,132 @@
+"""Reading characters in image files with a trained checkpoint."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kkanji.checkpoint import files as checkpoint
+from kkanji.checkpoint.load import load_trained
+from kkanji.classes import ClassMap
+from kkanji.inference.image_files import SUFFIXES, load_character
+from kkanji.pixels import normalise
+from shards import InputError
+
+BATCH = 256  # images at a time
+THREADS = 4  # that decode the next files while the model reads
+Loaded = NDArray[np.uint8] | InputError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Guess:
+    """One reading of an image."""
+
+    character: str
+    label: str
+    """`U+4E00`"""
+    probability: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """What became of a file."""
+
+    file: Path
+    guesses: tuple[Guess, ...] = ()
+    """The most probable characters, best first."""
+    error: str | None = None
+    """Why the file could not be read; then there are no guesses."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listing:
+    """Image files to be read."""
+
+    files: tuple[Path, ...]
+    others: int
+    """Files in the folders that are no images by their names, and left out."""
+
+
+class CharacterReader:
+    """A trained model on a device."""
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        model = load_trained(path)
+        self.classes: ClassMap = checkpoint.read_classes(path)
+        self.temperature = float(checkpoint.read_state(path).get("temperature", 1.0))  # fitted before launch/export.py
+        self.device = device
+        self.model = model.to(device).to(memory_format=torch.channels_last).eval()
+
+    @torch.inference_mode()
+    def read(self, images: NDArray[np.uint8], top: int) -> list[tuple[Guess, ...]]:
+        """The `top` most probable characters of each image; images [n, 64, 64], white ink on black."""
+        pixels = torch.from_numpy(images).to(self.device)[:, None]
+        probability = (self.model(normalise(pixels)).float() / self.temperature).softmax(dim=1)
+        best = probability.topk(min(top, len(self.classes)), dim=1)
+        return [
+            tuple(self._guess(number, value) for number, value in zip(numbers, values, strict=True))
+            for numbers, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+    def _guess(self, number: int, probability: float) -> Guess:
+        return Guess(
+            character=self.classes.characters[number], label=self.classes.labels[number], probability=probability
+        )
+
+
+def list_images(paths: Sequence[Path]) -> Listing:
+    """The files among the paths, and the images in the folders among them, at any depth, in the order of their names.
+
+    Raises InputError for a folder without an image.
+    """
+    files: list[Path] = []
+    others = 0
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        inside = sorted(part for part in path.rglob("*") if part.is_file())
+        images = [part for part in inside if part.suffix.lower() in SUFFIXES]
+        if not images:
+            found = f"{len(inside)} files, none of them named as an image"
+            raise InputError(f"{path}: {found}; expected {', '.join(sorted(SUFFIXES))}")
+        files += images
+        others += len(inside) - len(images)
+    return Listing(files=tuple(files), others=others)
+
+
+def read_files(reader: CharacterReader, files: Sequence[Path], *, top: int) -> Iterator[Reading]:
+    """Every file's reading, in the files' order; the next batch is decoded while the model reads one."""
+    batches = [files[start : start + BATCH] for start in range(0, len(files), BATCH)]
+    with ThreadPoolExecutor(THREADS) as pool:
+        coming = _submit(pool, batches[0]) if batches else []
+        for number, batch in enumerate(batches):
+            loaded = [future.result() for future in coming]
+            coming = _submit(pool, batches[number + 1]) if number + 1 < len(batches) else []
+            yield from _read_batch(reader, batch, loaded, top)
+
+
+def _submit(pool: ThreadPoolExecutor, files: Sequence[Path]) -> list[Future[Loaded]]:
+    return [pool.submit(_load, file) for file in files]
+
+
+def _load(file: Path) -> Loaded:
+    try:
+        return load_character(file)
+    except InputError as error:
+        return error
+
+
+def _read_batch(reader: CharacterReader, files: Sequence[Path], loaded: Sequence[Loaded], top: int) -> list[Reading]:
+    images = [item for item in loaded if not isinstance(item, InputError)]
+    guesses = iter(reader.read(np.stack(images), top) if images else [])
+    return [
+        Reading(file=file, error=str(item))
+        if isinstance(item, InputError)
+        else Reading(file=file, guesses=next(guesses))
+        for file, item in zip(files, loaded, strict=True)
+    ]

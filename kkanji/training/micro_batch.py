@@ -1,0 +1,119 @@
+"""How many images a device can take at once: a micro-batch from measured activations and free memory, then tried."""
+
+import copy
+import warnings
+from collections.abc import Callable
+from functools import partial
+
+import psutil
+import torch
+from accelerate import Accelerator
+from accelerate.utils.memory import clear_device_cache
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from kkanji.pixels import normalise
+from shards import InputError
+from shards.format.layout import IMAGE_BYTES, IMAGE_SIZE
+
+PROBE = 2  # images; what is saved grows linearly with them
+SHARE = 0.6  # of the free memory; the rest is for the optimizer's state, the backward pass's buffers and the loader
+# On a CPU memory is not what limits: with 2 cores, images/s were flat up to 256 images (docs/LOG.md, 2026-11-22).
+CPU_LARGEST = 128
+# What a training has on its device and a trial has not, counted in the code: of the weights' size Adam's three states
+# and the buckets in which DDP exchanges gradients; for each pixel a byte as it came, joined with its batch, augmented
+# and in DALI's copy of that (kkanji/data/dali.py), in each of the four batches that are ready, in use or under way.
+STATES, PIXEL_BYTES = 4, 16
+
+
+def derive_micro_batch(model: nn.Module, device: torch.device, wanted: int) -> int:
+    """At most `wanted` images, as many as the device's free memory holds activations of."""
+    largest = free_bytes(device) * SHARE / saved_bytes_per_image(model)
+    if device.type == "cpu":
+        largest = min(largest, CPU_LARGEST)
+    return max(1, min(wanted, int(largest)))
+
+
+def settle_micro_batch(model: nn.Module, accelerator: Accelerator, wanted: int) -> int:
+    """`wanted` images, halved until a trial step with them fits on the device of every rank.
+
+    All ranks call this before a run's first step, the model on the device and not wrapped yet. Halving is told by a
+    warning. Raises InputError, on all ranks, if one image does not fit.
+    """
+    fitting = largest_that_fits(partial(_try_step, model, accelerator), wanted)
+    images = int(accelerator.gather(torch.tensor([fitting], device=accelerator.device)).min())
+    if images == 0:
+        raise InputError(
+            f"{accelerator.device}: no memory for a step with one image; free some, or give a smaller --model"
+        )
+    if images < wanted and accelerator.is_main_process:
+        found = f"no memory on every device for a step with {wanted} images; --micro-batch is {images}"
+        warnings.warn(found, UserWarning, stacklevel=2)
+    return images
+
+
+def largest_that_fits(attempt: Callable[[int], None], wanted: int) -> int:
+    """So many images that the attempt does not run out of memory: `wanted`, or a half, a quarter ...; 0 for none.
+
+    Not `accelerate.utils.find_executable_batch_size`: it takes what cuDNN does not support for want of memory too, and
+    tells errors apart by their text.
+    """
+    images = wanted
+    while images:
+        fits = _fits(attempt, images)
+        clear_device_cache(garbage_collection=True)  # for the next attempt, and for the loader's own allocator
+        if fits:
+            break
+        images = -(-images // 2) if images > 1 else 0
+    return images
+
+
+def _fits(attempt: Callable[[int], None], images: int) -> bool:
+    try:
+        attempt(images)
+    except torch.OutOfMemoryError:
+        return False
+    return True
+
+
+def _try_step(model: nn.Module, accelerator: Accelerator, images: int) -> None:
+    """Forward and backward over blank images, by a copy of the model, beside room for what a training has besides.
+
+    Weights, batch statistics, gradients and random numbers stay as they are.
+    """
+    device = accelerator.device
+    size = STATES * sum(parameter.nbytes for parameter in model.parameters()) + images * IMAGE_BYTES * PIXEL_BYTES
+    room = torch.empty(size, dtype=torch.uint8, device=device)
+    blank = torch.zeros(images, 1, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8, device=device)
+    labels = torch.zeros(images, dtype=torch.int64, device=device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        trial = copy.deepcopy(model).train()
+        with accelerator.autocast():
+            logits = trial(normalise(blank))
+        cross_entropy(logits.float(), labels, reduction="sum").backward()
+    del room
+
+
+def saved_bytes_per_image(model: nn.Module) -> float:
+    """Bytes that one image's forward pass keeps for the backward pass, float32, measured on a copy on the CPU."""
+    probe = copy.deepcopy(model).cpu().train()
+    weights = {parameter.untyped_storage().data_ptr() for parameter in probe.parameters()}
+    saved: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = probe(torch.zeros(PROBE, 1, IMAGE_SIZE, IMAGE_SIZE))
+    del output  # held until here: freed activations would give their addresses to later ones
+    return max(1.0, sum(saved.values()) / PROBE)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Free memory of the device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)

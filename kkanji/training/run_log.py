@@ -1,0 +1,125 @@
+"""What a run says while it runs: lines for people, `log.jsonl` for machines, TensorBoard, a progress bar."""
+
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from kkanji.config import strict_json
+from kkanji.evaluation.calibration import accept
+from kkanji.evaluation.predictions import Predictions
+from kkanji.report import ImagesOf, misread_sheet
+
+LOG_NAME = "log.jsonl"
+THRESHOLDS = 101  # of the precision-recall curve
+LINE = (
+    "step {step}  epoch {epoch:.2f}  loss {loss:.4f}  top-1 {top1:.2%}  lr {lr:.2e}  "
+    "{images_per_s:,.0f} images/s  waited {wait_share:.1%}"
+)
+STREAMING = (
+    "  fetched {fetched_mb_per_s:,.0f} MB/s  {shards_ahead:.0f} shards ahead  {cache_hits:.0f} hits  "
+    "{cache_misses:.0f} misses  {refetched:.0f} refetched  {retries:.0f} retries"
+)
+EVALUATION = (
+    "epoch {epoch:.2f}  evaluated {images:,} images of {split}: loss {loss:.4f}  top-1 {top1:.2%}  top-5 {top5:.2%}  "
+    "balanced {balanced_accuracy:.2%}  weighted F1 {f1_weighted:.4f}"
+)
+
+
+class RunLog:
+    """The log of one run, on the main process only: `enabled` false makes every call do nothing."""
+
+    def __init__(self, run: Path, *, total_images: int, seen_images: int, enabled: bool) -> None:
+        self.enabled = enabled
+        if not enabled:
+            return
+        run.mkdir(parents=True, exist_ok=True)
+        _drop_cut_line(run / LOG_NAME)
+        self._file = (run / LOG_NAME).open("a", encoding="utf-8", buffering=1)
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=seen_images)
+        self._bar = tqdm(total=total_images, initial=seen_images, unit=" images", disable=not sys.stderr.isatty())
+
+    def step(self, **values: Any) -> None:
+        """A training log line; values as LINE and `log.jsonl` name them."""
+        if self.enabled:
+            self._bar.update(values["samples"] - self._bar.n)
+            self._write("step", "train", values, LINE + STREAMING if "fetched_bytes" in values else LINE)
+
+    def evaluation(self, **values: Any) -> None:
+        """The measures after an evaluation."""
+        if self.enabled:
+            self._write("evaluation", values["split"], values, EVALUATION)
+
+    def readings(
+        self,
+        split: str,
+        samples: int,
+        predictions: Predictions,
+        *,
+        characters: Sequence[str],
+        training_counts: NDArray[np.int64],
+        images_of: ImagesOf,
+    ) -> None:
+        """The misread glyphs and the precision-recall curve of an evaluation, for TensorBoard; as `write_report`."""
+        if not self.enabled:
+            return
+        self._add_curve(f"{split}/accepted_readings", predictions, samples)
+        sheet = misread_sheet(predictions, characters=characters, training_counts=training_counts, images_of=images_of)
+        if sheet is not None:
+            self._board.add_image(f"{split}/misread", sheet, samples, dataformats="HWC")
+
+    def note(self, event: str, text: str, **values: Any) -> None:
+        """Anything else: start, resume, checkpoint."""
+        if self.enabled:
+            self._file.write(strict_json({"event": event, **values}) + "\n")
+            self._bar.write(text, file=sys.stdout)
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.enabled:
+            self._bar.close()
+            self._board.close()
+            self._file.close()
+
+    def _add_curve(self, tag: str, predictions: Predictions, samples: int) -> None:
+        """Accepting readings of at least some probability: how many of them are right, and of all images how many."""
+        rows = accept(predictions, np.linspace(0, 1, THRESHOLDS).tolist())
+        right, accepted = (np.array([getattr(row, name) for row in rows]) for name in ("right", "images"))
+        precision, recall = np.divide(right, accepted, np.ones(len(rows)), where=accepted > 0), right / len(predictions)
+        counts = (right, accepted - right, np.zeros_like(right), len(predictions) - right)  # every image is to be read
+        self._board.add_pr_curve_raw(tag, *counts, precision, recall, samples, num_thresholds=THRESHOLDS)
+
+    def _write(self, event: str, group: str, values: dict[str, Any], line: str) -> None:
+        self._file.write(strict_json({"event": event, **values}) + "\n")
+        for name, value in values.items():
+            if isinstance(value, float) and math.isfinite(value) and name not in ("epoch", "seconds"):
+                self._board.add_scalar(f"{group}/{name}", value, values["samples"])
+        self._bar.write(line.format(**values), file=sys.stdout)
+        sys.stdout.flush()
+
+
+def has_event(path: Path, event: str) -> bool:
+    """Whether a log has an entry of this kind."""
+    start = f'{{"event": "{event}"'.encode()
+    with path.open("rb") as file:
+        return any(line.startswith(start) for line in file)
+
+
+def _drop_cut_line(path: Path) -> None:
+    """A killed run can leave half a line at the end; what follows must not be glued to it."""
+    if path.exists():
+        data = path.read_bytes()
+        if data and not data.endswith(b"\n"):
+            with path.open("r+b") as file:
+                file.truncate(data.rfind(b"\n") + 1)

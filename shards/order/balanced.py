@@ -1,0 +1,84 @@
+"""Balance without copies: so many draws of each class an epoch, from the order itself.
+
+A class's samples stand in a circle, and each epoch takes the next stretch of it. So in every epoch, and over all epochs
+so far, no sample of a class has been drawn more than once oftener than another; a class with more samples than draws
+shows all of them in turn. The epoch's draws are then shuffled as a whole.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.order.permutation import mix, permute
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnOrder:
+    """Draws from labelled samples. Memory: 8 bytes for each sample, as the labels have no order of their own."""
+
+    labels: NDArray[np.int32]
+    """Of all samples [n], as stored."""
+    draws: NDArray[np.int64]
+    """Positions of each class in an epoch [classes]; 0 for a class without samples."""
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.draws.sum() < 1 or self.draws.min() < 0:
+            raise ValueError(f"{self.draws.sum()} draws an epoch; expected at least one, and none below 0")
+        if len(self._counts) > len(self.draws) or np.any(self.draws[self._counts == 0] > 0):
+            raise ValueError("draws of a class that has no samples, or samples of a class beyond the draws")
+
+    @cached_property
+    def samples(self) -> int:
+        """Positions in an epoch."""
+        return int(self.draws.sum())
+
+    def at(self, start: int, stop: int) -> NDArray[np.int64]:
+        """The sample numbers at the stream's positions start..stop-1."""
+        parts = [np.empty(0, np.int64)]
+        while start < stop:
+            epoch, first = divmod(start, self.samples)
+            count = min(stop - start, self.samples - first)
+            parts.append(self._within(epoch, np.arange(first, first + count, dtype=np.uint64)))
+            start += count
+        return np.concatenate(parts)
+
+    def _within(self, epoch: int, positions: NDArray[np.uint64]) -> NDArray[np.int64]:
+        numbers = permute(positions, self.samples, key=mix(mix(self.seed) ^ epoch)).astype(np.int64)
+        label = np.searchsorted(self._last_draw, numbers, side="right")
+        drawn = (epoch + 1) * self.draws - self._last_draw  # to be added to a number: draws of its class until then
+        turn = (numbers + drawn[label]) % self._counts[label]
+        return np.take(self._by_class, self._first_of_class[label] + turn)
+
+    @cached_property
+    def _counts(self) -> NDArray[np.int64]:
+        return np.bincount(self.labels, minlength=len(self.draws))
+
+    @cached_property
+    def _last_draw(self) -> NDArray[np.int64]:
+        return np.cumsum(self.draws)
+
+    @cached_property
+    def _first_of_class(self) -> NDArray[np.int64]:
+        return np.cumsum(self._counts) - self._counts
+
+    @cached_property
+    def _by_class(self) -> NDArray[np.int64]:
+        """Sample numbers, class after class."""
+        return np.argsort(self.labels, kind="stable")
+
+
+def draws_per_class(samples: Sequence[int], draws: int, *, exponent: float = 0.0, cap: int = 0) -> NDArray[np.int64]:
+    """Draws of each class in an epoch, `draws` on average, in proportion to the samples it has ** exponent.
+
+    exponent 0: the same for every class. 1: as the samples are. cap: what a class counts for at most; 0: as many as it
+    has. A class with samples gets one draw at least.
+    """
+    counts = np.array(samples, np.int64)
+    counted = np.minimum(counts, cap) if cap else counts
+    weights = np.where(counts > 0, counted.astype(np.float64) ** exponent, 0.0)
+    total = draws * np.count_nonzero(counts)
+    return np.where(counts > 0, np.maximum(np.rint(weights / weights.sum() * total), 1), 0).astype(np.int64)

@@ -1,0 +1,125 @@
+"""The order of samples as a pure function of (seed, epoch, position), in constant memory.
+
+Training reads an endless stream: every sample of epoch 0 once, in a shuffled order, then every sample of epoch 1 in
+another, and so on. A run's state is one integer, the samples seen. A global batch is a stretch of the stream, so it is
+the same for any number of ranks, every rank takes the same number of steps, and no sample is missed or doubled in an
+epoch; a batch may span two epochs, and only the last batch of a run can be shorter.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.order.permutation import mix, permute
+
+TOGETHER = 16_384  # positions looked up at a time
+
+
+class Order(Protocol):
+    """An endless stream of sample numbers, epoch after epoch."""
+
+    @property
+    def samples(self) -> int:
+        """Positions in an epoch."""
+
+    @property
+    def seed(self) -> int:
+        """What the order follows from."""
+
+    def at(self, start: int, stop: int) -> NDArray[np.int64]:
+        """The sample numbers at the stream's positions start..stop-1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleOrder:
+    """All samples shuffled singly over the whole set, or as stored."""
+
+    samples: int
+    """Samples in an epoch."""
+    seed: int
+    shuffle: bool = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.samples < 1 << 63:
+            raise ValueError(f"samples={self.samples}; an order needs at least one, and numbers that an int64 holds")
+
+    def at(self, start: int, stop: int) -> NDArray[np.int64]:
+        """The sample numbers at the stream's positions start..stop-1."""
+        parts = []
+        while start < stop:
+            epoch, first = divmod(start, self.samples)
+            count = min(stop - start, self.samples - first)
+            parts.append(self._within(epoch, np.arange(first, first + count, dtype=np.uint64)))
+            start += count
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def _within(self, epoch: int, positions: NDArray[np.uint64]) -> NDArray[np.int64]:
+        if not self.shuffle:
+            return positions.astype(np.int64)
+        return permute(positions, self.samples, key=mix(mix(self.seed) ^ epoch)).astype(np.int64)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """A run over the stream: how it is cut into optimizer steps and ranks."""
+
+    samples: int
+    """Samples in an epoch."""
+    epochs: int
+    batch_size: int
+    """Samples in a global batch."""
+
+    def __post_init__(self) -> None:
+        if min(self.samples, self.epochs, self.batch_size) < 1:
+            raise ValueError(f"{self}; expected samples, epochs and batch_size of at least 1")
+
+    @property
+    def total(self) -> int:
+        """Samples seen by the whole run."""
+        return self.samples * self.epochs
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the run, the same for every rank."""
+        return -(-self.total // self.batch_size)
+
+    def batch(self, step: int) -> tuple[int, int]:
+        """The stretch of the stream, from start to before stop, that is global batch `step`."""
+        return step * self.batch_size, min((step + 1) * self.batch_size, self.total)
+
+    def share(self, step: int, rank: int, ranks: int) -> tuple[int, int]:
+        """One rank's part of a global batch. Parts differ by at most one sample and together are the batch."""
+        start, stop = self.batch(step)
+        return cut(start, stop, rank, ranks)
+
+    def epochs_done(self, step: int) -> int:
+        """Epochs wholly seen after so many steps."""
+        return min(step * self.batch_size, self.total) // self.samples
+
+
+def numbers_of(order: Order, stretches: Iterable[tuple[int, int]]) -> Iterator[NDArray[np.int64]]:
+    """The sample numbers of each stretch, (start, stop), of the stream.
+
+    Stretches that follow each other are looked up together: NumPy takes 190 ns a number for 2,000 of them, 50 ns for
+    16,000 (one thread, 100,000 samples).
+    """
+    ahead = iter(stretches)
+    following = next(ahead, None)
+    while following is not None:
+        together = [following]
+        following = next(ahead, None)
+        while following is not None and following[0] == together[-1][1] and following[1] - together[0][0] <= TOGETHER:
+            together.append(following)
+            following = next(ahead, None)
+        first = together[0][0]
+        numbers = order.at(first, together[-1][1])
+        yield from (numbers[start - first : stop - first] for start, stop in together)
+
+
+def cut(start: int, stop: int, part: int, parts: int) -> tuple[int, int]:
+    """Part number `part` of a stretch cut into so many, the same to one sample."""
+    count = stop - start
+    return start + part * count // parts, start + (part + 1) * count // parts

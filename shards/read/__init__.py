@@ -1,0 +1,1 @@
+"""Samples by their numbers, from mapped shards."""

@@ -1,0 +1,95 @@
+"""Several files mapped read-only, one after another, into one range of addresses.
+
+A gather over single images then is one `np.take` over one array, however many shards a set has: no grouping by shard,
+no copy per shard, and memory is the page cache's alone. Python's mmap cannot choose an address, hence libc by ctypes.
+"""
+
+import ctypes
+import mmap
+import os
+import weakref
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.errors import ChangedShard, MissingShard, StorageError
+from shards.format.layout import round_up
+
+PAGE = mmap.PAGESIZE  # where a mapping may start: 4 KiB on x86, up to 64 KiB on arm64
+_MAP_FIXED, _MAP_NORESERVE, _FAILED = 0x10, 0x4000, ctypes.c_void_p(-1).value  # <asm-generic/mman.h>, Linux
+_PROT_NONE = 0
+_RESERVE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+
+class AddressRange:
+    """Room for files in one range of addresses; each can be mapped and unmapped on its own.
+
+    `bytes` is the whole range, read-only, one file after another; what is not mapped there must not be read (SIGSEGV).
+    The range is given back when the last view of `bytes` is gone.
+    """
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        """sizes: of the files. File number i takes `room(sizes[i])` bytes from `starts[i]` on."""
+        self.starts = [0, *accumulate(room(size) for size in sizes)]
+        self._sizes = list(sizes)
+        total = self.starts.pop()
+        if total == 0:
+            self.bytes: NDArray[np.uint8] = np.empty(0, np.uint8)
+            return
+        self._base = _mmap(None, total, _RESERVE, -1, f"room for {len(sizes)} files")
+        memory = (ctypes.c_uint8 * total).from_address(self._base)
+        unmap = weakref.finalize(memory, _libc.munmap, self._base, total)
+        unmap.atexit = False  # a daemon thread may still be reading then; the kernel unmaps in the end
+        self.bytes = np.ctypeslib.as_array(memory)
+        self.bytes.flags.writeable = False
+
+    def map(self, number: int, path: Path) -> None:
+        """Put a file at its place.
+
+        A file shorter than its mapping would end the process with SIGBUS at first touch, so its size is checked here.
+        Raises: MissingShard, ChangedShard (another size than stated), StorageError.
+        """
+        descriptor = _open(path)
+        try:
+            found, size = os.fstat(descriptor).st_size, self._sizes[number]
+            if found != size:
+                remedy = "it was cut or replaced: copy or pack it again"
+                raise ChangedShard(f"{path}: {found} bytes, expected {size}; {remedy}")
+            _mmap(self._base + self.starts[number], size, mmap.MAP_SHARED | _MAP_FIXED, descriptor, str(path))
+        finally:
+            os.close(descriptor)
+
+    def unmap(self, number: int) -> None:
+        """Make a file's place empty room again."""
+        address, size = self._base + self.starts[number], self._sizes[number]
+        _mmap(address, size, _RESERVE | _MAP_FIXED, -1, "room for a file")
+
+
+def room(size: int) -> int:
+    """Bytes from a file's start to where the next one can start."""
+    return round_up(size, PAGE)
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        raise MissingShard(f"{path}: named in the manifest but not there; copy it again or pack the set anew") from None
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}") from error
+
+
+def _mmap(address: int | None, size: int, flags: int, descriptor: int, what: str) -> int:
+    access = mmap.PROT_READ if descriptor >= 0 else _PROT_NONE
+    result = _libc.mmap(address, size, access, flags, descriptor, 0)
+    if result is None or result == _FAILED:
+        reason = os.strerror(ctypes.get_errno())
+        raise StorageError(f"{what}: mapping {size} bytes failed: {reason} (limits: ulimit -v, vm.max_map_count)")
+    return int(result)

@@ -1,0 +1,155 @@
+"""The shards of a split as files that can be mapped: where they lie, or brought into the node's cache."""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from shards.cache.cache import Cache, Item
+from shards.errors import ChangedShard, CorruptShard, MissingShard, StorageError
+from shards.format.compression import check_plain, unpack_shard
+from shards.format.manifest import Manifest, Shard
+from shards.store.store import Store
+
+COPY_AGAIN = "copy it again or pack the set anew"
+
+
+class SplitFiles:
+    """Files to map, by the shard's number in its split.
+
+    Plain shards of a local set are used in place. Remote ones are downloaded into the cache, and compressed ones are
+    unpacked there, so that whoever maps a file finds one of two things: packed blocks, or a tar of images.
+    """
+
+    def __init__(self, store: Store, manifest: Manifest, split: str, cache: Cache | None) -> None:
+        """store: where the tars lie. cache: None for a set that is used in place."""
+        self.shards: Sequence[Shard] = manifest.splits[split].shards
+        self.sizes = [shard.plain_bytes for shard in self.shards]
+        self._store, self._compression, self._cache = store, manifest.compression, cache
+
+    @property
+    def in_place(self) -> bool:
+        """Whether every file is there from the start."""
+        return self._cache is None
+
+    @property
+    def room_bytes(self) -> int:
+        """What the cache holds at most."""
+        return self._cache.limit_bytes if self._cache else sum(self.sizes)
+
+    def where(self, number: int) -> str:
+        """A shard's file, for messages."""
+        return f"{self._store.location}/{self.shards[number].name}"
+
+    def obtain(self, number: int, *, ahead: bool = False) -> Path | None:
+        """A file, verified and not evicted before it is released.
+
+        ahead: only bring it, for use later; None then when the cache has no room to spare.
+        Raises: CorruptShard, MissingShard, ChangedShard, StorageError.
+        """
+        if self._cache is None:
+            assert self._store.folder is not None  # noqa: S101  (only local sets are in place)
+            return self._store.folder / self.shards[number].name
+        return self._cache.obtain(self._item(number), ahead=ahead)
+
+    def check(self, number: int) -> None:
+        """Compare every byte of a shard that is used in place with the manifest: those in the cache are right.
+
+        Raises: CorruptShard.
+        """
+        if self._store.folder is None or not self.in_place:
+            return
+        problem = check_plain(self.shards[number], self._store.folder / self.shards[number].name)
+        if problem:
+            raise CorruptShard(f"{self.where(number)}: {problem}; {COPY_AGAIN}")
+
+    def release(self, number: int) -> None:
+        """Let the cache evict a file that was obtained."""
+        if self._cache is not None:
+            self._cache.release(self._key(number))
+
+    def traffic(self) -> dict[str, int]:
+        """What was moved so far, for the log: requests, retries, bytes, hits, misses."""
+        if self._cache is None:
+            return {}
+        traffic, counts = self._store.traffic, self._cache.counts
+        return {
+            "requests": traffic.requests,
+            "retries": traffic.retries,
+            "fetched_bytes": traffic.bytes,
+            "cache_hits": counts.hits,
+            "cache_misses": counts.misses,
+            "made": counts.made,
+            "refetched": counts.refetched,
+            "evicted": counts.evicted,
+        }
+
+    def _key(self, number: int) -> str:
+        """By content, so that sets and runs share files; a compressed shard is kept in its plain form."""
+        return f"{self.shards[number].sha256}{'.tar' if self._compression == 'none' else '.plain.tar'}"
+
+    def _item(self, number: int) -> Item:
+        shard = self.shards[number]
+        return Item(
+            key=self._key(number),
+            size=shard.plain_bytes,
+            extra=shard.bytes if self._compression != "none" and self._store.folder is None else 0,
+            make=lambda path: self._make(shard, path),
+            check=lambda path: check_plain(shard, path),
+        )
+
+    def _make(self, shard: Shard, path: Path) -> None:
+        if self._compression == "none":
+            self._store.download(shard.name, shard.bytes, path)
+            return
+        if self._store.folder is not None:
+            stored = self._store.folder / shard.name
+            if not stored.is_file():
+                raise MissingShard(f"{stored}: named in the manifest but not there; copy it again or pack the set anew")
+            unpack_shard(shard, self._compression, stored, path)
+            return
+        stored = path.with_name(f"{path.name}.stored")
+        try:
+            self._store.download(shard.name, shard.bytes, stored)
+            unpack_shard(shard, self._compression, stored, path)
+        finally:
+            stored.unlink(missing_ok=True)
+
+
+def check_listing(store: Store, manifest: Manifest, split: str) -> None:
+    """Refuse tars that cannot be those of the manifest, by their names and sizes, before the first one is needed.
+
+    What is inside is checked when it is fetched. A web server does not list what it has, and an account may be allowed
+    to read but not to list: then a shard that is not there is noticed when it is needed.
+
+    Raises: MissingShard, ChangedShard.
+    """
+    if not store.can_list:
+        return
+    try:
+        found = {name: size for name, size in store.list().items() if name.endswith(".tar")}
+    except StorageError as error:
+        warnings.warn(f"shards are not looked for before they are needed: {error}", UserWarning, stacklevel=2)
+        return
+    if store.folder is None or manifest.compression != "none":  # others are all mapped at once
+        _compare(store, found, manifest.splits[split].shards)
+    if not manifest.base:
+        known = {shard.name for part in manifest.splits.values() for shard in part.shards}
+        _refuse_strangers(store, sorted(found.keys() - known))
+
+
+def _compare(store: Store, found: Mapping[str, int], shards: Iterable[Shard]) -> None:
+    for shard in shards:
+        size = found.get(shard.name)
+        if size is None:
+            remedy = "copy or push the set again"
+            raise MissingShard(f"{store.url(shard.name)}: named in the manifest but not there; {remedy}")
+        if size != shard.bytes:
+            remedy = "not the shard that dataset.json describes; copy or push the set again"
+            raise ChangedShard(f"{store.url(shard.name)}: {size} bytes, expected {shard.bytes}: {remedy}")
+
+
+def _refuse_strangers(store: Store, names: Sequence[str]) -> None:
+    """Somebody else's shards, or a dataset.json that is older than they are."""
+    if names:
+        found = f"not one of the shards in dataset.json ({len(names)} such)"
+        raise ChangedShard(f"{store.url(names[0])}: {found}; remove it, or get the dataset.json that belongs to it")

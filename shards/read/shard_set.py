@@ -1,0 +1,90 @@
+"""A set, wherever it lies: a folder or a prefix of an object store."""
+
+import os
+import shutil
+from functools import cached_property
+from pathlib import Path
+
+from shards.cache.cache import Cache
+from shards.errors import InputError
+from shards.format.image_layout import read_table
+from shards.format.manifest import Manifest, read_manifest
+from shards.read.background_check import BackgroundCheck
+from shards.read.encoded import Decode, EncodedReader
+from shards.read.files import SplitFiles, check_listing
+from shards.read.packed import PackedReader
+from shards.read.reader import SplitReader
+from shards.store.store import open_store
+
+CACHE_SHARE = 0.8  # of what the disk has free, for a cache without a stated limit
+
+
+class ShardSet:
+    """A shard set that can be read."""
+
+    def __init__(self, location: str | Path, *, cache: Cache | None = None, decode: Decode | None = None) -> None:
+        """location: a folder or a URL (s3://, gs://, az://, https://).
+
+        cache: for remote and for compressed sets; the default one if None. decode: for sets of PNG or JPEG images.
+        Raises: MissingShard or CorruptShard without a readable manifest, StorageError.
+        """
+        self._store = open_store(location)
+        self.location = self._store.location
+        self.manifest: Manifest = read_manifest(self._store.folder or self._store)
+        self._tars = open_store(self.manifest.base) if self.manifest.base else self._store
+        self._decode = decode
+        if cache is not None:
+            self.cache = cache
+
+    def read(self, name: str) -> bytes:
+        """One of the set's small files."""
+        return self._store.read(name)
+
+    def split(self, name: str, *, threads: int = 1, check: bool = False) -> SplitReader:
+        """A reader of one split. check: for whoever makes another set of it (see `SplitReader`).
+
+        Raises: InputError when the set has none of that name, MissingShard or ChangedShard for tars that are not its.
+        """
+        if name not in self.manifest.splits:
+            known = ", ".join(sorted(self.manifest.splits))
+            raise InputError(f"{self.location}: no split {name!r}; it has: {known}")
+        check_listing(self._tars, self.manifest, name)
+        files = self._files(name)
+        if self.manifest.layout == "packed":
+            return PackedReader(files, threads=threads, check=check)
+        tables = [read_table(self._store, shard) for shard in files.shards]
+        return EncodedReader(files, tables, self._decode, threads=threads, check=check)
+
+    def check_in_background(self, *splits: str, part: int = 0, of: int = 1) -> BackgroundCheck:
+        """Begin to compare every byte of these splits with the manifest; of a set that the cache brings, nothing.
+
+        part, of: only every `of`-th shard, from number `part` on.
+        """
+        shards = [(files, number) for files in map(self._files, splits) for number in range(len(files.shards))]
+        return BackgroundCheck(shards[part::of] if self.in_place else [])
+
+    def _files(self, name: str) -> SplitFiles:
+        return SplitFiles(self._tars, self.manifest, name, None if self.in_place else self.cache)
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where it lies on this machine: its own folder, and that of its tars."""
+        return tuple(store.folder for store in (self._store, self._tars) if store.folder is not None)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the shards are used where they lie, without the cache."""
+        return self._tars.folder is not None and self.manifest.compression == "none"
+
+    @cached_property
+    def cache(self) -> Cache:
+        """Where shards are kept that cannot be used where they lie. May be set before the first split is opened."""
+        return default_cache()
+
+
+def default_cache(limit_bytes: int = 0) -> Cache:
+    """The cache in $KKANJI_CACHE, or ~/.cache/kkanji; limit 0: most of what the disk has free."""
+    folder = Path(os.environ.get("KKANJI_CACHE") or Path.home() / ".cache" / "kkanji")
+    folder.mkdir(parents=True, exist_ok=True)
+    held = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    return Cache(folder, limit_bytes or int(CACHE_SHARE * (shutil.disk_usage(folder).free + held)))

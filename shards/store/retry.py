@@ -1,0 +1,206 @@
+"""How requests to an object store are made: a bounded number at once, tried again with patience, counted.
+
+While an object is in trouble there is a random wait before each further try, below a ceiling that doubles (full
+jitter; AWS, "Exponential Backoff and Jitter"). The last try waits for a sign of life from the store, and comes as late
+as the deadline allows without one, so that any outage shorter than the deadline is survived. obstore does not show the
+headers of an error, so Retry-After is not known here.
+"""
+
+import queue
+import random
+import resource
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
+
+from obstore.exceptions import BaseError
+
+from shards.errors import CorruptShard, StorageError
+from shards.store.credentials import Access
+from shards.store.error_messages import Shortfall, is_passing, reason, refuse
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+LOOK_S = 1  # between two looks for a sign of life
+MOST_CONNECTIONS = 24  # with parts of 8 MiB enough for 500 MB/s at 100 ms a request
+REFUSALS = (BaseError, FileNotFoundError, Shortfall)  # what a request raises
+Result = TypeVar("Result")
+Arguments = ParamSpec("Arguments")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Patience:
+    """How long to try."""
+
+    request_s: float = 10
+    """For one request with its body; a slower one is cut, and goes on from where it was."""
+    total_s: float = 60
+    """Without a piece of an object arriving."""
+    requests: int = 8
+    """For one object, when all of them fail."""
+    wait_s: float = 1
+    """Ceiling of the first wait, doubled each time: the seventh request comes after some 30 s."""
+    upload_s: float = 120
+    """For one request that sends an object or a part of it."""
+
+
+class Traffic:
+    """What was asked of a store and what came, counted by all threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.requests = 0
+        """Sent, those that failed included."""
+        self.retries = 0
+        """Waits after a failure."""
+        self.bytes = 0
+        """Of objects, received."""
+        self.active = 0
+        """Requests in flight now."""
+
+    def count(self, *, requests: int = 0, retries: int = 0, size: int = 0, active: int = 0) -> None:
+        """Add to the counts."""
+        with self._lock:
+            self.requests += requests
+            self.retries += retries
+            self.bytes += size
+            self.active += active
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Counts a request, and that it is in flight."""
+        self.count(requests=1, active=1)
+        try:
+            yield
+        finally:
+            self.count(active=-1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Remote:
+    """An object, or a prefix, to be asked for."""
+
+    client: "ObjectStore"
+    key: str
+    url: str
+    """For messages."""
+    access: Access
+    patience: Patience
+    traffic: Traffic
+
+
+class Workers:
+    """Threads for requests, as many as connections, first come first served; all stores share them.
+
+    Daemons, so that the end of the process waits for no server: obstore's calls do not mind (tried with Python 3.11).
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._lock = threading.Lock()
+        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+
+    def submit(
+        self, call: Callable[Arguments, Result], *arguments: Arguments.args, **named: Arguments.kwargs
+    ) -> "Future[Result]":
+        """Have it called; the future has what it returns or raises."""
+        future: Future[Result] = Future()
+
+        def work() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(call(*arguments, **named))
+            except BaseException as error:
+                future.set_exception(error)
+
+        with self._lock:
+            if len(self._threads) < self._count:
+                self._threads.append(threading.Thread(target=self._run, name="storage", daemon=True))
+                self._threads[-1].start()
+        self._work.put(work)
+        return future
+
+    def _run(self) -> None:
+        while True:
+            self._work.get()()
+
+
+@cache
+def workers() -> Workers:
+    """The process's one pool, within what it may open (`ulimit -n`), of which other parts of it need the most."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return Workers(MOST_CONNECTIONS if limit == resource.RLIM_INFINITY else max(4, min(MOST_CONNECTIONS, limit // 4)))
+
+
+class Attempts:
+    """When to ask again for one object, and when to give up. One thread at a time waits."""
+
+    def __init__(self, remote: Remote) -> None:
+        self.stopped = threading.Event()
+        self._remote = remote
+        self._count, self._longest = 0, 0.0
+        self._since = self._progress = time.monotonic()
+
+    def progressed(self) -> None:
+        """Something arrived: patience starts anew."""
+        self._progress = time.monotonic()
+
+    def wait(self, error: Exception, took_s: float) -> None:
+        """Sleep before the next request; raise what the user is to read when there shall be none."""
+        remote, patience, now = self._remote, self._remote.patience, time.monotonic()
+        if not is_passing(error, first=remote.traffic.bytes == 0):
+            refuse(error, remote.url, remote.access)
+        if self._progress > self._since:
+            self._since, self._count, self._longest = self._progress, 0, 0.0
+        self._count, self._longest = self._count + 1, max(self._longest, took_s)
+        left = self._since + patience.total_s - self._longest - now
+        if left <= 0 or self._count >= patience.requests:
+            give_up(error, remote, f"{self._count} requests in {now - self._since:.0f} s")
+        remote.traffic.count(retries=1)
+        self._sleep(now + left, last=self._count == patience.requests - 1)
+
+    def _sleep(self, deadline: float, *, last: bool) -> None:
+        ceiling, seen = self._remote.patience.wait_s * 2 ** (self._count - 1), self._remote.traffic.bytes
+        self.stopped.wait(min(deadline - time.monotonic(), random.uniform(0, ceiling)))  # noqa: S311  (no secret)
+        while last and self._remote.traffic.bytes == seen and not self.stopped.is_set():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return
+            self.stopped.wait(min(left, LOOK_S))
+
+
+def give_up(error: Exception, remote: Remote, tried: str) -> NoReturn:
+    """Raise what the user is to read of an error that did not pass."""
+    if isinstance(error, Shortfall):
+        raise CorruptShard(
+            f"{remote.url}: {error}, after {tried}; push it again, or check the proxies between"
+        ) from error
+    check = "check the network and the server, then run again"
+    raise StorageError(f"{remote.url}: {reason(error)} from {remote.access.host}, {tried}; {check}") from error
+
+
+def ask(remote: Remote, call: Callable[[], Result]) -> Result:
+    """Make a small request until it succeeds or patience ends.
+
+    Raises: MissingShard, ChangedShard, CorruptShard, StorageError.
+    """
+    return workers().submit(_persist, remote, call).result()
+
+
+def _persist(remote: Remote, call: Callable[[], Result]) -> Result:
+    attempts = Attempts(remote)
+    while True:
+        began = time.monotonic()
+        try:
+            with remote.traffic.request():
+                return call()
+        except REFUSALS as error:
+            attempts.wait(error, time.monotonic() - began)

@@ -1,0 +1,1 @@
+"""Every byte and label of a set, checked."""

@@ -1,0 +1,118 @@
+"""When evaluated images count as apart from those that were trained on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kkanji.checkpoint import files as checkpoint
+from kkanji.checkpoint import lineage
+from kkanji.checkpoint.lineage import independence, originals_behind, record, trained_apart
+from kkanji.data.training_set import open_set
+from shards import InputError, ShardSet
+from shards.cache.cache import Cache
+from tools.commands.convert import convert
+
+DATA = {"lineage": "known", "identity": "a"}
+VALIDATED = {"split": "val", "lineage": "known", "data": "a"}
+
+
+@pytest.mark.parametrize(
+    ("data", "evaluation", "verdict"),
+    [
+        ({}, {}, "proven"),
+        ({}, {"split": "train"}, "trained on"),
+        ({}, {"data": "b"}, "unknown"),
+        ({}, {"data": "b", "apart": True}, "proven"),
+        ({"lineage": "unknown: it began with weights"}, {}, "unknown"),
+        ({"lineage": "unknown: it began with weights"}, {"apart": True}, "proven"),
+        ({}, {"lineage": "unknown"}, "unknown"),
+        ({}, {"lineage": "unknown", "apart": True}, "unknown"),
+    ],
+)
+def test_the_verdict(data: dict[str, str], evaluation: dict[str, Any], verdict: str) -> None:
+    assert independence(DATA | data, VALIDATED | evaluation) == verdict
+
+
+def checkpoint_of(folder: Path, tiny_set: Path, *, version: str = "", **config: str | list[str]) -> Path:
+    """A checkpoint trained on the tiny set, or on another version of it, by what its state says."""
+    folder.mkdir(exist_ok=True)
+    identity = version or open_set(tiny_set).manifest.identity()
+    state = {"config": {"data": str(tiny_set)} | config, "data": identity}
+    (folder / checkpoint.STATE).write_text(json.dumps(state))
+    return folder
+
+
+def test_originals_are_compared_with_all_training_sets_behind_the_weights(tiny_set: Path, tmp_path: Path) -> None:
+    data, earlier = open_set(tiny_set), tmp_path / "earlier"
+    trained, validated = (data.split(name).sources() for name in ("train", "val"))
+    alone = checkpoint_of(tmp_path / "alone", tiny_set)
+    assert trained_apart(alone, validated)
+    assert not trained_apart(alone, np.concatenate([validated, trained[-1:]]))
+    for option in ({"init": str(earlier)}, {"teachers": [str(earlier)]}, {"averaged": [str(earlier)]}):
+        begun = checkpoint_of(tmp_path / "begun", tiny_set, **option)
+        checkpoint_of(earlier, tiny_set)
+        assert trained_apart(begun, validated)
+        checkpoint_of(earlier, tiny_set, version="another")
+        assert not trained_apart(begun, validated)
+
+
+def test_weights_with_a_list_of_their_originals_need_no_set(tiny_set: Path, tmp_path: Path) -> None:
+    """Theirs alone, and behind a run that begins with them."""
+    data = open_set(tiny_set)
+    trained, validated = (data.split(name).sources() for name in ("train", "val"))
+    exported = checkpoint_of(tmp_path / "exported", tmp_path, version="gone")
+    begun = checkpoint_of(tmp_path / "begun", tiny_set, init=str(exported))
+    assert not trained_apart(exported, validated) and not trained_apart(begun, validated)
+    (exported / checkpoint.ORIGINALS).write_bytes(checkpoint.originals_bytes(trained))
+    assert trained_apart(exported, validated) and not trained_apart(exported, trained[:1])
+    assert trained_apart(begun, validated)
+    assert record(exported, "any set", "known", validated) == {"lineage": "known", "apart": True}
+    (exported / checkpoint.ORIGINALS).write_bytes(checkpoint.originals_bytes(np.append(trained, validated[:1])))
+    assert not trained_apart(begun, validated)
+    assert originals_behind(begun).tolist() == sorted({*trained.tolist(), int(validated[0])})
+
+
+@pytest.mark.parametrize("content", [b"", b"no array", checkpoint.originals_bytes(np.zeros((2, 2), np.uint64))])
+def test_a_list_that_is_none_claims_nothing(content: bytes, tiny_set: Path, tmp_path: Path) -> None:
+    exported = checkpoint_of(tmp_path / "exported", tiny_set)
+    (exported / checkpoint.ORIGINALS).write_bytes(content)
+    with pytest.raises(InputError, match=r"originals\.npy"):
+        originals_behind(exported)
+    assert not trained_apart(exported, open_set(tiny_set).split("val").sources())
+
+
+def test_a_mean_is_proven_only_if_each_of_its_parts_is(tiny_set: Path, tmp_path: Path) -> None:
+    data, other = open_set(tiny_set), tmp_path / "other"
+    validated = data.split("val").sources()
+    evaluated = (data.manifest.identity(), "known", validated)
+    first = checkpoint_of(tmp_path / "first", tiny_set)
+    assert record(first, *evaluated) == {"lineage": "known", "apart": False}  # a split of its own set
+    mean = checkpoint_of(tmp_path / "mean", tiny_set, averaged=[str(other)])
+    checkpoint_of(other, tiny_set)
+    assert independence(DATA, VALIDATED | record(mean, *evaluated)) == "proven"
+    checkpoint_of(other, tiny_set, version="another")
+    assert independence(DATA, VALIDATED | record(mean, *evaluated)) == "unknown"
+
+
+def test_a_set_larger_than_the_cache_is_not_fetched_for_its_list(
+    tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Streamed, so that the list would cost all of its images."""
+    convert(str(tiny_set), output=tmp_path / "compressed", compression="zstd")
+    small = ShardSet(tmp_path / "compressed", cache=Cache(tmp_path / "cache", 1))
+    monkeypatch.setattr(lineage, "open_set", lambda _location: small)
+    state = checkpoint_of(tmp_path / "alone", tiny_set, version=small.manifest.identity())
+    with pytest.raises(InputError, match="larger than the cache"):
+        originals_behind(state)
+
+
+def test_without_the_sets_nothing_is_claimed(tiny_set: Path, tmp_path: Path) -> None:
+    validated = open_set(tiny_set).split("val").sources()
+    silent = checkpoint_of(tmp_path / "silent", tiny_set)
+    (silent / checkpoint.STATE).write_text(json.dumps({"config": {}}))
+    assert not trained_apart(silent, validated)
+    assert not trained_apart(checkpoint_of(tmp_path / "begun", tiny_set, init=str(tmp_path / "gone")), validated)
+    assert not trained_apart(checkpoint_of(tmp_path / "moved", tmp_path / "gone", version="any"), validated)

@@ -1,0 +1,52 @@
+"""What test_evaluate starts on each of two ranks: evaluate sets as one process of several, and save what it found."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from kkanji.data.training_set import open_set
+from kkanji.evaluation import predict_split as evaluate
+from kkanji.evaluation.calibration import TemperatureScan
+from kkanji.evaluation.predict_split import plain_feed, predict_split
+from kkanji.models import create_model
+
+MODEL = "kkanji_efficientnet_fused_s"
+BATCH = 4
+
+
+def make_model(classes: int) -> nn.Module:
+    """Equal weights wherever it is made."""
+    torch.manual_seed(0)
+    return create_model(MODEL, classes)
+
+
+def set_statistics(model: nn.Module, mean: float) -> None:
+    """Normalisation statistics as one rank may have met them."""
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.fill_(mean)
+
+
+def main(output: Path, folders: list[Path]) -> None:
+    """For each set: this rank's predictions and temperature."""
+    evaluate.BATCH = BATCH
+    accelerator = Accelerator()
+    rank = accelerator.process_index
+    for folder in folders:
+        data = open_set(folder)
+        classes = data.manifest.classes
+        model = accelerator.prepare(make_model(classes))
+        set_statistics(model, 0.1 * rank)  # not before: distributed training begins with those of rank 0
+        scan = TemperatureScan(accelerator.device)
+        predictions = predict_split(accelerator, model, plain_feed(data.split("val"), classes), views=5, scan=scan)
+        predictions.save(output / f"{folder.parent.name}-{rank}.npz")
+        (output / f"{folder.parent.name}-{rank}.json").write_text(json.dumps(asdict(scan.fit(accelerator))))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), [Path(argument) for argument in sys.argv[2:]])

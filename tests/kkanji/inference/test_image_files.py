@@ -1,0 +1,128 @@
+"""What people give as an image of a character, and what comes of it."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from kkanji.inference.image_files import load_character
+from shards import InputError
+
+SAMPLE = sorted((Path(__file__).parents[3] / "sample" / "kkanji2" / "U+4E09").iterdir())[0]
+Pixels = NDArray[np.uint8]
+
+
+@pytest.fixture
+def character() -> Pixels:
+    return np.asarray(Image.open(SAMPLE))
+
+
+def saved(path: Path, image: Image.Image) -> Path:
+    image.save(path)
+    return path
+
+
+def test_an_image_of_the_data_is_taken_as_it_is(tmp_path: Path, character: Pixels) -> None:
+    path = saved(tmp_path / "x.png", Image.fromarray(character))
+    assert np.array_equal(load_character(path), character)
+
+
+def test_dark_ink_on_light_paper_is_inverted(tmp_path: Path, character: Pixels) -> None:
+    path = saved(tmp_path / "x.png", Image.fromarray(255 - character))
+    assert np.array_equal(load_character(path), character)
+
+
+@pytest.mark.parametrize("ink", [0, 255])
+def test_ink_on_nothing(tmp_path: Path, character: Pixels, ink: int) -> None:
+    """Black or white, on transparent paper."""
+    solid = Image.fromarray(np.full_like(character, ink))
+    image = Image.merge("RGBA", [solid] * 3 + [Image.fromarray(character)])
+    assert np.array_equal(load_character(saved(tmp_path / "x.png", image)), character)
+
+
+def test_a_palette_with_a_transparent_colour(tmp_path: Path, character: Pixels) -> None:
+    image = Image.fromarray(np.where(character > 127, 1, 0).astype(np.uint8)).convert("P")
+    image.putpalette([255, 0, 0, 0, 0, 0])
+    image.save(tmp_path / "x.png", transparency=0)
+    assert np.array_equal(load_character(tmp_path / "x.png"), np.where(character > 127, 255, 0))
+
+
+def test_coloured_paper_becomes_black_and_the_ink_white(tmp_path: Path, character: Pixels) -> None:
+    share = character[..., None] / 255
+    photo = (share * [60, 50, 40] + (1 - share) * [214, 190, 150]).astype(np.uint8)
+    found = load_character(saved(tmp_path / "x.png", Image.fromarray(photo)))
+    assert np.abs(found.astype(int) - character).max() <= 3
+
+
+@pytest.mark.parametrize("white", [1.0, 255.0, 65535.0])
+def test_deep_images(tmp_path: Path, character: Pixels, white: float) -> None:
+    levels = character / 255 * white
+    image = Image.fromarray(levels.astype(np.uint16) if white > 255 else levels.astype(np.float32))
+    path = saved(tmp_path / ("x.png" if white > 255 else "x.tif"), image)
+    assert np.abs(load_character(path).astype(int) - character).max() <= 1
+
+
+def test_a_photo_is_turned_as_its_camera_says(tmp_path: Path, character: Pixels) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: to be turned clockwise by 90 degrees
+    Image.fromarray(np.rot90(character)).save(tmp_path / "x.png", exif=exif)
+    assert np.array_equal(load_character(tmp_path / "x.png"), character)
+
+
+@pytest.mark.parametrize("size", [(200, 100), (30, 60), (1, 500), (64, 63)])
+def test_other_sizes_are_fitted(tmp_path: Path, size: tuple[int, int]) -> None:
+    white = Image.new("L", (size[0] + 2, size[1] + 2))
+    white.paste(255, (1, 1, size[0] + 1, size[1] + 1))
+    fitted = load_character(saved(tmp_path / "x.png", white))
+    assert fitted.shape == (64, 64) and fitted.dtype == np.uint8
+
+
+def test_a_larger_picture_keeps_its_character(tmp_path: Path, character: Pixels) -> None:
+    large = Image.fromarray(character).resize((256, 256), Image.Resampling.BICUBIC)
+    found = load_character(saved(tmp_path / "x.jpg", large)).astype(float)
+    assert np.corrcoef(found.ravel(), character.ravel())[0, 1] > 0.98
+
+
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_a_blank_image_is_refused(tmp_path: Path, level: int) -> None:
+    with pytest.raises(InputError, match=rf"x\.png: every pixel is {level}"):
+        load_character(saved(tmp_path / "x.png", Image.new("L", (64, 64), level)))
+
+
+def test_bad_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.png: no such file"):
+        load_character(tmp_path / "none.png")
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(InputError, match=r"text\.png: not a readable image"):
+        load_character(tmp_path / "text.png")
+    with pytest.raises(InputError, match=r"not a readable image"):
+        load_character(tmp_path)
+
+
+@pytest.mark.parametrize("size", [(5000, 5000), (16000, 16000)])
+def test_an_image_too_large_is_refused_without_being_decoded(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = saved(tmp_path / "x.png", Image.new("1", size))
+    with pytest.raises(InputError, match=r"x\.png: (5000x5000 pixels|.*16000|.*exceeds)"):
+        load_character(path)
+
+
+@given(st.sampled_from(["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP"]), st.data())
+def test_damaged_bytes_give_an_image_or_an_input_error(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, data: st.DataObject
+) -> None:
+    buffer = io.BytesIO()
+    Image.open(SAMPLE).save(buffer, kind)
+    damaged = bytearray(buffer.getvalue())
+    for _ in range(data.draw(st.integers(0, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / "damaged"
+    path.write_bytes(damaged[: data.draw(st.integers(0, len(damaged)))])
+    try:
+        assert load_character(path).shape == (64, 64)
+    except InputError as error:
+        assert str(path) in str(error)

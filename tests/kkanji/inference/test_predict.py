@@ -1,0 +1,101 @@
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from kkanji.checkpoint import files as checkpoint
+from kkanji.classes import class_map
+from kkanji.inference.predict import BATCH, CharacterReader, list_images, read_files
+from kkanji.models import create_model
+from kkanji.training.optimizers import create_optimizer
+from shards import InputError
+
+SAMPLE = Path(__file__).parents[3] / "sample" / "kkanji2"
+MODEL = "kkanji_efficientnet_fused_s"
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> CharacterReader:
+    """A model that has learnt nothing, saved and loaded."""
+    torch.manual_seed(0)
+    model = create_model(MODEL, 3)
+    path = checkpoint.save(
+        tmp_path_factory.mktemp("checkpoints"),
+        1,
+        model=model,
+        optimizer=create_optimizer(model, "sgd", lr=0.1, weight_decay=0.0),
+        state={"config": {"model": MODEL}},
+        classes=class_map(ord(character) for character in "一二三"),
+        best=True,
+    )
+    return CharacterReader(path, torch.device("cpu"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three images at two depths, and two files that are none."""
+    images = sorted((SAMPLE / "U+4E09").iterdir())[:3]
+    for image, name in zip(images, ("b.png", "a.PNG", "inside/c.png"), strict=True):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(image, tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "inside" / "index.json").write_text("{}")
+    return tmp_path
+
+
+def test_folders_are_searched_and_files_taken_as_they_are(folder: Path) -> None:
+    listing = list_images([folder, folder / "notes.txt", folder / "nowhere.png"])
+    names = [str(file.relative_to(folder)) for file in listing.files]
+    assert names == ["a.PNG", "b.png", "inside/c.png", "notes.txt", "nowhere.png"]
+    assert listing.others == 2
+
+
+def test_a_folder_without_an_image_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(InputError, match="1 files, none of them named as an image"):
+        list_images([tmp_path])
+
+
+def test_readings_come_in_the_files_order_and_bad_files_stand_among_them(reader: CharacterReader, folder: Path) -> None:
+    files = [folder / "b.png", folder / "notes.txt", folder / "a.PNG", folder / "nowhere.png"]
+    readings = list(read_files(reader, files, top=2))
+    assert [reading.file for reading in readings] == files
+    assert [len(reading.guesses) for reading in readings] == [2, 0, 2, 0]
+    assert "not a readable image" in str(readings[1].error) and "no such file" in str(readings[3].error)
+    alone = [next(read_files(reader, [file], top=2)).guesses for file in (files[0], files[2])]
+    for together, one in zip((readings[0].guesses, readings[2].guesses), alone, strict=True):
+        assert [guess.label for guess in together] == [guess.label for guess in one]
+        assert [guess.probability for guess in together] == pytest.approx([guess.probability for guess in one])
+
+
+def test_more_files_than_a_batch(reader: CharacterReader, tmp_path: Path) -> None:
+    """Links to two images, alternating: each is read as itself, across the batches' borders."""
+    images = sorted((SAMPLE / "U+4E09").iterdir())[:2]
+    for number in range(BATCH + 3):
+        os.symlink(images[number % 2], tmp_path / f"{number:04d}.png")
+    readings = list(read_files(reader, list_images([tmp_path]).files, top=1))
+    assert len(readings) == BATCH + 3
+    probabilities = np.array([reading.guesses[0].probability for reading in readings])
+    for offset in range(2):
+        assert probabilities[offset::2] == pytest.approx(probabilities[offset])
+    assert probabilities[0] != pytest.approx(probabilities[1])
+
+
+def test_all_files_bad_or_none(reader: CharacterReader, tmp_path: Path) -> None:
+    assert [reading.guesses for reading in read_files(reader, [tmp_path / "no.png"], top=1)] == [()]
+    assert list(read_files(reader, [], top=1)) == []
+
+
+def test_the_temperature_of_an_export_is_applied(reader: CharacterReader) -> None:
+    image = np.array(Image.open(sorted((SAMPLE / "U+4E09").iterdir())[0]))[None]
+    plain = [guess.probability for guess in reader.read(image, 3)[0]]
+    reader.temperature = 0.5
+    sharp = [guess.probability for guess in reader.read(image, 3)[0]]
+    reader.temperature = 1.0
+    squares = np.square(plain)
+    assert sharp == pytest.approx((squares / squares.sum()).tolist(), rel=1e-4)
+    assert sum(plain) == pytest.approx(1)

@@ -1,0 +1,158 @@
+"""Shards are there when a request is served, brought before that, and let go of when nobody needs them any more."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shards import InputError, StorageError, WindowedOrder
+from shards.read.files import SplitFiles
+from shards.read.prefetch import AHEAD_BYTES, Lookahead, Numbers, shards_ahead
+
+SAMPLES = 10  # of each shard
+
+
+class Bench:
+    """A source of files and a shelf for them; notes what happens to each."""
+
+    def __init__(
+        self, shards: int, *, size: int = 1, room: int = 1 << 40, refuse: bool = False, broken: int = -1
+    ) -> None:
+        self.shards = [SimpleNamespace(samples=SAMPLES)] * shards
+        self.sizes = [size] * shards
+        self.room_bytes = room
+        self.refuse, self.broken = refuse, broken
+        self.lock = threading.Lock()
+        self.ahead: list[int] = []
+        self.held: list[int] = []
+        self.shelved: set[int] = set()
+        self.most = 0
+
+    def obtain(self, number: int, *, ahead: bool = False) -> Path | None:
+        if number == self.broken:
+            raise StorageError(f"shard {number} cannot be read")
+        with self.lock:
+            if ahead:
+                self.ahead.append(number)
+                return None if self.refuse else Path(str(number))
+            self.held.append(number)
+        return Path(str(number))
+
+    def release(self, number: int) -> None:
+        with self.lock:
+            if number in self.held:
+                self.held.remove(number)
+
+    def put(self, number: int, path: Path) -> None:
+        assert path == Path(str(number)) and number in self.held and number not in self.shelved
+        self.shelved.add(number)
+        self.most = max(self.most, len(self.shelved))
+
+    def take_off(self, number: int) -> None:
+        self.shelved.remove(number)
+
+    def serve(self, requests: Iterator[Numbers]) -> Iterator[Numbers]:
+        return Lookahead(cast(SplitFiles, self), self, shards_of).serve(requests)
+
+
+def shards_of(numbers: Numbers) -> list[int]:
+    return sorted({int(number) // SAMPLES for number in numbers})
+
+
+def requests(*shards: list[int]) -> Iterator[Numbers]:
+    """Each for a sample of each of its shards."""
+    return (np.array(numbers, np.int64) * SAMPLES for numbers in shards)
+
+
+@given(
+    shards=st.integers(1, 12),
+    window=st.integers(1, 4),
+    batch=st.integers(1, 30),
+    seed=st.integers(0, 99),
+    refuse=st.booleans(),
+)
+def test_every_request_finds_its_shards(shards: int, window: int, batch: int, seed: int, refuse: bool) -> None:
+    """Also when the cache has no room for anything ahead of use."""
+    order, bench = WindowedOrder([SAMPLES] * shards, seed=seed, window=window), Bench(shards, refuse=refuse)
+    stretches = [(start, start + batch) for start in range(0, 3 * order.samples, batch)]
+    served = 0
+    for numbers, stretch in zip(bench.serve(order.at(*each) for each in stretches), stretches, strict=True):
+        assert np.array_equal(numbers, order.at(*stretch))
+        assert bench.shelved >= {*shards_of(numbers)}
+        served += 1
+    assert served == len(stretches)
+    assert not bench.shelved and not bench.held
+
+
+@pytest.mark.parametrize(("size", "ahead"), [(1, 16), (AHEAD_BYTES // 10, 10), (AHEAD_BYTES, 4)])
+def test_shards_are_brought_before_they_are_needed(size: int, ahead: int) -> None:
+    """The more, the smaller they are."""
+    bench = Bench(20, size=size)
+    assert shards_ahead(bench.sizes) == ahead
+    stream = bench.serve(requests(*([number] for number in range(20))))
+    next(stream)
+    wait_until(lambda: {*bench.ahead} >= set(range(1, ahead)))  # the first may be needed before a thread takes it
+    assert max(bench.ahead) <= ahead + 1
+    assert bench.shelved == {0}
+
+
+def test_a_shard_stays_while_the_queue_needs_it() -> None:
+    """Full shuffles: every request needs every shard, and each is brought once."""
+    bench = Bench(8)
+    for _ in bench.serve(requests(*[list(range(8))] * 50)):
+        assert len(bench.shelved) == 8
+    assert sorted(bench.ahead) == sorted({*bench.ahead})
+
+
+def test_few_shards_are_in_use_at_a_time() -> None:
+    bench = Bench(20)
+    list(bench.serve(requests(*([number, number + 1] for number in range(19)))))
+    assert bench.most <= 3
+
+
+def test_an_error_is_raised_where_the_shard_is_needed() -> None:
+    bench = Bench(6, broken=3)
+    stream = bench.serve(requests(*([number] for number in range(6))))
+    assert [int(next(stream)[0]) // SAMPLES for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(StorageError, match="shard 3 cannot be read"):
+        next(stream)
+    assert not bench.shelved and not bench.held
+
+
+def test_an_error_of_the_requests_is_passed_on() -> None:
+    def broken() -> Iterator[Numbers]:
+        yield np.array([0])
+        raise OSError("no more")
+
+    bench = Bench(2)
+    with pytest.raises(OSError, match="no more"):
+        list(bench.serve(broken()))
+    assert not bench.shelved and not bench.held
+
+
+def test_more_than_the_cache_holds_is_refused() -> None:
+    with pytest.raises(InputError, match=r"a batch draws on 3 shards.*give --order windowed"):
+        list(Bench(3, room=2).serve(requests([0, 1, 2])))
+
+
+def test_giving_up_half_way_lets_go_of_all() -> None:
+    before, bench = threading.active_count(), Bench(9)
+    stream = bench.serve(requests(*([number] for number in range(9))))
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert not bench.shelved and not bench.held
+    wait_until(lambda: threading.active_count() == before)
+
+
+def wait_until(condition: object) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -1,0 +1,61 @@
+"""Originals on disk: what earlier releases wrote is read, and what was changed by hand is not."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shards.errors import InputError
+from tools.ingest.originals import NO_SPLIT, read_originals
+
+COUNTS = {"U+4E00": 20, "U+4E01": 9}
+
+
+def rewrite(folder: Path, text: str, **changed: object) -> None:
+    """Another originals.csv, with its checksum."""
+    (folder / "originals.csv").write_text(text, encoding="utf-8")
+    facts = json.loads((folder / "originals.json").read_text())
+    facts |= {"originals_sha256": hashlib.sha256(text.encode()).hexdigest(), **changed}
+    (folder / "originals.json").write_text(json.dumps(facts))
+
+
+def test_version_1_is_read_as_free_and_known(originals_folder: Callable[..., Path]) -> None:
+    folder = originals_folder(COUNTS)
+    new = read_originals(folder)
+    lines = (folder / "originals.csv").read_text().splitlines()
+    rewrite(folder, "".join(",".join(line.split(",")[:4]) + "\n" for line in lines), version=1)
+    old = read_originals(folder)
+    assert np.array_equal(old.ids, new.ids) and np.array_equal(old.labels, new.labels)
+    assert set(old.official) == {NO_SPLIT} and old.lineage == "known" and old.source_names == new.source_names
+
+
+@pytest.mark.parametrize(
+    ("found", "instead", "message"),
+    [
+        (",known", ",assumed", "'assumed' is no id, no split, no lineage, or no class of index.json; combine again"),
+        (",,known", ",exam,known", "'exam' is no id, no split, no lineage"),
+        ("U+4E01", "U+4E02", "is no id, no split, no lineage"),
+        ("id,label", "number,label", r"columns \['number', 'label'"),
+        (",known", ",known,more", "8 values in line 2, expected 7"),
+        ("originals", '"', "combine again|no CSV text"),
+    ],
+)
+def test_tables_that_say_something_else_are_refused(
+    originals_folder: Callable[..., Path], found: str, instead: str, message: str
+) -> None:
+    folder = originals_folder(COUNTS, name="originals")
+    text = (folder / "originals.csv").read_text()
+    assert found in text
+    rewrite(folder, text.replace(found, instead))
+    with pytest.raises(InputError, match=rf"originals\.csv: .*({message})"):
+        read_originals(folder)
+
+
+def test_another_version_is_refused(originals_folder: Callable[..., Path]) -> None:
+    folder = originals_folder(COUNTS)
+    rewrite(folder, (folder / "originals.csv").read_text(), version=3)
+    with pytest.raises(InputError, match=r"found \('kkanji-originals', 3\), expected \('kkanji-originals', 2\)"):
+        read_originals(folder)

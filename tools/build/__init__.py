@@ -1,0 +1,1 @@
+"""How sets are written: packing, processes that share an output, offline augmentation, tars made by others."""

@@ -1,0 +1,134 @@
+"""One tar of images that others made: every byte read once, every image decoded once."""
+
+import hashlib
+import os
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kkanji.data.codec import decode
+from shards import Block, CorruptShard, InputError, MissingShard, Shard, write_file
+from shards.format import ustar
+from shards.format.image_layout import ImageSample, image_table, read_samples, write_table
+from shards.store.store import Store
+from tools.ingest.originals import original_id
+
+BLOCK_BYTES = 4 << 20  # of a tar that get one checksum; a block ends with a sample
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IndexedTar:
+    """A tar that was read."""
+
+    shard: Shard
+    labels: NDArray[np.int32]
+    sources: NDArray[np.uint64]
+    """The first 8 bytes of the sha256 of each image's pixels, as `python -m tools combine` has them."""
+    bad: tuple[str, ...]
+    """What is wrong with each image that was left out."""
+
+
+class Stopped(Exception):
+    """Raised in a reading thread once the run is being given up."""
+
+
+def index_tar(store: Store, classes: int, folder: Path, stop: threading.Event, name: str) -> IndexedTar:
+    """Read one tar, and write its table and DALI index into the folder. stop: set when the run is being given up.
+
+    Raises: CorruptShard for a tar that is not plainly what it should be, MissingShard, StorageError.
+    """
+    if store.folder is not None:
+        return _index_tar(name, store.folder / name, store.url(name), classes, folder, stop)
+    size, path = store.size(name), folder / f".{name}"
+    if size is None:
+        raise MissingShard(f"{store.url(name)}: no such tar")
+    try:
+        store.download(name, size, path)
+        return _index_tar(name, path, store.url(name), classes, folder, stop)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _index_tar(name: str, path: Path, where: str, classes: int, folder: Path, stop: threading.Event) -> IndexedTar:
+    if not path.is_file():
+        raise MissingShard(f"{where}: no such tar")
+    archive = ustar.read_archive(path, where=where)
+    samples = read_samples(path, archive, classes=classes, where=where)
+    reader = _TarReader(where)
+    with path.open("rb") as file:
+        for start, end, part in _parts(samples, archive.end):
+            if stop.is_set():
+                raise Stopped
+            reader.read(os.pread(file.fileno(), end - start, start), start, part)
+        rest = os.pread(file.fileno(), archive.bytes - archive.end, archive.end)
+    shard = reader.finish(name, archive, rest)
+    table = image_table(reader.good)
+    table["source"] = reader.sources
+    write_file(folder / shard.index_name, ustar.dali_index(archive))
+    return IndexedTar(
+        shard=write_table(folder, shard, table),
+        labels=table["label"].astype(np.int32),
+        sources=table["source"].astype(np.uint64),
+        bad=tuple(reader.bad),
+    )
+
+
+def _parts(samples: Sequence[ImageSample], end: int) -> Iterator[tuple[int, int, Sequence[ImageSample]]]:
+    """Stretches of the tar with whole samples: start, stop, samples."""
+    first, start = 0, 0
+    for number in range(1, len(samples) + 1):
+        stop = samples[number].start if number < len(samples) else end
+        if stop - start >= BLOCK_BYTES or stop == end:
+            yield start, stop, samples[first:number]
+            first, start = number, stop
+
+
+class _TarReader:
+    """What is gathered while the bytes of a tar pass by."""
+
+    def __init__(self, where: str) -> None:
+        self.good: list[ImageSample] = []
+        self.sources: list[int] = []
+        self.bad: list[str] = []
+        self._where = where
+        self._digest = hashlib.sha256()
+        self._blocks: list[Block] = []
+
+    def read(self, data: bytes, start: int, samples: Sequence[ImageSample]) -> None:
+        """One stretch of the tar."""
+        before = len(self.good)
+        for sample in samples:
+            self._decode(memoryview(data)[sample.image.offset - start :][: sample.image.size], sample)
+        self._digest.update(data)
+        self._add_block(data, len(self.good) - before)
+
+    def finish(self, name: str, archive: ustar.Archive, rest: bytes) -> Shard:
+        """The shard, once the zeros that end it are read too."""
+        self._digest.update(rest)
+        if not self.good:
+            raise CorruptShard(f"{self._where}: no usable image; {'; '.join(self.bad[:1]) or 'it is empty'}")
+        return Shard(name=name, bytes=archive.bytes, sha256=self._digest.hexdigest(), blocks=tuple(self._blocks))
+
+    def _decode(self, data: memoryview, sample: ImageSample) -> None:
+        try:
+            pixels = decode(bytes(data))
+        except InputError as error:
+            self.bad.append(f"{self._where}: byte {sample.image.offset}: {sample.image.name}: {error}")
+            return
+        self.good.append(sample)
+        self.sources.append(original_id(hashlib.sha256(pixels.tobytes()).digest()))
+
+    def _add_block(self, data: bytes, good: int) -> None:
+        """A block has at least one good sample: a stretch without one joins the block before it, or after."""
+        last = self._blocks[-1] if self._blocks else None
+        if last is None or (good and last.samples):
+            start = last.offset + last.bytes if last else 0
+            self._blocks.append(Block(offset=start, bytes=len(data), samples=good, crc32=zlib.crc32(data)))
+            return
+        size, crc32 = last.bytes + len(data), zlib.crc32(data, last.crc32)
+        self._blocks[-1] = replace(last, bytes=size, samples=last.samples + good, crc32=crc32)

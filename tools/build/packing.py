@@ -1,0 +1,300 @@
+"""Splits -> shards: cuts a split into tars of blocks and writes them in threads; `pack` and `balance` fill them.
+
+Which image stands where is a function of the position alone, so the bytes do not depend on the number of threads.
+Threads suffice: copying, hashing, writing and augmenting all release the GIL.
+"""
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kkanji import __version__
+from shards import (
+    BLOCK_SIZES,
+    IMAGE_BYTES,
+    InputError,
+    Manifest,
+    OutputFolder,
+    Samples,
+    Split,
+    shard_name,
+    write_manifest,
+    write_shard,
+)
+from shards.format.image_layout import MAX_IMAGES
+from shards.format.manifest import Compression, Layout
+from shards.order.permutation import mix, permute
+from shards.output.ownership import Destination, destination
+from tools.ingest.originals import SPLITS, Originals, SplitTable, check_seed
+from tools.progress import count_images
+
+Blocks = Iterator[Samples]
+Progress = Callable[[int], object]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """Where a set goes and how it is laid into files: the options that `pack` and `balance` share."""
+
+    output: Path
+    block_size: int
+    """Images in a block."""
+    shard_size: int
+    """Images in a shard."""
+    seed: int
+    workers: int | None
+    """Threads; one per core if None."""
+    overwrite: bool
+    maker: str
+    """The command."""
+    inputs: tuple[str | Path, ...]
+    """What it reads."""
+    layout: Layout = "packed"
+    compression: Compression = "none"
+
+    def __post_init__(self) -> None:
+        if self.layout == "image" and self.compression != "none":
+            raise InputError(f"--compression {self.compression}: for --layout packed; PNG and JPEG are compressed")
+        if self.layout == "image" and self.shard_size > MAX_IMAGES:
+            raise InputError(f"--shard-size {self.shard_size}: expected {MAX_IMAGES} at most for --layout image")
+        if self.block_size not in BLOCK_SIZES:
+            raise InputError(f"--block-size {self.block_size}: expected one of {', '.join(map(str, BLOCK_SIZES))}")
+        if self.shard_size < 1 or self.shard_size % self.block_size:
+            raise InputError(f"--shard-size {self.shard_size}: expected a multiple of --block-size {self.block_size}")
+        if self.workers is not None and self.workers < 1:
+            raise InputError(f"--workers {self.workers}: expected 1 or more, or none for one per core")
+        check_seed(self.seed)
+
+    @property
+    def destination(self) -> Destination:
+        """Where it goes, as a place that may be taken already."""
+        return destination(self.output, self.maker, self.inputs, self.overwrite)
+
+    @property
+    def threads(self) -> int:
+        """The threads to use."""
+        return self.workers or len(os.sched_getaffinity(0))
+
+    def history(self) -> dict[str, int]:
+        """What of it shows in the bytes, for the manifest."""
+        return {"block_size": self.block_size, "shard_size": self.shard_size, "seed": self.seed}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Content:
+    """What a split is to hold, sample by stored position."""
+
+    samples: int
+    read: Callable[[NDArray[np.int64]], Samples]
+    """The samples at these positions."""
+    samples_per_class: NDArray[np.int64]
+    originals_per_class: NDArray[np.int64]
+    drawn_per_class: NDArray[np.int64]
+
+
+class ShardJob(NamedTuple):
+    """A shard to write."""
+
+    split: str
+    name: str
+    content: Content
+    start: int
+    """Position in its split of the first sample."""
+    stop: int
+    target: Target
+
+    @property
+    def samples(self) -> int:
+        """Images in it."""
+        return self.stop - self.start
+
+    def blocks(self) -> Blocks:
+        """Its samples."""
+        size = self.target.block_size
+        for first in range(self.start, self.stop, size):
+            yield self.content.read(np.arange(first, min(first + size, self.stop), dtype=np.int64))
+
+
+class _Stopped(Exception):
+    """Raised in the writing threads once the run is being given up."""
+
+
+def stored_as_is(combined: Originals, rows: NDArray[np.int64], key: int) -> Content:
+    """These originals unchanged, in a shuffled order so that a sequential reader meets mixed classes."""
+
+    def read(positions: NDArray[np.int64]) -> Samples:
+        return gather(combined, rows[shuffled(positions, len(rows), key)])
+
+    counts = combined.counts(rows)
+    return Content(
+        samples=len(rows),
+        read=read,
+        samples_per_class=counts,
+        originals_per_class=counts,
+        drawn_per_class=combined.drawn(rows),
+    )
+
+
+def unchanged(combined: Originals, table: SplitTable, seed: int) -> dict[str, Content]:
+    """Every split with its originals as they are; splits without images are left out."""
+    rows = {name: table.rows(name) for name in SPLITS}
+    return {name: stored_as_is(combined, rows[name], split_key(name, seed)) for name in SPLITS if len(rows[name])}
+
+
+def gather(combined: Originals, rows: NDArray[np.int64]) -> Samples:
+    """These originals, copied."""
+    return Samples(np.take(combined.images, rows, axis=0), combined.labels[rows], combined.ids[rows])
+
+
+def split_key(split: str, seed: int) -> int:
+    """What the stored order of a split is drawn from."""
+    return mix(mix(seed) ^ SPLITS.index(split))
+
+
+def shuffled(positions: NDArray[np.int64], samples: int, key: int) -> NDArray[np.int64]:
+    """What a shuffle of 0..samples-1, chosen by key, has at these positions."""
+    return permute(positions.astype(np.uint64), samples, key=key).astype(np.int64)
+
+
+def write_set(
+    target: Target, combined: Originals, contents: Mapping[str, Content], history: Mapping[str, Any]
+) -> Manifest:
+    """Write a whole shard set; it appears at its place when complete."""
+    with OutputFolder(target.output, maker=target.maker, inputs=target.inputs, overwrite=target.overwrite) as folder:
+        jobs = shard_jobs(contents, target)
+        require_room(folder, jobs, target)
+        with count_images(sum(job.samples for job in jobs)) as progress:
+            shards = write_shards(
+                jobs,
+                target.threads,
+                lambda job, blocks: write_shard(folder / job.name, blocks, compression=target.compression),
+                progress.update,
+            )
+        draft = draft_manifest(target, combined, contents, history)
+        splits = {
+            name: replace(
+                split, shards=tuple(shard for job, shard in zip(jobs, shards, strict=True) if job.split == name)
+            )
+            for name, split in draft.splits.items()
+        }
+        manifest = replace(draft, splits=splits)
+        write_manifest(folder, manifest, combined.classes.to_json())
+    return manifest
+
+
+def require_room(folder: Path, jobs: Sequence[ShardJob], target: Target) -> None:
+    """Better now than after hours. Compressed sizes are not known beforehand."""
+    images, free = sum(job.samples for job in jobs), shutil.disk_usage(folder).free
+    needed = images * IMAGE_BYTES
+    if target.compression == "none" and needed > free:
+        raise InputError(
+            f"{target.output}: {images:,} images take {needed / 1e9:,.3f} GB, {free / 1e9:,.3f} GB are free; choose "
+            "another --output, fewer images or --compression"
+        )
+
+
+def draft_manifest(
+    target: Target, combined: Originals, contents: Mapping[str, Content], history: Mapping[str, Any]
+) -> Manifest:
+    """What is known of a set before its shards are written."""
+    return Manifest(
+        name=combined.facts["name"],
+        licence=combined.facts["licence"],
+        lineage=combined.lineage,
+        classes=len(combined.classes),
+        seed=target.seed,
+        compression=target.compression,
+        history={"kkanji": __version__, "originals": _lineage(combined), **history},
+        splits={name: _split(content) for name, content in contents.items()},
+    )
+
+
+def shard_jobs(contents: Mapping[str, Content], target: Target) -> list[ShardJob]:
+    """Every shard of a set."""
+    return [
+        ShardJob(
+            name, shard_name(name, number), content, start, min(start + target.shard_size, content.samples), target
+        )
+        for name, content in contents.items()
+        for number, start in enumerate(range(0, content.samples, target.shard_size))
+    ]
+
+
+def write_shards(
+    jobs: Sequence[ShardJob], threads: int, write: Callable[[ShardJob, Blocks], Result], progress: Progress
+) -> list[Result]:
+    """What `write` makes of each shard and its blocks, in threads; progress: told of images as they are written."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            futures = [pool.submit(_write, job, write, stop, progress) for job in jobs]
+            return [future.result() for future in futures]
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def split_history(table: SplitTable) -> dict[str, Any]:
+    """How the split was made, for the manifest."""
+    names = ("protocol", "seed", "val", "test", "folds", "fold", "rule", "images", "classes")
+    return {name: table.facts[name] for name in names if name in table.facts}
+
+
+def summary(output: Path, manifest: Manifest, seconds: float) -> str:
+    """One line on what was written, for the screen."""
+    splits = manifest.splits.values()
+    images = sum(split.samples for split in splits)
+    size = sum(shard.bytes for split in splits for shard in split.shards)
+    parts = ", ".join(
+        f"{name} {split.samples:,} in {len(split.shards)} shards" for name, split in manifest.splits.items()
+    )
+    return f"{output}: {parts}; {size / 1e6:,.0f} MB, {seconds:.1f} s, {images / seconds:,.0f} images/s"
+
+
+def _write(
+    job: ShardJob, write: Callable[[ShardJob, Blocks], Result], stop: threading.Event, progress: Progress
+) -> Result:
+    counted = 0
+
+    def count(images: int) -> None:
+        nonlocal counted
+        counted += images
+        progress(images)
+
+    result = write(job, _until(stop, job.blocks(), count))
+    progress(job.samples - counted)  # of a shard that was there already
+    return result
+
+
+def _until(stop: threading.Event, blocks: Blocks, progress: Progress) -> Blocks:
+    """The blocks, counted as they are written; an error once the run is being given up."""
+    for block in blocks:
+        if stop.is_set():
+            raise _Stopped
+        yield block
+        progress(len(block.labels))
+
+
+def _split(content: Content) -> Split:
+    return Split(
+        shards=(),
+        samples_per_class=tuple(content.samples_per_class.tolist()),
+        originals_per_class=tuple(content.originals_per_class.tolist()),
+        drawn_per_class=tuple(content.drawn_per_class.tolist()) if content.drawn_per_class.any() else (),
+    )
+
+
+def _lineage(combined: Originals) -> dict[str, Any]:
+    """Originals of version 1 have neither `official` nor `lineage`."""
+    names = ("counts", "official", "lineage", "classes_without_images", "images_sha256", "originals_sha256", "sources")
+    return {name: combined.facts[name] for name in names if name in combined.facts}

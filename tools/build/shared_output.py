@@ -1,0 +1,276 @@
+"""A set that several processes fill together, shard by shard, and that outlives any of them.
+
+    .NAME.unfinished/plan.json     what the set is to be; whoever takes part must want the same
+    .NAME.unfinished/receipts/     train-00000.json: a shard that is finished, as the manifest will describe it
+    .NAME.unfinished/set/          the tars; becomes NAME when every receipt is there and the manifest is written
+
+A process locks (flock) the plan, shared, while it takes part, and the tar that it writes, alone. Locks die with it.
+A tar without a receipt is written again, one with a receipt is read, checked and kept. The last to leave makes the set.
+Parts made on machines without a common disk are joined by copying their receipts and tars into one such folder.
+"""
+
+import fcntl
+import glob
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Literal, Self
+
+from shards import Block, InputError, Manifest, Shard, ShardError, StorageError, read_manifest, write_file
+from shards.format import ustar
+from shards.format.writer import sync_folder, write_manifest
+from shards.output.ownership import MARKER_NAME, Destination, marker, remove_own
+from shards.verify.shard import byte_problems, size_problems
+
+PLAN_NAME, LOCK_NAME, RECEIPTS_NAME, SET_NAME = "plan.json", "lock", "receipts", "set"
+LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+SHOWN = 5  # options named that differ
+
+Outcome = Literal["made", "there", "others", "missing"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """Which of the shards a process makes."""
+
+    number: int
+    """From 0 on."""
+    of: int
+    """Parts in all."""
+    neighbours: int = 1
+    """Processes that share this machine's cores, itself included."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.number < self.of:
+            raise InputError(f"--part {self.number}/{self.of}: expected i/n with 0 <= i < n, as in 0/2 and 1/2")
+
+    def takes(self, shard: int) -> bool:
+        """Every n-th shard, so that parts are alike in work."""
+        return shard % self.of == self.number
+
+
+def parse_part(text: str | None) -> Part:
+    """`i/n`; without it, the process's place under torchrun or accelerate launch; else the whole."""
+    if text is None:
+        rank, world, local = (int(os.environ.get(name, default)) for name, default in zip(LAUNCHER, "011", strict=True))
+        return Part(number=rank, of=world, neighbours=local)
+    number, _, of = text.partition("/")
+    if not (number.isdecimal() and of.isdecimal()):
+        raise InputError(f"--part {text}: expected i/n with 0 <= i < n, as in 0/2 and 1/2")
+    return Part(number=int(number), of=int(of))
+
+
+class SharedOutput:
+    """A process's part in such a set: `with SharedOutput(destination, manifest, checks) as output:`.
+
+    Leaving keeps what is finished, whatever the reason. Raises: InputError for an output that must not be replaced and
+    for one begun with other options, StorageError when the disk refuses.
+    """
+
+    def __init__(self, place: Destination, manifest: Manifest, facts: dict[str, Any] | None = None) -> None:
+        """manifest: of the set, still without shards; facts: what else all who take part must agree on."""
+        self._place, self.final = place, place.path
+        self.folder = self.final.parent / f".{self.final.name}.unfinished"
+        self._manifest = manifest
+        self._plan = {"set": json.loads(manifest.to_json()), **(facts or {})}
+        self._open = ExitStack()
+        self.complete = False
+
+    def __enter__(self) -> Self:
+        with _explained(self.final), self._alone():
+            self.complete = self._is_made()
+            if self.complete:
+                self._discard()
+            else:
+                self._refuse_existing()
+                self._settle_plan()
+                self._place.announce()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+        if error is not None and not isinstance(error, Exception):  # Ctrl-C, SIGTERM
+            error.add_note(f"{self.final}: not made yet; finished shards are kept in {self.folder.name}: run it again")
+
+    @contextmanager
+    def claim(self, name: str) -> Iterator[Path | None]:
+        """The tar to write, or None while somebody else writes it."""
+        path = self.folder / SET_NAME / name
+        with path.open("ab") as file:
+            yield path if _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB) else None
+
+    def finished(self, name: str) -> Shard | None:
+        """What the receipt says, if there is one that can be read. The tar is not looked at."""
+        try:
+            fields = json.loads(self._receipt(name).read_text(encoding="utf-8"))
+            return Shard(**{**fields, "blocks": tuple(Block(**block) for block in fields["blocks"])})
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+
+    def intact(self, shard: Shard) -> bool:
+        """Whether the tar and its index are what the receipt says: every byte is read."""
+        path = self.folder / SET_NAME / shard.name
+        problems = [*size_problems(str(path), path, shard)] or [*byte_problems(str(path), path, shard, int)]
+        return not problems and _index_is_right(path)
+
+    def keep(self, shard: Shard) -> None:
+        """Write the receipt of a finished shard."""
+        write_file(self._receipt(shard.name), json.dumps(asdict(shard)) + "\n")
+
+    def drop(self, name: str) -> None:
+        """Remove a receipt whose shard is to be written again."""
+        self._receipt(name).unlink(missing_ok=True)
+
+    def join(self, names: dict[str, list[str]], classes_json: str) -> tuple[Outcome, Manifest]:
+        """Make the set of the shards with these names, split by split, unless somebody else is still at work.
+
+        Returns what came of it, and the manifest as far as it goes.
+        """
+        with _explained(self.final), self._alone():
+            self._open.close()
+            shards = {split: [self.finished(name) for name in wanted] for split, wanted in names.items()}
+            manifest = _with_shards(self._manifest, shards)
+            if self._is_made():
+                return "there", manifest
+            if any(shard is None for wanted in shards.values() for shard in wanted):
+                return ("others" if self._busy() else "missing"), manifest
+            if self._busy():
+                return "others", manifest
+            self._commit(manifest, classes_json)
+        return "made", manifest
+
+    def _receipt(self, name: str) -> Path:
+        return self.folder / RECEIPTS_NAME / f"{name.removesuffix('.tar')}.json"
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else begins or ends meanwhile; takes moments. The folder may vanish while one waits for its lock."""
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path = self.folder / LOCK_NAME
+            with path.open("ab") as file:
+                _lock(file, fcntl.LOCK_EX)
+                if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    yield
+                    return
+
+    def _is_made(self) -> bool:
+        """Whether the set is at its place already, as another part or an earlier run made it."""
+        try:
+            found = read_manifest(self.final)
+        except ShardError:
+            return False
+        return _with_shards(found, {name: [] for name in found.splits}).to_json() == self._manifest.to_json()
+
+    def _refuse_existing(self) -> None:
+        """Before the work rather than at the rename that ends it."""
+        try:
+            self._place.check()
+        except InputError:
+            if not (self.folder / PLAN_NAME).exists():
+                self._discard()
+            raise
+
+    def _settle_plan(self) -> None:
+        """Begin, or take part in what others began."""
+        path = self.folder / PLAN_NAME
+        found = _read_json(path) if path.exists() else None
+        if found != self._plan:
+            if found is not None:
+                self._refuse_other_plan(found)
+            for name in (RECEIPTS_NAME, SET_NAME):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+            write_file(path, json.dumps(self._plan, ensure_ascii=False) + "\n")
+        for name in (RECEIPTS_NAME, SET_NAME):
+            (self.folder / name).mkdir(exist_ok=True)
+        _lock(self._open.enter_context(path.open("ab")), fcntl.LOCK_SH)
+
+    def _refuse_other_plan(self, found: object) -> None:
+        """Unless it is nobody's any more and may be replaced."""
+        differing = ", ".join([*_differences(found, self._plan)][:SHOWN])
+        where = f"{self.folder}: begun with other options or data ({differing})"
+        if self._busy():
+            raise InputError(f"{where}, and in use by another process; wait for it or choose another --output")
+        if not self._place.overwrite:
+            raise InputError(f"{where}; run with those to finish it, or --overwrite to begin anew")
+
+    def _busy(self) -> bool:
+        """Whether others take part. Only while alone, and after giving up the own part."""
+        with (self.folder / PLAN_NAME).open("ab") as file:
+            return not _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _commit(self, manifest: Manifest, classes_json: str) -> None:
+        made = self.folder / SET_NAME
+        write_manifest(made, manifest, classes_json)
+        write_file(made / MARKER_NAME, marker(made, self._place.maker))
+        sync_folder(made)
+        self._place.check()
+        replaced = self._place.make_way()
+        made.rename(self.final)
+        sync_folder(self.final.parent)
+        remove_own(replaced, self._place.maker)
+        self._discard()
+
+    def _discard(self) -> None:
+        """Out of the way by one rename: who waits for the lock inside begins a new folder and finds the set."""
+        name = f".{self.final.name}.discarded"
+        for left in self.final.parent.glob(f"{glob.escape(name)}-*"):  # by a run that was killed just here
+            shutil.rmtree(left, ignore_errors=True)
+        away = self.final.parent / f"{name}-{os.getpid()}"
+        self.folder.rename(away)
+        shutil.rmtree(away, ignore_errors=True)
+
+
+def _with_shards(manifest: Manifest, shards: dict[str, list[Shard | None]]) -> Manifest:
+    splits = {
+        name: replace(split, shards=tuple(shard for shard in shards[name] if shard is not None))
+        for name, split in manifest.splits.items()
+    }
+    return replace(manifest, splits=splits)
+
+
+def _index_is_right(path: Path) -> bool:
+    archive = ustar.read_archive(path, max_member_bytes=ustar.MAX_SIZE)
+    index = path.with_suffix(".idx")
+    return index.is_file() and index.read_text() == ustar.dali_index(archive)
+
+
+def _lock(file: IO[bytes], operation: int) -> bool:
+    """Whether the lock could be had."""
+    try:
+        fcntl.flock(file, operation)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _read_json(path: Path) -> object:
+    """None for what is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+
+
+def _differences(found: object, wanted: object, name: str = "") -> Iterator[str]:
+    """`per_class 5, expected 10`, for each value that differs."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in sorted({*found, *wanted}):
+            yield from _differences(found.get(key), wanted.get(key), key)
+    elif found != wanted:
+        yield f"{name} {str(found)[:40]}, expected {str(wanted)[:40]}"
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error}") from error

@@ -1,0 +1,1 @@
+"""One command a file; a command never imports a command."""

@@ -1,0 +1,80 @@
+"""Shard set -> images.npy, labels.npy and index.json, as the original project's `03_prepare_arrays` wrote them.
+
+sources.npy goes beside them: what lineage a shard set knows is not lost on the way.
+"""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from kkanji.data.training_set import class_map, open_set
+from shards import IMAGE_SIZE, InputError, OutputFolder, Samples, SplitReader, write_file
+from shards.format.manifest import CLASSES_NAME
+from tools.ingest.originals import CHUNK
+from tools.progress import count_images
+
+COLUMNS = {"images": np.uint8, "labels": np.int64, "sources": np.uint64}
+"""File -> type of its values; the original project's labels were int64."""
+
+
+def arrays(
+    location: tyro.conf.Positional[str],
+    /,
+    *,
+    split: str = "train",
+    output: Path = Path("arrays"),
+    overwrite: bool = False,
+) -> None:
+    """Write one split of a shard set as plain arrays, which any program maps: np.load("images.npy", mmap_mode="r").
+
+    OUTPUT gets images.npy uint8 [N, 64, 64], labels.npy int64 [N], sources.npy uint64 [N] (the original behind each
+    image) and index.json, in the stored order. One split each, so that nobody trains on what is held out by mistake.
+
+    Example: python -m tools arrays shards --split train --output arrays
+
+    Args:
+        location: shard set of any layout: a folder or a URL (s3://, gs://, az://, https://)
+        split: train, val or test
+        output: folder to make
+        overwrite: replace OUTPUT if `arrays` made it
+    """
+    started = time.perf_counter()
+    data = open_set(location)
+    reader = data.split(split, check=True)
+    if not reader.samples:
+        raise InputError(f"{data.location}: split {split!r} has no images; choose another --split")
+    with OutputFolder(output, maker="arrays", inputs=data.folders, overwrite=overwrite) as folder:
+        write_file(folder / CLASSES_NAME, class_map(data).to_json())
+        _write(folder, reader)
+    seconds = time.perf_counter() - started
+    size = reader.samples * IMAGE_SIZE**2 / 1e6
+    print(f"{output}: {reader.samples:,} images of {split}, {size:,.0f} MB, {seconds:.1f} s")
+
+
+def _write(folder: Path, reader: SplitReader) -> None:
+    """Through mappings of the files: memory is one chunk's, whatever the size of the set."""
+    shapes = {"images": (reader.samples, IMAGE_SIZE, IMAGE_SIZE), "labels": (reader.samples,)}
+    files = {
+        name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shapes.get(name, shapes["labels"]))
+        for name, dtype in COLUMNS.items()
+    }
+    position = 0
+    with count_images(reader.samples) as progress:
+        for samples in _chunks(reader):
+            stop = position + len(samples.labels)
+            for file, values in zip(files.values(), samples, strict=True):
+                file[position:stop] = values
+            position = stop
+            progress.update(len(samples.labels))
+    for file in files.values():
+        file.flush()
+
+
+def _chunks(reader: SplitReader) -> Iterator[Samples]:
+    """All samples in the stored order."""
+    starts = range(0, reader.samples, CHUNK)
+    for numbers in reader.follow(np.arange(start, min(start + CHUNK, reader.samples)) for start in starts):
+        yield reader.gather(numbers)

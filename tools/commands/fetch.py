@@ -1,0 +1,102 @@
+"""CODH's files, as published: Kuzushiji-Kanji, Kuzushiji-49, Kuzushiji-MNIST."""
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import tyro
+
+from shards import InputError
+from tools.commands.combine import LICENCE
+from tools.ingest.download import download, open_remote
+from tools.progress import count_bytes
+
+CODH = "https://codh.rois.ac.jp/kmnist/dataset/"
+Set = Literal["kkanji", "k49", "kmnist"]
+SETS: tuple[Set, ...] = ("kkanji", "k49", "kmnist")
+
+
+class Published(NamedTuple):
+    """A file that CODH serves."""
+
+    set: Set
+    name: str
+    md5: str
+    """Empty where none is published."""
+
+    @property
+    def path(self) -> str:
+        """Below the base URL, and below the output folder."""
+        return f"{self.set}/{self.name}"
+
+
+# md5 as CODH publishes them
+FILES = (
+    Published("kkanji", "kkanji.tar", ""),
+    Published("k49", "k49-train-imgs.npz", "7ac088b20481cf51dcd01ceaab89d821"),
+    Published("k49", "k49-train-labels.npz", "44a8e1b893f81e63ff38d73cad420f7a"),
+    Published("k49", "k49-test-imgs.npz", "d352e201d846ce6b94f42c990966f374"),
+    Published("k49", "k49-test-labels.npz", "4da6f7a62e67a832d5eb1bd85c5ee448"),
+    Published("k49", "k49_classmap.csv", "f7d0d0391f68bdf0fe4cf160ceb85753"),
+    Published("kmnist", "kmnist-train-imgs.npz", "a183fbc01ed9a345513b145673d3d0bb"),
+    Published("kmnist", "kmnist-train-labels.npz", "b0e1d240e8afec72b50437fc3bc5908a"),
+    Published("kmnist", "kmnist-test-imgs.npz", "dace6de62ca8b90843cc45366337d02e"),
+    Published("kmnist", "kmnist-test-labels.npz", "3ae489a79983d0fe386152684e3b5412"),
+    Published("kmnist", "kmnist_classmap.csv", "899202f6e8dc29a321ac210a03d0f2f1"),
+)
+
+
+def fetch(
+    sets: tyro.conf.Positional[tuple[Set, ...]] = SETS,
+    /,
+    *,
+    output: Path = Path("data"),
+    url: str = CODH,
+) -> None:
+    """Fetch CODH's data sets: kkanji (one tar), k49 and kmnist (arrays), each into a folder of its name.
+
+    A run that was interrupted goes on where it was; files that are there are checked and not fetched again. Checksums
+    are compared where CODH publishes them: for all but kkanji.tar, whose damage `python -m tools combine` finds.
+
+    Example: python -m tools fetch k49 kmnist --output data
+
+    Args:
+        sets: which; all three if none is named
+        output: folder to put them in
+        url: where the three folders lie; another than CODH's for a mirror
+    """
+    wanted = [file for file in FILES if file.set in (sets or SETS)]
+    for file in wanted:
+        target = output / file.set / file.name
+        print(f"{target}: {_check(target, file) if target.exists() else _fetch(target, file, url)}", flush=True)
+    print(f"licence: {LICENCE}")
+
+
+def _check(target: Path, file: Published) -> str:
+    """What is to be said of a file that is there."""
+    if not file.md5:
+        return "there already, no checksum is published"
+    with target.open("rb") as stream:
+        found = hashlib.file_digest(stream, "md5").hexdigest()
+    if found != file.md5:
+        raise InputError(
+            f"{target}: md5 {found}, expected {file.md5}: damaged or another file; remove it and run again"
+        )
+    return "there already, md5 as published"
+
+
+def _fetch(target: Path, file: Published, url: str) -> str:
+    """Fetch a file; what is to be said of it."""
+    started = time.perf_counter()
+    with count_bytes(0) as bar:
+
+        def progress(present: int, size: int) -> None:
+            bar.total, bar.n = size, present
+            bar.update(0)
+
+        fetched = download(open_remote(url, file.path), target, md5=file.md5, progress=progress)
+    seconds = time.perf_counter() - started
+    checked = "md5 as published" if file.md5 else f"md5 {fetched.md5}, none is published to compare it with"
+    resumed = f", {fetched.new / 1e6:,.1f} MB of them now" if fetched.new < fetched.size else ""
+    return f"{fetched.size / 1e6:,.1f} MB{resumed} in {seconds:.1f} s, {checked}"

@@ -1,0 +1,222 @@
+"""Tars of PNG or JPEG images that others made -> a shard set: indexed and proved readable where they lie.
+
+Every byte is read once and every image decoded once, so that training never meets a bad one. What follows, here or in a
+reader, depends on the bytes that were seen: their checksums go into the manifest.
+"""
+
+import fnmatch
+import os
+import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kkanji import __version__
+from kkanji.classes import ClassMap, parse_class_map
+from shards import (
+    InputError,
+    Manifest,
+    MissingShard,
+    OutputFolder,
+    Split,
+    write_manifest,
+)
+from shards.format.manifest_rules import SHARD_NAME
+from shards.store.store import Store, open_store
+from tools.build.index_tar import IndexedTar, index_tar
+from tools.build.packing import summary
+from tools.progress import count_images
+
+SPLITS = ("train", "val", "test")
+EXAMPLES = 10  # bad images that the history names
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Budget:
+    """Bad images that may be left out."""
+
+    text: str
+
+    def __post_init__(self) -> None:
+        number = self.text.removesuffix("%")
+        if not number.replace(".", "", self._is_share).isdecimal() or (self._is_share and float(number) > 100):
+            raise InputError(f"--max-bad {self.text}: expected a number of images, or a share as in 1%")
+
+    @property
+    def _is_share(self) -> bool:
+        return self.text.endswith("%")
+
+    def allows(self, bad: int, images: int) -> bool:
+        """Whether so many bad ones among so many are within it."""
+        return bad <= (images * float(self.text[:-1]) / 100 if self._is_share else int(self.text))
+
+
+def index(
+    *,
+    train: tuple[str, ...],
+    classes: Path,
+    val: tuple[str, ...] = (),
+    test: tuple[str, ...] = (),
+    output: Path = Path("indexed"),
+    name: str = "",
+    licence: str = "unknown",
+    max_bad: str = "0",
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Index WebDataset tars of 64x64 gray images (KEY.png or .jpg, KEY.cls) so that they can be trained on as they are.
+
+    OUTPUT gets a manifest and tables; the tars stay where they are. Their lineage is unknown, so nothing can prove that
+    their splits share no original; identical images in two splits are counted and told.
+
+    Example: python -m tools index --train "data/train-*.tar" --val "data/val-*.tar" --classes index.json
+
+    Args:
+        train: tars to train on: paths or URLs (s3://bucket/prefix/train-*.tar), * in the file's name; all in one folder
+        classes: class map; the labels in the tars are its numbers
+        val: tars to validate on
+        test: tars to test on
+        output: folder to make
+        name: of the data; that of its folder if not given
+        licence: the line to print with anything made from the data
+        max_bad: bad images that may be left out, as a number or a share (1%); with more, nothing is written
+        workers: tars to read at a time; one per core if not given. What is written does not depend on it
+        overwrite: replace OUTPUT if `index` made it
+    """
+    started = time.perf_counter()
+    budget, class_map = Budget(text=max_bad), _class_map(classes)
+    store, tars = _find_tars(dict(zip(SPLITS, (train, val, test), strict=True)))
+    inputs = [classes, *(store.folder / name for names in tars.values() for name in names if store.folder)]
+    with OutputFolder(output, maker="index", inputs=inputs, overwrite=overwrite) as folder:
+        found = _read_tars(store, tars, class_map, folder, budget, workers or len(os.sched_getaffinity(0)))
+        manifest = Manifest(
+            name=name or store.location.rpartition("/")[2],
+            licence=licence,
+            lineage="unknown",
+            classes=len(class_map),
+            seed=0,
+            layout="image",
+            base=store.location,
+            history={"kkanji": __version__, "index": _history(found, budget)},
+            splits={split: _split(parts, len(class_map)) for split, parts in found.items()},
+        )
+        write_manifest(folder, manifest, class_map.to_json())
+    _warn_of_twins({split: np.concatenate([part.sources for part in parts]) for split, parts in found.items()})
+    print(summary(output, manifest, time.perf_counter() - started))
+    print(f"bad images left out: {sum(len(part.bad) for parts in found.values() for part in parts)}")
+
+
+def _class_map(path: Path) -> ClassMap:
+    try:
+        return parse_class_map(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--classes {path}: {error}; expected an index.json, as beside a shard set") from error
+
+
+def _find_tars(asked: dict[str, tuple[str, ...]]) -> tuple[Store, dict[str, list[str]]]:
+    """The one place of all tars, and their names by split; splits without tars are left out."""
+    places = sorted({_place(pattern) for patterns in asked.values() for pattern in patterns})
+    if len(places) != 1:
+        raise InputError(
+            f"tars in {len(places)} folders ({', '.join(places)}); expected all in one: index each by itself"
+        )
+    store = open_store(places[0])
+    listed = store.list() if store.can_list else {}
+    tars = {
+        split: [name for pattern in patterns for name in _matching(store, listed, pattern.rpartition("/")[2])]
+        for split, patterns in asked.items()
+        if patterns
+    }
+    names = sorted(name for part in tars.values() for name in part)
+    twice = [name for name, after in pairwise(names) if name == after]
+    if twice:
+        raise InputError(f"{store.url(twice[0])}: given twice; expected each tar in one split, once")
+    return store, tars
+
+
+def _place(pattern: str) -> str:
+    """The folder or prefix of a pattern; a local one as it is called from anywhere."""
+    place = pattern.rpartition("/")[0]
+    if "://" in pattern:
+        return place
+    return str(Path(place or ("/" if pattern.startswith("/") else ".")).resolve())
+
+
+def _matching(store: Store, listed: dict[str, int], pattern: str) -> list[str]:
+    names = sorted(fnmatch.filter(listed, pattern)) if "*" in pattern else [pattern]
+    if not names:
+        raise MissingShard(f"{store.url(pattern)}: no such tar")
+    for name in names:
+        if not SHARD_NAME.fullmatch(name):
+            raise InputError(f"{store.url(name)}: expected a name of letters, digits and ._- that ends in .tar")
+    return names
+
+
+def _read_tars(
+    store: Store, tars: dict[str, list[str]], classes: ClassMap, folder: Path, budget: Budget, threads: int
+) -> dict[str, list[IndexedTar]]:
+    found: dict[str, list[IndexedTar]] = {split: [] for split in tars}
+    stop = threading.Event()
+    with ThreadPoolExecutor(threads) as pool, count_images() as progress:
+        read = partial(index_tar, store, len(classes), folder, stop)
+        try:
+            jobs = [(split, pool.submit(read, name)) for split, names in tars.items() for name in names]
+            for split, job in jobs:
+                found[split].append(job.result())
+                progress.update(len(found[split][-1].labels))
+                _keep_within(budget, store, found, done=False)
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+    _keep_within(budget, store, found, done=True)
+    return found
+
+
+def _keep_within(budget: Budget, store: Store, found: dict[str, list[IndexedTar]], *, done: bool) -> None:
+    """Stop as soon as a number is exceeded; a share is known in the end."""
+    parts = [part for tars in found.values() for part in tars]
+    bad = [text for part in parts for text in part.bad]
+    images = sum(len(part.labels) for part in parts) + len(bad)
+    if (done or not budget.text.endswith("%")) and not budget.allows(len(bad), images):
+        first = "; ".join(bad[:3])
+        remedy = "mend or remove them, or leave so many out with --max-bad"
+        counts = f"{len(bad)} bad of {images} images, --max-bad is {budget.text}"
+        raise InputError(f"{store.location}: {counts}: {first}: {remedy}")
+
+
+def _split(parts: list[IndexedTar], classes: int) -> Split:
+    labels, sources = (np.concatenate([getattr(part, name) for part in parts]) for name in ("labels", "sources"))
+    order = np.lexsort((sources, labels))
+    labels, sources = labels[order], sources[order]
+    first = np.ones(len(labels), bool)
+    first[1:] = (labels[1:] != labels[:-1]) | (sources[1:] != sources[:-1])
+    return Split(
+        shards=tuple(part.shard for part in parts),
+        samples_per_class=tuple(np.bincount(labels, minlength=classes).tolist()),
+        originals_per_class=tuple(np.bincount(labels[first], minlength=classes).tolist()),
+    )
+
+
+def _history(found: dict[str, list[IndexedTar]], budget: Budget) -> dict[str, Any]:
+    bad = {split: [text for part in parts for text in part.bad] for split, parts in found.items()}
+    counts = {split: len(texts) for split, texts in bad.items()}
+    return {"max_bad": budget.text, "bad_images": counts, "examples": [*chain(*bad.values())][:EXAMPLES]}
+
+
+def _warn_of_twins(sources: dict[str, NDArray[np.uint64]]) -> None:
+    """What is measured on an image that was trained on tells nothing."""
+    names = list(sources)
+    for position, first in enumerate(names):
+        for second in names[position + 1 :]:
+            shared = len(np.intersect1d(sources[first], sources[second]))
+            if shared:
+                warnings.warn(f"{shared} images are in both {first} and {second}, pixel for pixel", stacklevel=2)

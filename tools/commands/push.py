@@ -1,0 +1,204 @@
+"""Shard set in a folder -> the same set in an object store, whole or not at all."""
+
+import hashlib
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path, PurePath
+from typing import TypeVar
+
+import tyro
+
+from shards import CorruptShard, InputError, Manifest, MissingShard, Shard, read_manifest
+from shards.format.compression import check_stored
+from shards.format.manifest import CLASSES_NAME, MANIFEST_NAME
+from shards.read.files import COPY_AGAIN
+from shards.store.retry import Workers
+from shards.store.store import Store, file_digest, open_store
+from shards.verify.verify import OURS
+from tools.progress import count_bytes
+
+CLAIM_NAME = f"{MANIFEST_NAME}.partial"  # says which set a prefix is being filled with, until dataset.json does
+REMEDY = "choose another prefix, or remove what is there"
+AT_ONCE = 4  # objects: each is sent in up to four parts at once
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class OtherSet(InputError):
+    """The prefix is not free for this set."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class File:
+    """One file to send."""
+
+    path: Path
+    bytes: int
+    sha256: str
+    """What the manifest says of it; of the file itself where the manifest says nothing."""
+    shard: Shard | None = None
+    """Of a tar."""
+
+
+def push(folder: tyro.conf.Positional[Path], location: tyro.conf.Positional[str], /) -> None:
+    """Copy a shard set into an object store.
+
+    dataset.json goes last: until then there is no set. A push that was interrupted goes on when it is run again: it
+    skips what is there with the same size and the same sha256, which is kept with each object. A prefix that holds
+    another set, or files of none, is left as it is.
+
+    Example: python -m tools push shards s3://bucket/kuzushiji
+
+    Args:
+        folder: shard set, made by `python -m tools pack`, `balance` or `convert`
+        location: where it goes: a bucket and a prefix (s3://, gs://, az://), or a folder
+    """
+    started = time.perf_counter()
+    manifest, store = read_manifest(folder), open_store(location)
+    files = [*_files(folder, manifest)]
+    _refuse_others(store, files, manifest)
+    _claim(store, manifest)
+    missing = _missing(store, files, manifest)
+    with count_bytes(sum(file.bytes for file in files)) as progress:
+        progress.update(sum(file.bytes for file in files) - sum(file.bytes for file in missing))
+        for file in _each(partial(_send, store), missing):
+            progress.update(file.bytes)
+    _complete(store, files, manifest)
+    print(_summary(store, files, missing, manifest, time.perf_counter() - started))
+
+
+def _files(folder: Path, manifest: Manifest) -> Iterator[File]:
+    """Everything but `dataset.json`. Raises MissingShard or CorruptShard where the folder is not what that says."""
+    if manifest.base and "://" not in manifest.base:
+        raise InputError(f"{folder}: its tars lie in {manifest.base}; `python -m tools convert` makes a set of its own")
+    yield _file(folder / CLASSES_NAME)
+    for split in manifest.splits.values():
+        for shard in split.shards:
+            yield from _shard_files(folder, manifest, shard)
+
+
+def _shard_files(folder: Path, manifest: Manifest, shard: Shard) -> Iterator[File]:
+    yield _file(folder / shard.index_name)
+    if shard.table_sha256 is not None:
+        yield _file(folder / shard.table_name, sha256=shard.table_sha256)
+    if not manifest.base:
+        yield _file(folder / shard.name, sha256=shard.sha256, shard=shard)
+
+
+def _file(path: Path, *, sha256: str | None = None, shard: Shard | None = None) -> File:
+    """sha256: it is compared when the file is sent."""
+    if not path.is_file():
+        raise MissingShard(f"{path}: not there; {COPY_AGAIN}")
+    found = path.stat().st_size
+    if shard is not None and found != shard.bytes:
+        raise CorruptShard(f"{path}: {found} bytes, expected {shard.bytes}; {COPY_AGAIN}")
+    return File(path=path, bytes=found, sha256=sha256 or file_digest(path), shard=shard)
+
+
+def _refuse_others(store: Store, files: Iterable[File], manifest: Manifest) -> None:
+    """Look before anything is written."""
+    found = store.list()
+    if MANIFEST_NAME in found:
+        _compare(store, MANIFEST_NAME, manifest, "another set is there")
+    ours = {file.path.name: file.bytes for file in files}
+    for name, size in sorted(found.items()):
+        known = ours.get(name)
+        if known is None and PurePath(name).suffix in OURS and name != MANIFEST_NAME:
+            raise OtherSet(f"{store.url(name)}: not part of the set; {REMEDY}")
+        if known is not None and known != size:
+            raise OtherSet(f"{store.url(name)}: {size} bytes, expected {known}: of another set; {REMEDY}")
+
+
+def _claim(store: Store, manifest: Manifest) -> None:
+    """Two pushes of different sets must not mix, so the first one writes down what it pushes."""
+    if store.size(MANIFEST_NAME) is None:
+        store.upload(CLAIM_NAME, manifest.to_json().encode(), create=True)
+        _compare(store, CLAIM_NAME, manifest, "a push of another set goes on here, or was interrupted")
+
+
+def _compare(store: Store, name: str, manifest: Manifest, otherwise: str) -> None:
+    found = store.read(name)
+    if found != manifest.to_json().encode():
+        whose = f"sha256 {hashlib.sha256(found).hexdigest()}, this one has {manifest.identity()}"
+        raise OtherSet(f"{store.url(name)}: {otherwise}: {whose}; {REMEDY}")
+
+
+def _missing(store: Store, files: list[File], manifest: Manifest) -> list[File]:
+    """What is still to be sent. Looks again, now that the prefix is claimed."""
+    try:
+        _refuse_others(store, files, manifest)
+        there = store.list()
+        present = [file for file in files if file.path.name in there]
+        for file, sha256 in zip(present, _each(partial(_digest, store), present), strict=True):
+            if sha256 != file.sha256:
+                found = f"sha256 {sha256}, expected {file.sha256}"
+                raise OtherSet(f"{store.url(file.path.name)}: {found}: of another set; {REMEDY}")
+    except OtherSet:
+        store.remove(CLAIM_NAME)
+        raise
+    return [file for file in files if file.path.name not in there]
+
+
+def _digest(store: Store, file: File) -> str:
+    """Of an object; one that bears no sha256, as other tools sent it, is fetched."""
+    found = store.digest(file.path.name)
+    if found is not None:
+        return found
+    with tempfile.TemporaryDirectory(prefix="kkanji-") as folder:
+        store.download(file.path.name, file.bytes, Path(folder) / "object")
+        return file_digest(Path(folder) / "object")
+
+
+def _send(store: Store, file: File) -> File:
+    found = file_digest(file.path)
+    if found != file.sha256:
+        block = file.shard and check_stored(file.shard, file.path)
+        raise CorruptShard(f"{file.path}: {block or f'sha256 {found}, expected {file.sha256}'}; {COPY_AGAIN}")
+    store.upload(file.path.name, file.path)
+    return file
+
+
+def _complete(store: Store, files: list[File], manifest: Manifest) -> None:
+    """The set exists from here on."""
+    there = store.list()
+    for file in files:
+        if there.get(file.path.name) != file.bytes:
+            found = f"{there.get(file.path.name, 'no')} bytes, expected {file.bytes}"
+            raise OtherSet(f"{store.url(file.path.name)}: {found}: somebody else writes here; {REMEDY}")
+    store.upload(MANIFEST_NAME, manifest.to_json().encode(), create=True)
+    _compare(store, MANIFEST_NAME, manifest, "another set is there")
+    store.remove(CLAIM_NAME)
+
+
+def _each(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """What work makes of each item, in order, a few at a time. An error waits for what was begun, Ctrl-C does not."""
+    running: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            running.append(_pool().submit(work, item))
+            if len(running) == AT_ONCE:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    except Exception:
+        wait(running)
+        raise
+
+
+@cache
+def _pool() -> Workers:
+    return Workers(AT_ONCE)
+
+
+def _summary(store: Store, files: list[File], sent: list[File], manifest: Manifest, seconds: float) -> str:
+    size = sum(file.bytes for file in sent)
+    rate = f"{size / 1e6:,.1f} MB in {seconds:.1f} s, {size / 1e6 / seconds:,.0f} MB/s"
+    kept = f"; {len(files) - len(sent)} were there already" if len(sent) < len(files) else ""
+    return f"{store.location}: {len(sent)} files, {rate}{kept}; sha256 of {MANIFEST_NAME}: {manifest.identity()}"

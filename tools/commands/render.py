@@ -1,0 +1,215 @@
+"""Originals -> the same and, for rare classes, images drawn from brush fonts: for training only, and marked as such.
+
+Their lineage is `font`: `split` gives them to train, whatever its options, and divides the others as it would without
+them. Which class gets which images depends on the seed and the fonts alone.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+
+from kkanji.classes import label
+from shards import IMAGE_SIZE, InputError, OutputFolder, write_file
+from shards.format.manifest import CLASSES_NAME
+from shards.format.writer import sync_file
+from tools.commands.sample import Face, draw, generator
+from tools.ingest import originals
+from tools.ingest.originals import (
+    LINEAGES,
+    Originals,
+    Row,
+    check_images,
+    check_seed,
+    file_sha256,
+    original_id,
+    read_originals,
+)
+from tools.progress import count_images
+
+SOURCE = "font"
+SUFFIXES = (".ttf", ".otf")
+Gray = NDArray[np.uint8]
+
+
+def render(
+    folder: tyro.conf.Positional[Path],
+    /,
+    *,
+    fonts: tuple[Path, ...],
+    at_most: int = 5,
+    per_class: int = 10,
+    output: Path = Path("rendered"),
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Add training images drawn from fonts to the classes that have few originals.
+
+    Drawn with the variations of `python -m tools sample`. The fonts that have a character take turns in the order of
+    their names: where there are more fonts than images, number them so that the best come first. A class that no font
+    draws gets none.
+
+    Divide the result by `python -m tools split`: drawn images go to train, the others where they would go without them.
+
+    Example: python -m tools render originals --fonts /usr/share/fonts/truetype --output rendered
+
+    Args:
+        folder: originals, made by `python -m tools combine`
+        fonts: TrueType or OpenType files, or folders searched for them with their subfolders
+        at_most: classes with so many originals or fewer get drawn images; 0: those without any
+        per_class: images drawn of each such class
+        output: folder to make: originals again, for `split`, `pack`, `balance` and `show`
+        seed: another seed draws other images; 0 or more
+        overwrite: replace OUTPUT if `render` made it
+    """
+    started = time.perf_counter()
+    check_seed(seed)
+    if at_most < 0 or per_class < 1:
+        raise InputError(f"--at-most {at_most} --per-class {per_class}: expected 0 or more, and 1 or more")
+    combined = read_originals(folder)
+    faces = find_faces(fonts)
+    rare = rare_classes(combined, at_most)
+    check_images(combined)
+    with OutputFolder(output, maker="render", inputs=(folder, *fonts), overwrite=overwrite) as made:
+        drawn = draw_classes(combined, rare, faces, per_class, seed)
+        if not drawn:
+            raise InputError(f"{folder}: no font draws any of the {len(rare)} classes with at most {at_most} originals")
+        write_with(made, combined, drawn, faces)
+    classes = len({row.label for row in drawn})
+    rate = f"{time.perf_counter() - started:.1f} s"
+    print(f"{output}: {len(drawn):,} images drawn of {classes:,} of the {len(rare):,} rare classes; {rate}")
+    for face in faces:
+        print(f"  {face.name}: draws {sum(face.draws(combined.classes.characters[number]) for number in rare):,}")
+
+
+def find_faces(fonts: Sequence[Path]) -> list[Face]:
+    """The fonts of these files and folders, by name. Raises InputError."""
+    paths: list[Path] = []
+    for path in fonts:
+        if not path.exists():
+            raise InputError(f"--fonts {path}: no such file or folder")
+        found = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES)
+        paths += [file for file in found if file.is_file()]
+    if not paths:
+        raise InputError(f"--fonts {' '.join(map(str, fonts))}: no {' or '.join(SUFFIXES)} file there")
+    return [Face(path) for path in sorted(set(paths), key=lambda path: (path.name, str(path)))]
+
+
+def rare_classes(combined: Originals, at_most: int) -> list[int]:
+    """The classes with so few originals, whichever split those are in. Raises InputError where fonts were added."""
+    if (combined.lineages == LINEAGES.index("font")).any():
+        raise InputError(f"{combined.folder}: has images drawn from fonts already; render the originals without them")
+    counts = np.bincount(combined.labels, minlength=len(combined.classes))
+    return np.flatnonzero(counts <= at_most).tolist()
+
+
+def draw_classes(
+    combined: Originals, rare: Sequence[int], faces: Sequence[Face], per_class: int, seed: int
+) -> dict[Row, Gray]:
+    """The drawn images by what the table says of them; one that is there already, pixel for pixel, is left out."""
+    known = set(combined.ids.tolist())
+    drawn: dict[Row, Gray] = {}
+    with ThreadPoolExecutor() as pool, count_images(len(rare) * per_class) as progress:
+        for number in rare:
+            code_point = combined.classes.code_points[number]
+            for member, pixels in _draw_class(pool, chr(code_point), faces, per_class, seed):
+                digest = hashlib.sha256(pixels.tobytes()).digest()
+                if original_id(digest) not in known:
+                    known.add(original_id(digest))
+                    drawn[_row(code_point, member, digest)] = pixels
+            progress.update(per_class)
+    return drawn
+
+
+def write_with(folder: Path, combined: Originals, drawn: dict[Row, Gray], faces: Sequence[Face]) -> None:
+    """Write originals with the drawn images among them, in the order of all originals: code point, then id."""
+    rows = [*_known_rows(combined), *drawn]
+    code_points = np.array([combined.classes.ids[int(row.label[2:], 16)] for row in rows])
+    code_points = np.array(combined.classes.code_points)[code_points]
+    order = np.lexsort((np.array([int(row.id, 16) for row in rows], np.uint64), code_points))
+    added = np.stack(list(drawn.values()))
+    _write_images(folder / originals.IMAGES_NAME, combined.images, added, order)
+    table = originals.write_table(
+        folder / originals.TABLE_NAME, originals.TABLE_COLUMNS, (rows[number] for number in order)
+    )
+    for name, content in ((CLASSES_NAME, combined.classes.to_json()), (originals.DROPPED_NAME, _dropped(combined))):
+        write_file(folder / name, content)
+    facts = _facts(combined, drawn, faces)
+    facts |= {"images_sha256": file_sha256(folder / originals.IMAGES_NAME), "originals_sha256": table}
+    originals.write_facts(folder / originals.FACTS_NAME, originals.FORMAT, facts)
+
+
+def _draw_class(
+    pool: ThreadPoolExecutor, character: str, faces: Sequence[Face], per_class: int, seed: int
+) -> Iterator[tuple[str, Gray]]:
+    """Names and images, the faces that have the character taking turns."""
+    able = [face for face in faces if face.draws(character)]
+    if not able:
+        return
+    outlines = [face.outline(character) for face in able]
+    turns = [number % len(able) for number in range(per_class)]
+    images = pool.map(
+        draw, (outlines[turn] for turn in turns), map(partial(generator, seed, character), range(per_class))
+    )
+    for number, (turn, pixels) in enumerate(zip(turns, images, strict=True)):
+        yield f"{able[turn].name}/{label(ord(character))}/{number:04d}", pixels
+
+
+def _row(code_point: int, member: str, digest: bytes) -> Row:
+    return Row(
+        id=f"{original_id(digest):016x}",
+        label=label(code_point),
+        source=SOURCE,
+        member=member,
+        sha256=digest.hex(),
+        official="",
+        lineage="font",
+    )
+
+
+def _known_rows(combined: Originals) -> Iterator[Row]:
+    """The table as it is; version 1 lacks three columns."""
+    path = combined.folder / originals.TABLE_NAME
+    if combined.facts["version"] > 1:
+        yield from map(Row._make, originals.parse_table(path.read_bytes(), originals.TABLE_COLUMNS, path))
+        return
+    table = originals.parse_table(path.read_bytes(), originals.TABLE_COLUMNS_1, path)
+    for row, pixels in zip(table, combined.images, strict=True):
+        yield Row._make((*row, hashlib.sha256(pixels.tobytes()).hexdigest(), "", "known"))
+
+
+def _write_images(path: Path, known: Gray, added: Gray, order: NDArray[np.int64]) -> None:
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(order), IMAGE_SIZE, IMAGE_SIZE)}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, len(order), originals.CHUNK):
+            numbers = order[start : start + originals.CHUNK]
+            pixels, new = np.empty((len(numbers), IMAGE_SIZE, IMAGE_SIZE), np.uint8), numbers >= len(known)
+            pixels[~new], pixels[new] = known[numbers[~new]], added[numbers[new] - len(known)]
+            file.write(pixels.tobytes())
+        sync_file(file.fileno())
+
+
+def _dropped(combined: Originals) -> str:
+    return (combined.folder / originals.DROPPED_NAME).read_text(encoding="utf-8")
+
+
+def _facts(combined: Originals, drawn: dict[Row, Gray], faces: Sequence[Face]) -> dict[str, Any]:
+    facts = {name: value for name, value in combined.facts.items() if name not in ("format", "version")}
+    labels = {row.label for row in drawn}
+    used = {row.member.split("/")[0] for row in drawn}
+    return {
+        **facts,
+        "licence": f"{facts['licence']}; with training images drawn from the fonts {', '.join(sorted(used))}",
+        "counts": {**facts["counts"], "font": len(drawn)},
+        "lineage": {**facts.get("lineage", {"known": len(combined.ids)}), "font": len(drawn)},
+        "classes_without_images": [name for name in facts["classes_without_images"] if name not in labels],
+        "sources": [*facts["sources"], *({"name": face.name, "sha256": face.sha256} for face in faces)],
+    }

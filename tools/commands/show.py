@@ -1,0 +1,152 @@
+"""What a shard set or a folder of originals looks like: contact sheets, class balance, data card."""
+
+import struct
+import zlib
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import tyro
+
+from kkanji.classes import parse_label
+from shards import InputError, write_file
+from shards.order.permutation import mix, permute
+from tools.build.offline_augment import Name, find_recipe
+from tools.ingest.originals import check_seed
+from tools.view.contact_sheet import Choice, draw_balance, draw_sheet
+from tools.view.contents import Contents, Part, open_contents
+from tools.view.data_card import card
+
+Kind = Literal["sheet", "variants", "balance", "card"]
+SIGNATURE = b"kkanji show"  # near the end of every file that this command writes
+IEND_BYTES = 12  # the chunk that ends a PNG file
+END_BYTES = 64
+FILES = {"sheet": "sheet.png", "variants": "variants.png", "balance": "balance.png", "card": "card.md"}
+
+
+def show(
+    location: tyro.conf.Positional[str],
+    /,
+    *,
+    kind: Kind = "sheet",
+    output: Path | None = None,
+    split: str | None = None,
+    source: str | None = None,
+    label: str | None = None,
+    count: int = 200,
+    recipe: Name = "policy",
+    augment: float = 1.0,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Draw a contact sheet of a shard set or of originals, or augmented variants, the class balance, a data card.
+
+    Example: python -m tools show shards --split val --label U+4E00 --output sheet.png
+
+    Args:
+        location: shard set (a folder or a URL), or originals made by `python -m tools combine`
+        kind: sheet (images, each with its character typeset beneath), variants (one image, then augmentations of it),
+            balance (plot of the images of each class) or card (Markdown: counts, mean, licence, split, duplicates)
+        output: file to write: sheet.png, variants.png, balance.png or card.md if not given
+        split: train, val or test; all of them if not given
+        source: of originals, those of one source only, as in kkanji.tar
+        label: one class only, as in U+4E00
+        count: images at most, chosen at random
+        recipe: of variants: policy or original, as in `python -m tools balance`
+        augment: of variants: strength of the policy
+        seed: another seed chooses others; 0 or more
+        overwrite: replace OUTPUT if `show` made it
+    """
+    check_seed(seed)
+    output = output or Path(FILES[kind])
+    if count < 1:
+        raise InputError(f"--count {count}: expected 1 or more")
+    _refuse_existing(output, overwrite)
+    contents = only_class(open_contents(location, split, source), label)
+    if kind == "card":
+        write_file(output, f"{card(contents)}\n<!-- {SIGNATURE.decode()} -->\n")
+    elif kind == "balance":
+        write_file(output, signed(_plot(contents)))
+    else:
+        _require_images(contents, split, source, label)
+        choice = choose(contents.parts, 1 if kind == "variants" else count, seed)
+        shown = variants(choice, count, recipe, augment, seed) if kind == "variants" else choice
+        write_file(output, signed(draw_sheet(shown, contents.classes)))
+    print(f"{output}: {_description(contents)}")
+
+
+def signed(png: bytes) -> bytes:
+    """With the text chunk by which a later run knows its own picture (PNG, third edition, 11.3.3.3)."""
+    text = b"tEXtSoftware\0" + SIGNATURE
+    chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
+    return png[:-IEND_BYTES] + chunk + png[-IEND_BYTES:]
+
+
+def _refuse_existing(output: Path, overwrite: bool) -> None:
+    """write_file puts a file in the place of a link, so what a link names is never written to."""
+    if not (output.exists() or output.is_symlink()):
+        return
+    ours = output.is_file() and not output.is_symlink() and SIGNATURE in _end(output)
+    if not overwrite:
+        raise InputError(f"{output}: already exists; choose another --output{' or --overwrite' if ours else ''}")
+    if not ours:
+        raise InputError(f"{output}: not replaced: `show` did not make it; choose another --output")
+
+
+def _end(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - END_BYTES))
+        return file.read(END_BYTES)
+
+
+def only_class(contents: Contents, label: str | None) -> Contents:
+    """The images of one class. Raises InputError when it is none of the classes."""
+    if label is None:
+        return contents
+    number = contents.classes.ids.get(parse_label(label, "--label"))
+    if number is None:
+        found = f"no class of {contents.where}; its {len(contents.classes)} classes are in index.json"
+        raise InputError(f"--label {label}: {found}")
+    return contents._replace(parts=[part.of_class(number) for part in contents.parts])
+
+
+def choose(parts: list[Part], count: int, seed: int) -> Choice:
+    """At most `count` of the images, at random, in the order of their classes."""
+    labels = np.concatenate([part.labels for part in parts])
+    places = np.arange(min(count, len(labels)), dtype=np.uint64)
+    chosen = np.sort(permute(places, len(labels), key=mix(seed)).astype(np.int64))
+    images, start = [], 0
+    for part in parts:
+        stop = start + len(part.labels)
+        images.append(part.read(chosen[(chosen >= start) & (chosen < stop)] - start))
+        start = stop
+    order = np.argsort(labels[chosen], kind="stable")
+    return Choice(np.concatenate(images)[order], labels[chosen][order])
+
+
+def variants(choice: Choice, count: int, recipe: Name, augment: float, seed: int) -> Choice:
+    """The chosen image, and after it count - 1 augmentations of it."""
+    images = np.repeat(choice.images[:1], count, axis=0)
+    images[1:] = find_recipe(recipe, augment)(images[1:], seed, np.arange(1, count))
+    return Choice(images, np.repeat(choice.labels[:1], count))
+
+
+def _plot(contents: Contents) -> bytes:
+    counts = {
+        part.name: np.bincount(part.labels, minlength=len(contents.classes))
+        for part in contents.parts
+        if len(part.labels)
+    }
+    return draw_balance(counts, f"{contents.facts['name']}: images of each class")
+
+
+def _require_images(contents: Contents, split: str | None, source: str | None, label: str | None) -> None:
+    if not any(len(part.labels) for part in contents.parts):
+        wanted = " ".join(
+            filter(None, (label and f"of {label}", f"in {split or 'any split'}", source and f"from {source}"))
+        )
+        raise InputError(f"{contents.where}: no image {wanted}; show another class, split or source")
+
+
+def _description(contents: Contents) -> str:
+    return ", ".join(f"{part.name} {len(part.labels):,} images" for part in contents.parts)

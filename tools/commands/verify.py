@@ -1,0 +1,72 @@
+"""Proof, for the screen, that a shard set is whole and its splits share no original."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import tyro
+
+from kkanji.classes import parse_class_map
+from shards import InputError, Manifest, MissingShard, read_manifest
+from shards import verify as verify_shards
+from shards.format.manifest import CLASSES_NAME
+from shards.store.store import Store, open_store
+from tools.progress import count_bytes
+
+PROBLEMS_FOUND = 1
+
+
+def verify(location: tyro.conf.Positional[str | Path], /) -> None:
+    """Check a shard set: every byte, every label, every count, and that no original is in two splits.
+
+    Exits with status 1 and one line for each problem when it is not clean. A set in an object store is fetched shard by
+    shard; two of them are on the disk (in $TMPDIR) at a time.
+
+    Example: python -m tools verify shards
+
+    Args:
+        location: shard set, made by `python -m tools pack` or `balance`: a folder or a URL (s3://, gs://, az://, https://)
+    """
+    started = time.perf_counter()
+    store = open_store(location)
+    manifest = read_manifest(store.folder or store)
+    total = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
+    with count_bytes(total) as progress:
+        result = verify_shards(location, progress=progress.update)
+    problems = [*result.problems, *_class_problems(store, manifest)]
+    seconds = time.perf_counter() - started
+    for line in _description(store.location, manifest):
+        print(line)
+    rate = f"{result.bytes / 1e6 / seconds:,.0f} MB/s"
+    print(f"checked {result.samples:,} samples, {result.bytes:,} bytes in {seconds:.1f} s, {rate}")
+    if not result.listed:
+        print("not looked for: files that are not of the set, as a web server does not list what it has")
+    for problem in problems:
+        print(f"problem: {problem}")
+    if problems:
+        raise SystemExit(PROBLEMS_FOUND)
+    print("clean")
+
+
+def _description(location: str, manifest: Manifest) -> Iterator[str]:
+    yield f"{location}: {manifest.name}, {manifest.classes:,} classes, lineage {manifest.lineage}"
+    for name, split in manifest.splits.items():
+        distinct = sum(split.originals_per_class)
+        drawn = f" ({sum(split.drawn_per_class):,} drawn from fonts)" if split.drawn_per_class else ""
+        yield f"  {name}: {split.samples:,} samples of {distinct:,} originals{drawn} in {len(split.shards)} shards"
+    yield f"  licence: {manifest.licence}"
+    yield f"  sha256 of dataset.json: {manifest.identity()}"
+
+
+def _class_problems(store: Store, manifest: Manifest) -> Iterator[str]:
+    where = store.url(CLASSES_NAME)
+    try:
+        classes = parse_class_map(store.read(CLASSES_NAME).decode(), where)
+    except MissingShard:
+        yield f"{where}: not there; a shard set has its class map there"
+        return
+    except (InputError, UnicodeDecodeError) as error:
+        yield str(error) if isinstance(error, InputError) else f"{where}: {error}"
+        return
+    if len(classes) != manifest.classes:
+        yield f"{where} has {len(classes)} classes, expected {manifest.classes}; pack the set again"

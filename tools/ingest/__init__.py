@@ -1,0 +1,1 @@
+"""From published archives to originals: formats, duplicates, splits, downloads."""

@@ -1,0 +1,299 @@
+"""Combined originals on disk, and which split each belongs to.
+
+    images.npy      uint8 [N, 64, 64], ordered by (code point, id); open it with np.load(..., mmap_mode="r")
+    originals.csv   row by row: id (16 hex digits), label, source, member (where the image came from), sha256 of the
+                    pixels, official (train or test where the publisher divided its data, else nothing), lineage
+    dropped.csv     reason (blank, identical, conflict), label, source, member, id, official
+    index.json      class map: every class that a source has, also one without an image left
+    originals.json  name, licence, counts, checksums; written last: without it the folder is not whole
+    split.csv       id, split: row by row, made by `python -m tools split`
+    split.json      how, and the checksum of split.csv; written last
+
+An original's id is the first 8 bytes of the sha256 of its pixels, so identical images can never get two ids.
+
+Lineage is `known` for images as their archive published them, `unknown` for what other programs made of originals that
+they do not name (siblings of one original can then fall to different splits, and nothing can prove that they do not),
+and `font` for images drawn from fonts, which are for training only.
+
+Version 1, which is still read, has neither sha256 nor official nor lineage: its images are all free and known.
+"""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kkanji.classes import ClassMap, parse_label, read_class_map
+from shards import IMAGE_SIZE, InputError, write_file
+from shards.order.permutation import mix
+
+IMAGES_NAME, TABLE_NAME, FACTS_NAME = "images.npy", "originals.csv", "originals.json"
+DROPPED_NAME = "dropped.csv"
+SPLIT_TABLE_NAME, SPLIT_FACTS_NAME = "split.csv", "split.json"
+TABLE_COLUMNS = ("id", "label", "source", "member", "sha256", "official", "lineage")
+TABLE_COLUMNS_1 = TABLE_COLUMNS[:4]
+SPLIT_COLUMNS = ("id", "split")
+SPLITS = ("train", "val", "test")
+"""Their order is their number."""
+NO_SPLIT = -1
+"""Of an original that its publisher put into no split, or that a protocol leaves out; `none` in split.csv."""
+FORMAT, VERSION, VERSIONS = "kkanji-originals", 2, (1, 2)
+SPLIT_FORMAT, SPLIT_VERSION = "kkanji-split", 1
+CHUNK = 4096  # images moved at a time: 16 MiB
+
+Lineage = Literal["known", "unknown", "font"]
+LINEAGES: tuple[Lineage, ...] = get_args(Lineage)
+"""Their order is their number."""
+
+
+class Row(NamedTuple):
+    """A line of originals.csv."""
+
+    id: str
+    label: str
+    source: str
+    member: str
+    sha256: str
+    official: str
+    lineage: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Originals:
+    """What a folder of combined originals holds."""
+
+    folder: Path
+    images: NDArray[np.uint8]
+    """[N, 64, 64], mapped from disk."""
+    ids: NDArray[np.uint64]
+    """[N]"""
+    labels: NDArray[np.int32]
+    """[N], class numbers."""
+    official: NDArray[np.int8]
+    """[N], positions in SPLITS: which part of its publisher's division an image belongs to; NO_SPLIT for none."""
+    lineages: NDArray[np.int8]
+    """[N], positions in LINEAGES."""
+    sources: NDArray[np.int32]
+    """[N], positions in source_names."""
+    source_names: tuple[str, ...]
+    classes: ClassMap
+    facts: Mapping[str, Any]
+    """`originals.json`."""
+
+    @property
+    def lineage(self) -> Literal["known", "unknown"]:
+        """Of a set made from all of them: known if the original of every image is."""
+        return "unknown" if (self.lineages == LINEAGES.index("unknown")).any() else "known"
+
+    def counts(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Images of each class among these rows."""
+        return np.bincount(self.labels[rows], minlength=len(self.classes))
+
+    def drawn(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of each class among these rows that are drawn from fonts."""
+        return self.counts(rows[self.lineages[rows] == LINEAGES.index("font")])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitTable:
+    """Which split each original belongs to."""
+
+    numbers: NDArray[np.int8]
+    """[N], positions in SPLITS; NO_SPLIT for an original that is left out."""
+    facts: Mapping[str, Any]
+    """`split.json`."""
+
+    def rows(self, split: str) -> NDArray[np.int64]:
+        """The originals of one split, in their order. Raises InputError for a split there cannot be."""
+        if split not in SPLITS:
+            raise InputError(f"no split {split!r}; expected one of {', '.join(SPLITS)}")
+        return np.flatnonzero(self.numbers == SPLITS.index(split))
+
+
+def original_id(digest: bytes) -> int:
+    """The id, from the sha256 of the 4,096 pixels."""
+    return int.from_bytes(digest[:8])
+
+
+def order_keys(ids: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
+    """Random sort keys that depend on each id and the seed alone: what else is in the set changes nothing."""
+    salt = mix(seed)
+    return np.array([mix(salt ^ number) for number in ids.tolist()], np.uint64)
+
+
+def check_seed(seed: int) -> None:
+    """Refuse what compiled code cannot take as a seed."""
+    if not 0 <= seed < 1 << 63:
+        raise InputError(f"--seed {seed}: expected 0 or more, below 2**63")
+
+
+def read_originals(folder: Path) -> Originals:
+    """Open and check a folder of originals (the pixels' checksum is left to `check_images`).
+
+    Raises: InputError when it is not there, not whole or changed.
+    """
+    facts = _read_facts(folder / FACTS_NAME, FORMAT, VERSIONS, "python -m tools combine")
+    classes = read_class_map(folder)
+    columns = TABLE_COLUMNS if facts["version"] > 1 else TABLE_COLUMNS_1
+    table = _read_table(folder / TABLE_NAME, columns, facts["originals_sha256"])
+    images = _map_images(folder / IMAGES_NAME, len(table))
+    added = () if facts["version"] > 1 else ("", "", "known")
+    rows = [Row._make((*row, *added)) for row in table]
+    source_names = tuple(sorted({row.source for row in rows}))
+    source_numbers = {name: number for number, name in enumerate(source_names)}
+    try:
+        return Originals(
+            folder=folder,
+            images=images,
+            ids=_column(rows, np.uint64, lambda row: int(row.id, 16)),
+            labels=_column(rows, np.int32, lambda row: classes.ids[parse_label(row.label, TABLE_NAME)]),
+            official=_column(rows, np.int8, lambda row: split_number(row.official)),
+            lineages=_column(rows, np.int8, lambda row: _position(row.lineage, LINEAGES)),
+            sources=_column(rows, np.int32, lambda row: source_numbers[row.source]),
+            source_names=source_names,
+            classes=classes,
+            facts=facts,
+        )
+    except (ValueError, KeyError, OverflowError) as error:
+        found = f"{error} is no id, no split, no lineage, or no class of index.json"
+        raise InputError(f"{folder / TABLE_NAME}: {found}; combine again") from error
+
+
+def check_images(originals: Originals) -> None:
+    """Compare the pixels with their checksum. Raises InputError."""
+    path = originals.folder / IMAGES_NAME
+    found, expected = file_sha256(path), originals.facts["images_sha256"]
+    if found != expected:
+        raise InputError(f"{path}: sha256 {found}, expected {expected}: damaged or replaced; combine again")
+
+
+def read_split(originals: Originals) -> SplitTable:
+    """The split of these originals. Raises InputError when there is none or it is of others."""
+    command = f"python -m tools split {originals.folder}"
+    facts = _read_facts(originals.folder / SPLIT_FACTS_NAME, SPLIT_FORMAT, (SPLIT_VERSION,), command)
+    path = originals.folder / SPLIT_TABLE_NAME
+    table = _read_table(path, SPLIT_COLUMNS, facts["split_sha256"])
+    if [row[0] for row in table] != [f"{number:016x}" for number in originals.ids.tolist()]:
+        raise InputError(f"{path}: not a split of these originals; run `{command} --overwrite`")
+    return SplitTable(numbers=split_numbers([row[1] for row in table], path), facts=facts)
+
+
+def is_split(folder: Path) -> bool:
+    """Whether the two files of a split are there, as they were written."""
+    try:
+        facts = json.loads((folder / SPLIT_FACTS_NAME).read_text(encoding="utf-8"))
+        return bool(facts["split_sha256"] == file_sha256(folder / SPLIT_TABLE_NAME))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def split_numbers(names: Sequence[str], path: Path) -> NDArray[np.int8]:
+    """The column `split` of the file at `path` as numbers [N]. Raises InputError."""
+    strange = set(names) - {*SPLITS, "none"}
+    if strange:
+        raise InputError(f"{path}: found split {sorted(strange)[0]!r}, expected one of {', '.join(SPLITS)}, none")
+    return np.array([split_number(name) for name in names], np.int8)
+
+
+def split_number(name: str) -> int:
+    """The position in SPLITS; NO_SPLIT for nothing or `none`. Raises ValueError for what is no split."""
+    return _position(name, SPLITS) if name not in ("", "none") else NO_SPLIT
+
+
+def split_name(number: int) -> str:
+    """`train`, `val`, `test` or `none`."""
+    return "none" if number == NO_SPLIT else SPLITS[number]
+
+
+def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """Write a CSV file with a line of column names; returns its sha256."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    data = text.getvalue().encode()
+    write_file(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_facts(path: Path, data_format: str, facts: Mapping[str, object]) -> None:
+    """Write the JSON file that completes a folder or a split."""
+    version = VERSION if data_format == FORMAT else SPLIT_VERSION
+    content = {"format": data_format, "version": version, **facts}
+    write_file(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+
+
+def file_sha256(path: Path) -> str:
+    """In hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _position(name: str, names: tuple[str, ...]) -> int:
+    if name not in names:
+        raise ValueError(repr(name))
+    return names.index(name)
+
+
+def _column(rows: Sequence[Row], dtype: type[np.generic], value: Callable[[Row], int]) -> NDArray[Any]:
+    return np.fromiter((value(row) for row in rows), dtype, len(rows))
+
+
+def _read_facts(path: Path, data_format: str, versions: tuple[int, ...], command: str) -> dict[str, Any]:
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; it is written last by `{command}`: run that first") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}); run `{command} --overwrite`") from error
+    found = (facts.get("format"), facts.get("version")) if isinstance(facts, dict) else type(facts).__name__
+    if found not in [(data_format, version) for version in versions]:
+        expected = (data_format, versions[-1])
+        raise InputError(f"{path}: found {found}, expected {expected}; run `{command} --overwrite`")
+    return dict(facts)
+
+
+def _read_table(path: Path, columns: tuple[str, ...], sha256: str) -> list[list[str]]:
+    """The rows of a CSV file that must have these bytes."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; make it again") from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise InputError(f"{path}: sha256 {found}, expected {sha256}: changed since it was written; make it again")
+    return parse_table(data, columns, path)
+
+
+def parse_table(data: bytes, columns: tuple[str, ...], path: Path) -> list[list[str]]:
+    """The rows of a CSV file with a line of these column names. Raises InputError that names `path`."""
+    try:
+        lines = list(csv.reader(io.StringIO(data.decode(), newline=""), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: no CSV text ({error}); expected columns {', '.join(columns)}") from error
+    header, rows = lines[:1], lines[1:]
+    if header != [list(columns)]:
+        found = header[0][:10] if header else "nothing"
+        raise InputError(f"{path}: columns {found}, expected {list(columns)}; make it again")
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(columns):
+            raise InputError(f"{path}: {len(row)} values in line {number}, expected {len(columns)}; make it again")
+    return rows
+
+
+def _map_images(path: Path, count: int) -> NDArray[np.uint8]:
+    try:
+        images = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {error}; combine again") from error
+    expected = (count, IMAGE_SIZE, IMAGE_SIZE)
+    if images.dtype != np.uint8 or images.shape != expected:
+        raise InputError(f"{path}: {images.dtype} {images.shape}, expected uint8 {expected}; combine again")
+    return np.asarray(images)

@@ -1,0 +1,144 @@
+"""Where raw images come from. Folders and archives of characters are here, arrays in codh_npz.py and legacy_arrays.py.
+
+Every source is a stream of checked images, each with its class and its place, so that what reads them need not know
+where they lie.
+"""
+
+import fnmatch
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from kkanji.classes import parse_label
+from shards.errors import InputError
+from tools.ingest import png
+from tools.ingest.originals import Lineage, file_sha256
+from tools.ingest.tar_stream import MAX_MEMBER_BYTES, Member, read_archive
+
+Official = Literal["", "train", "test"]
+IGNORED = ("README*", "LICENSE*", "LICENCE*", ".DS_Store", "._*")
+
+
+class Found(NamedTuple):
+    """An image in a source."""
+
+    member: str
+    """Its place: a path inside, or an array's name and a row."""
+    code_point: int
+    pixels: bytes
+    """64x64 of uint8, row by row."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source(ABC):
+    """A folder, an archive or a pair of arrays."""
+
+    path: Path
+    lineage: Lineage = "known"
+    """Of all its images."""
+    official: Official = ""
+    """Which part of its publisher's division it is."""
+
+    def __post_init__(self) -> None:
+        if not self.path.is_dir() and not self.path.is_file():
+            raise InputError(
+                f"{self.path}: no such folder or file; expected U+XXXX/<name>.png in a folder, .tar, .tar.gz or .tgz, "
+                "or arrays of Kuzushiji-49 or -MNIST (*-imgs.npz)"
+            )
+
+    @property
+    def name(self) -> str:
+        """Its base name: what stays of it in the results, which must not depend on a machine's folders."""
+        return self.path.resolve().name
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """The data's name, for people."""
+
+    def identities(self) -> list[tuple[str, str]]:
+        """Its files' base names and sha256; of a folder its name, and nothing."""
+        if self.path.is_dir():
+            return [(self.name, "")]
+        return [(self.name, file_sha256(self.path))]
+
+    def classes(self) -> tuple[int, ...]:
+        """Code points of the classes that it has by its own account, besides those of its images."""
+        return ()
+
+    @abstractmethod
+    def images(self) -> Iterator[Found]:
+        """Its images. Raises InputError where one is damaged or out of place."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassFolders(Source):
+    """PNG files in folders by class, as they are or in a tar archive.
+
+    CODH names the folders U+4E00; the original project, whose lineage is unknown, also 一 or 一 (U+4E00).
+    """
+
+    @property
+    def title(self) -> str:
+        """See Source."""
+        return "Kuzushiji-Kanji" if self.lineage == "known" else self.name
+
+    def images(self) -> Iterator[Found]:
+        """See Source."""
+        for member in _read_folder(self.path) if self.path.is_dir() else read_archive(self.path):
+            code_point = self._code_point(member)
+            if code_point is not None:
+                pixels = png.decode(member.data, f"{self.path}: {member.name}")
+                yield Found(member.name, code_point, pixels.tobytes())
+
+    def _code_point(self, member: Member) -> int | None:
+        """The class that a member's folder names; None for what people and systems leave beside the images."""
+        *folders, file_name = member.name.split("/")
+        if any(fnmatch.fnmatchcase(file_name, pattern) for pattern in IGNORED):
+            return None
+        where = f"{self.path}: {member.name}"
+        if folders and file_name.endswith(".png"):
+            if folders[-1].startswith("U+"):
+                return parse_label(folders[-1], where)
+            if self.lineage == "unknown":
+                return _named_class(folders[-1], where)
+        raise InputError(f"{where}: does not fit CODH's layout; expected U+XXXX/<name>.png: remove or rename it")
+
+
+def _named_class(folder: str, where: str) -> int:
+    """The code point of a folder named 一 or 一 (U+4E00), of one code point: labels are not composed."""
+    character, _, rest = folder.partition(" (")
+    if len(character) == 1 and rest in ("", f"U+{ord(character):04X})"):
+        return ord(character)
+    raise InputError(
+        f"{where}: found folder {folder!r} ({len(character)} code points), expected one character, or U+ and four or "
+        "five hexadecimal capitals, as in 一 or U+4E00: rename it"
+    )
+
+
+def _read_folder(root: Path) -> Iterator[Member]:
+    for folder, subfolders, names in os.walk(root, onerror=_refuse_unreadable):
+        subfolders.sort()
+        for subfolder in subfolders:
+            if Path(folder, subfolder).is_symlink():
+                raise InputError(f"{folder}/{subfolder}: a link to a folder, not followed; give its target as a source")
+        for name in sorted(names):
+            path = Path(folder, name)
+            yield Member(name=path.relative_to(root).as_posix(), data=_read_file(path))
+
+
+def _read_file(path: Path) -> bytes:
+    if not path.is_file():
+        raise InputError(f"{path}: neither a file nor a folder; expected images only: remove it")
+    size = path.stat().st_size
+    if size > MAX_MEMBER_BYTES:
+        raise InputError(f"{path}: {size} bytes, expected {MAX_MEMBER_BYTES} at most: not an image of 64x64 pixels")
+    return path.read_bytes()
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    """os.walk would leave such a folder out without a word."""
+    raise InputError(f"{error.filename}: {error.strerror}; make it readable or leave it out")

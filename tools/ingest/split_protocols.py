@@ -1,0 +1,115 @@
+"""Which originals go to train, val and test: the protocols as pure functions of ids, code points and a seed.
+
+An original's place depends on the seed, its own class and its own id, never on what else is in the set. Publishers'
+divisions are kept: an official test image is test; an official training image is train or val, so that the test images
+of a class with an official test set are that set and nothing else. Images drawn from fonts are for training only.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards import InputError
+from shards.order.permutation import mix
+from tools.ingest import originals
+from tools.ingest.originals import LINEAGES, NO_SPLIT, SPLITS, Originals
+
+TRAIN, VAL, TEST = range(len(SPLITS))
+RULES = {
+    "shares": (
+        "stratified by class over distinct originals; classes with one image to train only, every class keeps one in "
+        "train; order within a class and rounding depend on seed, id and code point alone"
+    ),
+    "folds": (
+        "each class dealt in turn to the folds, from a fold that depends on seed and code point; one fold is val, the "
+        "others train; classes with one image to train only"
+    ),
+    "half": (
+        "classes with one original left out; of every other class half is train, half test; the odd image of a class "
+        "falls to either by seed and code point; order within a class depends on seed and id"
+    ),
+    "file": "as a file has it, original by original",
+}
+
+
+class Pool(NamedTuple):
+    """Originals of one class that are divided together."""
+
+    rows: NDArray[np.int64]
+    """In an order that depends on seed and ids alone."""
+    code_point: int
+    official: bool
+    """Whether they are training images by their publisher's division."""
+
+
+def shared(combined: Originals, *, val: float, test: float, seed: int) -> NDArray[np.int8]:
+    """The split number of each original [N], by shares of each class."""
+    numbers = _bound(combined)
+    for pool in _pools(combined, seed):
+        asked = 0.0 if pool.official else test
+        val_count, test_count = quotas(len(pool.rows), val, asked, _rounding(pool.code_point, seed))
+        numbers[pool.rows[:val_count]] = VAL
+        numbers[pool.rows[val_count : val_count + test_count]] = TEST
+    return numbers
+
+
+def folded(combined: Originals, *, folds: int, fold: int, seed: int) -> NDArray[np.int8]:
+    """The split number of each original [N]: over all folds, each one that is not alone in its class is val once."""
+    numbers = _bound(combined)
+    for pool in _pools(combined, seed):
+        first = mix(mix(mix(seed)) ^ pool.code_point) % folds
+        mine = (np.arange(len(pool.rows)) + first) % folds == fold
+        numbers[pool.rows[mine & (len(pool.rows) > 1)]] = VAL
+    return numbers
+
+
+def halved(combined: Originals, *, seed: int) -> NDArray[np.int8]:
+    """The split number of each original [N] by the published protocol (cgn-shinkirou/kkanji, 2022)."""
+    official = int((combined.official != NO_SPLIT).sum())
+    if official:
+        raise InputError(
+            f"{combined.folder}: {official:,} images have an official split, which --protocol half would undo; "
+            "combine Kuzushiji-Kanji alone for it"
+        )
+    numbers = _bound(combined)
+    for pool in _pools(combined, seed):
+        _, test_count = quotas(len(pool.rows), 0.0, 0.5, _rounding(pool.code_point, seed))
+        numbers[pool.rows[:test_count]] = TEST
+    every = np.arange(len(combined.ids))
+    written = combined.counts(every) - combined.drawn(every)
+    numbers[written[combined.labels] <= 1] = NO_SPLIT  # their drawn images too: the protocol has no such class
+    return numbers
+
+
+def quotas(count: int, val: float, test: float, rounding: float) -> tuple[int, int]:
+    """Images of a class for val and test. With `rounding` uniform in [0, 1) they are right on average, however small
+    the class: two images at 20 % give one to val in 40 % of such classes."""
+    held_out = min(math.floor(count * (val + test) + rounding), count - 1)
+    val_count = min(math.floor(count * val + rounding), held_out)
+    return val_count, held_out - val_count
+
+
+def _bound(combined: Originals) -> NDArray[np.int8]:
+    """All in train, but for the official test images."""
+    return np.where(combined.official == TEST, TEST, TRAIN).astype(np.int8)
+
+
+def _pools(combined: Originals, seed: int) -> Iterator[Pool]:
+    """The originals that may be divided, class by class."""
+    free = (combined.official != TEST) & (combined.lineages != LINEAGES.index("font"))
+    keys = originals.order_keys(combined.ids, seed)
+    order = np.lexsort((combined.ids, keys, combined.official, combined.labels))
+    order = order[free[order]]
+    pool = combined.labels[order].astype(np.int64) * (len(SPLITS) + 1) + combined.official[order]
+    for rows in np.split(order, np.flatnonzero(np.diff(pool)) + 1):
+        if len(rows):
+            row = rows[0]
+            code_point = combined.classes.code_points[combined.labels[row]]
+            yield Pool(rows=rows, code_point=code_point, official=bool(combined.official[row] != NO_SPLIT))
+
+
+def _rounding(code_point: int, seed: int) -> float:
+    return mix(mix(mix(seed)) ^ code_point) / 2.0**64

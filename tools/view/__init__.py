@@ -1,0 +1,1 @@
+"""What a set contains, as tables, cards and contact sheets."""

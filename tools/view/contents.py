@@ -1,0 +1,123 @@
+"""What a shard set or a folder of originals holds, seen alike: parts with labels, images on demand, and the facts."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kkanji.classes import ClassMap, read_class_map
+from kkanji.data.training_set import class_map, open_set
+from shards import InputError, ShardSet
+from shards.format.manifest import MANIFEST_NAME
+from tools.ingest.originals import (
+    CHUNK,
+    FACTS_NAME,
+    SPLIT_FACTS_NAME,
+    SPLITS,
+    Originals,
+    SplitTable,
+    read_originals,
+    read_split,
+)
+
+Images = NDArray[np.uint8]
+Numbers = NDArray[np.int64]
+
+
+class Part(NamedTuple):
+    """Images that are used as one: those of a split, or all originals where there is no split yet."""
+
+    name: str
+    labels: NDArray[np.int32]
+    """[n], class numbers."""
+    sources: NDArray[np.uint64]
+    """[n], the original behind each image."""
+    drawn: Numbers
+    """[classes], of the originals those that are drawn from fonts."""
+    read: Callable[[Numbers], Images]
+    """The images of these numbers, 0..n-1."""
+
+    def chunks(self) -> Iterator[Images]:
+        """All images, some at a time."""
+        for start in range(0, len(self.labels), CHUNK):
+            yield self.read(np.arange(start, min(start + CHUNK, len(self.labels))))
+
+    def of_class(self, number: int) -> "Part":
+        """The part with the images of one class alone."""
+        chosen = np.flatnonzero(self.labels == number)
+        drawn = np.where(np.arange(len(self.drawn)) == number, self.drawn, 0)
+        return Part(
+            self.name, self.labels[chosen], self.sources[chosen], drawn, lambda numbers: self.read(chosen[numbers])
+        )
+
+
+class Contents(NamedTuple):
+    """Everything about it."""
+
+    where: str
+    facts: Mapping[str, Any]
+    """name, licence, lineage, and how it was made: originals, split, tools."""
+    classes: ClassMap
+    parts: list[Part]
+
+
+def open_contents(location: str, split: str | None = None, source: str | None = None) -> Contents:
+    """Open a shard set (a folder or a URL) or originals. split, source: that part of it only. Raises InputError."""
+    folder = Path(location)
+    if "://" not in location and not (folder / MANIFEST_NAME).is_file():
+        if (folder / FACTS_NAME).is_file():
+            return _of_originals(read_originals(folder), split, source)
+        raise InputError(f"{folder}: neither {MANIFEST_NAME} nor {FACTS_NAME} in it; expected a shard set or originals")
+    if source is not None:
+        raise InputError(f"--source {source}: {location} is a shard set, which knows ids alone; show its originals")
+    return _of_set(open_set(location), split)
+
+
+def _of_set(data: ShardSet, split: str | None) -> Contents:
+    manifest = data.manifest
+    parts = [_stored_part(data, name) for name in ([split] if split else manifest.splits)]
+    named = {"name": manifest.name, "licence": manifest.licence, "lineage": manifest.lineage}
+    return Contents(
+        data.location, {**named, **manifest.history, "identity": manifest.identity()}, class_map(data), parts
+    )
+
+
+def _stored_part(data: ShardSet, name: str) -> Part:
+    reader = data.split(name)
+    drawn = np.array(data.manifest.splits[name].drawn_counts, np.int64)
+    return Part(name, reader.labels(), reader.sources(), drawn, lambda numbers: reader.collect(numbers).images)
+
+
+def _of_originals(combined: Originals, split: str | None, source: str | None) -> Contents:
+    divided = split is not None or (combined.folder / SPLIT_FACTS_NAME).is_file()
+    table = read_split(combined) if divided else None
+    rows = _rows_by_part(combined, table, split)
+    if source is not None:
+        if source not in combined.source_names:
+            raise InputError(f"--source {source}: {combined.folder} has {', '.join(combined.source_names)}")
+        wanted = combined.sources == combined.source_names.index(source)
+        rows = {name: numbers[wanted[numbers]] for name, numbers in rows.items()}
+    facts = {
+        "name": combined.facts["name"],
+        "licence": combined.facts["licence"],
+        "lineage": combined.lineage,
+        "originals": combined.facts,
+        **({"split": table.facts} if table else {}),
+    }
+    parts = [_original_part(name, combined, numbers) for name, numbers in rows.items()]
+    return Contents(str(combined.folder), facts, read_class_map(combined.folder), parts)
+
+
+def _rows_by_part(combined: Originals, table: SplitTable | None, split: str | None) -> dict[str, Numbers]:
+    if table is None:
+        return {"originals": np.arange(len(combined.ids))}
+    return {name: table.rows(name) for name in ([split] if split else SPLITS) if split or len(table.rows(name))}
+
+
+def _original_part(name: str, combined: Originals, rows: Numbers) -> Part:
+    def read(numbers: Numbers) -> Images:
+        return combined.images[rows[numbers]]
+
+    return Part(name, combined.labels[rows], combined.ids[rows], combined.drawn(rows), read)

@@ -1,0 +1,127 @@
+"""A data set's card: what it holds, where it comes from and how it may be used, in Markdown."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tools.progress import count_images
+from tools.view.contents import Contents, Part
+
+BANDS = ((1, 1), (2, 5), (6, 10), (11, 20), (21, 50), (51, 100), (101, 1000), (1001, None))
+"""Images of a class, from and to: the classes of each are counted."""
+REASONS = {"blank": "blank", "identical": "identical to another image", "conflict": "the same image with two labels"}
+
+
+def card(contents: Contents) -> str:
+    """The card, a line feed at its end. Reads every pixel, for mean and standard deviation."""
+    facts = contents.facts
+    sections = [
+        [f"# {facts['name']}", "", f"Licence: {facts['licence']}", "", _lineage(facts["lineage"])],
+        ["## Images", "", *_images(contents)],
+        ["## Images of a class", "", *_bands(contents)],
+        ["## Split", "", *_split(contents)],
+        ["## Sources", "", *_sources(facts.get("originals", {}))],
+        ["## How it was made", "", *_history(facts)],
+    ]
+    return "\n\n".join("\n".join(lines) for lines in sections) + "\n"
+
+
+def moments(part: Part) -> tuple[float, float]:
+    """Mean and standard deviation of its pixels, of white = 1. Exact: sums of whole numbers."""
+    values = np.arange(256)
+    histogram = np.zeros(256, np.int64)
+    with count_images(len(part.labels)) as progress:
+        for images in part.chunks():
+            histogram += np.bincount(images.reshape(-1), minlength=256)
+            progress.update(len(images))
+    mean = float(histogram @ values / histogram.sum())
+    return mean / 255, float(np.sqrt(histogram @ (values - mean) ** 2 / histogram.sum())) / 255
+
+
+def shared_originals(parts: list[Part]) -> int:
+    """Originals that are in more than one part: leaks."""
+    ids = np.concatenate([np.unique(part.sources) for part in parts])
+    return len(ids) - len(np.unique(ids))
+
+
+def _lineage(lineage: str) -> str:
+    if lineage == "known":
+        return "Lineage: known; every image names the original that it was made from."
+    return "Lineage: **unknown**; what is held out may have siblings in training, and nothing can prove otherwise."
+
+
+def _images(contents: Contents) -> Iterator[str]:
+    yield f"64x64 pixels, 8-bit gray, white ink on black, {len(contents.classes):,} classes."
+    yield ""
+    yield "| | images | originals | drawn from fonts | classes | mean | standard deviation |"
+    yield "|---|---:|---:|---:|---:|---:|---:|"
+    for part in contents.parts:
+        if len(part.labels):
+            mean, deviation = moments(part)
+            drawn = int(part.drawn.sum())
+            counts = (len(part.labels), len(np.unique(part.sources)) - drawn, drawn, len(np.unique(part.labels)))
+            cells = " | ".join(f"{count:,}" for count in counts)
+            yield f"| {part.name} | {cells} | {mean:.4f} | {deviation:.4f} |"
+
+
+def _bands(contents: Contents) -> Iterator[str]:
+    yield "| images | " + " | ".join(f"classes in {part.name}" for part in contents.parts) + " |"
+    yield "|---|" + "---:|" * len(contents.parts)
+    tallies = [np.bincount(part.labels, minlength=len(contents.classes)) for part in contents.parts]
+    yield "| 0 | " + " | ".join(f"{int((tally == 0).sum()):,}" for tally in tallies) + " |"
+    for first, last in BANDS:
+        name = str(first) if first == last else f"{first:,}-{last:,}" if last else f"{first:,} or more"
+        yield f"| {name} | " + " | ".join(f"{_between(tally, first, last):,}" for tally in tallies) + " |"
+
+
+def _between(tally: NDArray[np.int64], first: int, last: int | None) -> int:
+    return int(((tally >= first) & (tally <= (last or tally.max()))).sum())
+
+
+def _split(contents: Contents) -> Iterator[str]:
+    facts = contents.facts.get("split")
+    if facts is None:
+        yield "None yet."
+        return
+    yield f"Rule: {facts['rule']}."
+    yield ""
+    options = {name: facts.get(name) for name in ("protocol", "seed", "val", "test", "folds", "fold")}
+    yield "Options: " + ", ".join(f"{name} {value}" for name, value in options.items() if value is not None) + "."
+    shared = shared_originals(contents.parts)
+    yield ""
+    yield f"Originals in more than one of {', '.join(part.name for part in contents.parts)}: {shared}."
+
+
+def _sources(facts: dict[str, Any]) -> Iterator[str]:
+    for source in facts.get("sources", ()):
+        yield f"- `{source['name']}`" + (f", sha256 `{source['sha256']}`" if source["sha256"] else "")
+    counts = facts.get("counts", {})
+    if counts:
+        yield ""
+        yield f"Of {counts['read']:,} images read, {counts['kept']:,} were kept. Left out:"
+        yield ""
+        yield from (f"- {words}: {counts.get(reason, 0):,}" for reason, words in REASONS.items())
+    if facts.get("classes_without_images"):
+        yield f"- classes without any image left: {' '.join(facts['classes_without_images'])}"
+    if not facts:
+        yield "Not recorded."
+
+
+def _history(facts: Any) -> Iterator[str]:
+    """The tools that made it, and their options."""
+    told = ("name", "licence", "lineage", "originals", "split", "identity")
+    for name, value in facts.items():
+        if name not in told:
+            yield f"- {name}: {_words(value)}"
+    if "identity" in facts:
+        yield f"- sha256 of dataset.json: `{facts['identity']}`"
+    else:
+        yield "- originals, as combined"
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_words(part)}" for name, part in value.items())
+    return "; ".join(map(_words, value)) if isinstance(value, list) else str(value)
