@@ -1,9 +1,14 @@
 """What charts of horizontal bars have in common."""
 
+import hashlib
 from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
+import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 
 def whiskers(rows: Sequence[dict[str, Any]]) -> list[list[float]]:
@@ -20,3 +25,16 @@ def finish(axes: Axes, names: Sequence[str], *, margin: float) -> None:
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def svg(figure: Figure, shown: str) -> bytes:
+    """The same bytes for the same figure, with the digest of what it shows."""
+    content = BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "kkanji"}):
+        figure.savefig(content, format="svg", metadata={"Date": None, "Source": shown})
+    return content.getvalue()
+
+
+def digest(path: Path) -> str:
+    """What a chart carries of the result that it shows."""
+    return f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"

@@ -4,20 +4,17 @@ and accuracy have charts of their own.
 A chart carries the digest of the JSON it was drawn from, so that a test can tell when one is out of date.
 """
 
-import hashlib
 import sys
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.accuracy import accuracy
-from benchmarks.bars import finish, whiskers
+from benchmarks.bars import digest, finish, svg, whiskers
+from benchmarks.rows import Row, caption, read_result
 from benchmarks.simulation import scale_chart
-from benchmarks.table import Row, caption, read_result
 from shards import InputError, write_file
 
 RESULTS = ("loader", "stream", "prepare", "train", "scale", "accuracy")
@@ -77,14 +74,6 @@ def draw(result: Row, path: Path) -> Figure:
         raise InputError(f"{path}: found nothing named {error}; expected the JSON that a benchmark wrote") from error
 
 
-def svg(figure: Figure, shown: str) -> bytes:
-    """The same bytes for the same figure, with the digest of what it shows."""
-    content = BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "kkanji"}):
-        figure.savefig(content, format="svg", metadata={"Date": None, "Source": shown})
-    return content.getvalue()
-
-
 def _figure(result: Row, panels: Sequence[Sequence[Row]]) -> Figure:
     sizes = [len(rows) + 1 for rows in panels]
     figure = Figure(figsize=(WIDTH, BAR_INCHES * sum(sizes) + 1.2), layout="constrained")
@@ -130,8 +119,3 @@ def _colour(row: Row) -> str:
     if row["name"].startswith("limit"):
         return LIMIT
     return OURS if row["name"].startswith("kkanji") else OTHERS
-
-
-def digest(path: Path) -> str:
-    """What a chart carries of the result that it shows."""
-    return f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"

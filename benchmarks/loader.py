@@ -12,8 +12,8 @@ from pathlib import Path
 
 from benchmarks.measure import Turns, environment, make_images, write_files, write_result
 from benchmarks.peers import BLOCK, Job
+from benchmarks.rows import print_rows
 from benchmarks.subject import Peer
-from benchmarks.table import print_rows
 from shards import InputError
 
 SINGLE = "single images"

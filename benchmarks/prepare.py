@@ -21,10 +21,10 @@ import numpy as np
 import psutil
 import tyro
 
-from benchmarks.measure import Turns, environment, write_files, write_result
+from benchmarks.measure import FULL, Turns, environment, write_files, write_result
 from benchmarks.peers import Job, probe
+from benchmarks.rows import print_rows
 from benchmarks.subject import ROOT, Peer
-from benchmarks.table import print_rows
 from shards import InputError, read_manifest
 
 Row = dict[str, Any]
@@ -40,8 +40,6 @@ PEERS = (
 )
 WORKERS = (1, 2)
 POLL_S = 0.1
-FULL = {"classes": 3_832, "images_of_a_class": 10_000, "cores": 208}
-"""A host of 8 H100 has about so many cores (two processors of 52, two threads each); the set is the original's."""
 DISK_BYTES_PER_S = 2e9  # assumed, of an NVMe disk: what it takes when it is written without a pause
 
 

@@ -6,11 +6,15 @@ Nothing here knows what an image means. Imports NumPy, the storage and compressi
 
 from shards.errors import ChangedShard, CorruptShard, InputError, MissingShard, ShardError, StorageError
 from shards.format.layout import BLOCK_SIZES, IMAGE_BYTES, IMAGE_SIZE
-from shards.format.manifest import Block, Manifest, Shard, Split, read_manifest
-from shards.format.writer import OutputFolder, Samples, atomic_file, shard_name, write_file, write_manifest, write_shard
+from shards.format.manifest import Block, Manifest, Shard, Split
+from shards.format.manifest_reader import read_manifest
+from shards.format.samples import Samples
+from shards.format.writer import shard_name, write_manifest, write_shard
 from shards.order.balanced import DrawnOrder
 from shards.order.sequential import Order, Plan, SampleOrder
 from shards.order.windowed import WindowedOrder
+from shards.output.files import atomic_file, write_file
+from shards.output.folder import OutputFolder
 from shards.output.lock import FolderLock
 from shards.read.reader import SplitReader
 from shards.read.shard_set import ShardSet, default_cache

@@ -1,7 +1,9 @@
 """Who may import whom, and what no file may do: rules that are broken by one careless line, so each line is read."""
 
 import ast
+from collections import defaultdict
 from collections.abc import Callable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,13 +16,35 @@ MAY_IMPORT = {
     "launch": {"shards", "kkanji", "launch"},
     "benchmarks": {"shards", "kkanji", "benchmarks"},
 }
+# The rooms of each package from the ground up: a room imports those below it. `__init__` and `__main__` import any.
+FLOORS: dict[str, tuple[set[str], ...]] = {
+    "shards": ({"errors", "order"}, {"output"}, {"format", "store", "cache"}, {"read", "verify"}),
+    "kkanji": (
+        {"classes", "cli", "config", "environment", "glyphs", "models", "pixels"},
+        {"augment"},
+        {"data"},
+        {"checkpoint", "evaluation"},
+        {"report", "inference"},
+        {"training"},
+    ),
+    "tools": ({"brush", "ingest", "progress"}, {"build", "view"}, {"commands"}),
+    "benchmarks": (
+        {"peers", "subject", "measure", "bars", "rows"},
+        {"loader", "stream", "prepare", "train", "accuracy", "models", "simulation"},
+        {"table", "chart", "everything"},
+    ),
+    "launch": ({"average", "evaluate", "export", "predict", "train"},),
+}
+APART = {("kkanji.training", "kkanji.inference")}  # a training never needs what reads image files
+NEIGHBOURS = {"kkanji": 0, "benchmarks": 0}  # single files on the ground floor, which may import each other
+MOST_FILES = 15  # in a folder
 OURS = {*MAY_IMPORT, "tests"}
 NOT_IN_SHARDS = {"torch", "torchvision", "nvidia", "timm", "accelerate"}
-DALI = Path("kkanji/pipeline.py")
+DALI = Path("kkanji/data/dali.py")
 DALI_AS_A_PEER = Path("benchmarks/peers/dali.py")  # to compare with its own reader
 PICKLES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 RUNS_CODE = {"torch.load", "torch.save", "os.system", "os.popen", "eval", "exec"}
-FILES = sorted(path for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py"))
+FILES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
 
 
 def imports(tree: ast.AST, path: Path) -> Iterator[str]:
@@ -34,14 +58,46 @@ def imports(tree: ast.AST, path: Path) -> Iterator[str]:
 
 
 def wrong_imports(tree: ast.AST, path: Path) -> Iterator[str]:
-    """Imports against the direction shards <- kkanji <- {tools, launch, benchmarks}, or of what a room does without."""
-    room = path.parts[0]
+    """Imports against the direction shards <- kkanji <- {tools, launch, benchmarks}, or of what a package forgoes."""
+    package = path.parts[0]
     for module in imports(tree, path):
         top = module.split(".")[0]
-        if top in OURS - MAY_IMPORT[room] or (room == "shards" and top in NOT_IN_SHARDS):
-            yield f"{room} imports {module}"
+        if top in OURS - MAY_IMPORT[package] or (package == "shards" and top in NOT_IN_SHARDS):
+            yield f"{package} imports {module}"
         if module.startswith("nvidia.dali") and path not in (DALI, DALI_AS_A_PEER):
             yield f"imports {module}, which only {DALI} may"
+
+
+def floor(package: str, room: str) -> int | None:
+    """Of a room, from 0; None for what is no room: a name that a package's `__init__` exports."""
+    return next((number for number, rooms in enumerate(FLOORS[package]) if room in rooms), None)
+
+
+def room_of(path: Path) -> str:
+    """`kkanji/data/dali.py` and `kkanji/data/__init__.py`: data; `kkanji/config.py`: config."""
+    return path.parts[1].removesuffix(".py")
+
+
+def arrows_up(tree: ast.AST, path: Path) -> Iterator[str]:
+    """Imports inside a package from a room that does not lie below the own one."""
+    package, room = path.parts[0], room_of(path)
+    if room.startswith("__"):
+        return
+    own = floor(package, room)
+    if own is None:
+        yield f"{room} has no floor in FLOORS"
+        return
+    for module in imports(tree, path):
+        top, _, rest = module.partition(".")
+        other = rest.split(".")[0]
+        there = floor(package, other) if top == package else None
+        together = NEIGHBOURS.get(package) == own == there
+        if there is not None and other != room and there >= own and not together:
+            yield f"{package}.{room} imports {module}"
+        if (f"{package}.{room}", f"{package}.{other}") in APART:
+            yield f"{package}.{room} imports {module}"
+        if path.parts[:2] == ("tools", "commands") and module.startswith("tools.commands"):
+            yield f"a command imports {module}"
 
 
 def unsafe_code(tree: ast.AST, path: Path) -> Iterator[str]:
@@ -66,7 +122,7 @@ def unsafe_call(node: ast.Call) -> Iterator[str]:
 Rule = Callable[[ast.AST, Path], Iterator[str]]
 
 
-@pytest.mark.parametrize("rule", [wrong_imports, unsafe_code])
+@pytest.mark.parametrize("rule", [wrong_imports, arrows_up, unsafe_code])
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_file_keeps_the_rules(path: Path, rule: Rule) -> None:
     assert list(rule(ast.parse(path.read_text(encoding="utf-8")), path.relative_to(ROOT))) == []
@@ -77,6 +133,38 @@ def test_files_were_found() -> None:
     assert ROOT / DALI in FILES
 
 
+def test_every_room_of_the_plan_is_there() -> None:
+    there = {(path.relative_to(ROOT).parts[0], room_of(path.relative_to(ROOT))) for path in FILES}
+    assert {(package, room) for package, floors in FLOORS.items() for rooms in floors for room in rooms} <= there
+
+
+def import_graph() -> dict[str, set[str]]:
+    """For each of our modules those of ours that it imports."""
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
+    graph: dict[str, set[str]] = {}
+    for name, path in names.items():
+        found = imports(ast.parse(path.read_text(encoding="utf-8")), path.relative_to(ROOT))
+        graph[name] = {module if module in names else module.rpartition(".")[0] for module in found} & set(names)
+    return graph
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert len(import_graph()) > 150
+    TopologicalSorter(import_graph()).prepare()
+
+
+def test_a_circle_is_noticed() -> None:
+    with pytest.raises(CycleError):
+        TopologicalSorter({"a": {"b"}, "b": {"c"}, "c": {"a"}}).prepare()
+
+
+def test_no_folder_is_a_corridor() -> None:
+    files: dict[Path, int] = defaultdict(int)
+    for path in FILES:
+        files[path.parent.relative_to(ROOT)] += path.name != "__init__.py"
+    assert {folder: count for folder, count in files.items() if count > MOST_FILES} == {}
+
+
 @pytest.mark.parametrize(
     ("rule", "path", "code"),
     [
@@ -85,13 +173,23 @@ def test_files_were_found() -> None:
         (wrong_imports, "shards/a.py", "import nvidia.dali.fn as fn"),
         (wrong_imports, "shards/a.py", "from kkanji.classes import ClassMap"),
         (wrong_imports, "shards/a/b.py", "from ... import kkanji"),
-        (wrong_imports, "kkanji/a.py", "if True:\n    import tools.pack"),
+        (wrong_imports, "kkanji/a.py", "if True:\n    import tools.commands.pack"),
         (wrong_imports, "kkanji/a.py", "import numpy, tests"),
         (wrong_imports, "kkanji/a.py", "from nvidia.dali import fn"),
         (wrong_imports, "kkanji/a.py", "from nvidia import dali"),
         (wrong_imports, "tools/a.py", "from launch import train"),
-        (wrong_imports, "launch/a.py", "from tools.pack import pack"),
+        (wrong_imports, "launch/a.py", "from tools.commands.pack import pack"),
         (wrong_imports, "benchmarks/a.py", "from ..tools import pack"),
+        (arrows_up, "shards/order/a.py", "from shards.output import write_file"),
+        (arrows_up, "shards/format/a.py", "from shards import store"),
+        (arrows_up, "shards/cache/a.py", "def f():\n    from shards.read.reader import SplitReader"),
+        (arrows_up, "kkanji/config.py", "from kkanji.augment.policy import Policy"),
+        (arrows_up, "kkanji/data/a.py", "import kkanji.training.trainer"),
+        (arrows_up, "kkanji/training/a.py", "from kkanji.inference.predict import Predictor"),
+        (arrows_up, "kkanji/hall.py", "import numpy"),
+        (arrows_up, "tools/view/a.py", "from tools.build import packing"),
+        (arrows_up, "tools/commands/a.py", "from tools.commands.pack import pack"),
+        (arrows_up, "benchmarks/rows.py", "from benchmarks.accuracy import accuracy"),
         (unsafe_code, "kkanji/a.py", "import pickle"),
         (unsafe_code, "kkanji/a.py", "from pickle import loads"),
         (unsafe_code, "kkanji/a.py", "from torch import load as read"),
@@ -109,12 +207,16 @@ def test_the_rules_find_what_they_forbid(rule: Rule, path: str, code: str) -> No
 @pytest.mark.parametrize(
     ("path", "code"),
     [
-        ("shards/a.py", "from . import layout\nimport numpy, shards.layout"),
-        ("kkanji/pipeline.py", "from nvidia.dali import fn\nfrom shards import Plan\nmodel.eval()"),
+        ("shards/format/a.py", "from . import layout\nimport numpy, shards.format.layout"),
+        ("shards/read/a.py", "from shards import Plan\nfrom shards.cache.cache import Cache"),
+        ("kkanji/data/dali.py", "from nvidia.dali import fn\nfrom shards import Plan\nmodel.eval()"),
+        ("kkanji/models.py", "from kkanji.config import Head"),
         ("kkanji/report/a.py", "from ..classes import ClassMap\nfrom torch import nn"),
-        ("tools/a.py", "from tools.b import c\nfrom kkanji import d\nnp.load(path, allow_pickle=False)"),
-        ("launch/a.py", "import kkanji, shards, toolshed\nsafetensors.torch.save(weights)"),
+        ("tools/build/a.py", "from tools.build.b import c\nfrom kkanji import d\nnp.load(path, allow_pickle=False)"),
+        ("tools/__main__.py", "from tools.commands.pack import pack"),
+        ("launch/train.py", "import kkanji, shards, toolshed\nsafetensors.torch.save(weights)"),
     ],
 )
 def test_the_rules_let_the_rest_be(path: str, code: str) -> None:
-    assert [*wrong_imports(ast.parse(code), Path(path)), *unsafe_code(ast.parse(code), Path(path))] == []
+    tree = ast.parse(code)
+    assert [*wrong_imports(tree, Path(path)), *arrows_up(tree, Path(path)), *unsafe_code(tree, Path(path))] == []

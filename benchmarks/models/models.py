@@ -19,10 +19,10 @@ import tyro
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks.chart import digest, svg
+from benchmarks.bars import digest, svg
 from benchmarks.measure import environment, write_result
 from benchmarks.models.anatomy import as_rows, draw, parts_of
-from benchmarks.table import plain
+from benchmarks.rows import plain
 from kkanji import cli
 from kkanji.environment import precision_name
 from kkanji.models import create_model

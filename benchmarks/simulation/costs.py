@@ -11,9 +11,9 @@ from math import ceil, log2
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from benchmarks.prepare import FULL
+from benchmarks.measure import FULL
+from benchmarks.rows import read_result
 from benchmarks.simulation.cases import Hardware
-from benchmarks.table import read_result
 from kkanji.models import create_model
 from kkanji.training.flops import training_flops
 from kkanji.training.micro_batch import saved_bytes_per_image

@@ -15,11 +15,11 @@ from typing import Any
 
 from benchmarks.measure import environment, write_result
 from benchmarks.peers import WINDOW
+from benchmarks.rows import read_result
 from benchmarks.simulation import costs, questions
 from benchmarks.simulation.cases import Case, Hardware, Run
 from benchmarks.simulation.simulate import simulate
 from benchmarks.simulation.validation import validate
-from benchmarks.table import read_result
 from shards import InputError
 from shards.format.layout import IMAGE_BYTES
 from shards.read.prefetch import shards_ahead

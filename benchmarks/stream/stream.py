@@ -14,10 +14,10 @@ from pathlib import Path
 
 from benchmarks.measure import Row, Turns, environment, make_images, write_files, write_result
 from benchmarks.peers import BLOCK, Job
+from benchmarks.rows import print_rows
 from benchmarks.stream.latency import Latency
 from benchmarks.stream.object_server import BUCKET, behind, object_server, port, upload
 from benchmarks.subject import Peer
-from benchmarks.table import print_rows
 from shards import InputError
 
 WINDOW = "single images of two shards at a time"

@@ -23,7 +23,7 @@ from accelerate.utils import broadcast
 
 from benchmarks.measure import environment, write_result
 from benchmarks.peers import BLOCK
-from benchmarks.table import plain, print_rows
+from benchmarks.rows import plain, print_rows
 from benchmarks.train.trial import WITHOUT_END, Trial
 from kkanji import classes as characters
 from kkanji import cli

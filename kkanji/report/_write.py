@@ -16,7 +16,7 @@ from kkanji.report._page import Content, Figure, page_html
 from kkanji.report._run import Run, read_run
 from kkanji.report._sheet import draw_sheet, sheet_png
 from kkanji.report._style import DARK, LIGHT, Chart, chart_png
-from shards.format.writer import write_file
+from shards.output.files import write_file
 
 PAGE_NAME = "report.html"
 PICTURE_FOLDER = "report"

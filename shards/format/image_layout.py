@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from shards.errors import CorruptShard, InputError
 from shards.format import layout, ustar
 from shards.format.layout import TAR_BLOCK
-from shards.format.manifest import Readable, Shard
+from shards.format.manifest import Shard
+from shards.format.manifest_reader import Readable
 from shards.format.ustar import MAX_MEMBER_BYTES, MAX_MEMBERS, Archive, Member
-from shards.format.writer import StoredBlock, write_file, write_tar
+from shards.format.writer import StoredBlock, write_tar
+from shards.output.files import write_file
 
 ImageFormat = Literal["png", "jpg"]
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from shards.errors import CorruptShard, InputError
 from shards.format.image_layout import TABLE_TYPE
-from shards.format.writer import Samples
+from shards.format.samples import Samples
 from shards.read.files import SplitFiles
 from shards.read.prefetch import Numbers
 from shards.read.reader import SplitReader

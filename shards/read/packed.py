@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from shards.errors import ChangedShard
 from shards.format import layout
-from shards.format.writer import Samples
+from shards.format.samples import Samples
 from shards.read.copy_kernels import copy_rows
 from shards.read.files import SplitFiles
 from shards.read.prefetch import Numbers

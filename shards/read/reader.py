@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.format.layout import IMAGE_SIZE
-from shards.format.writer import Samples
+from shards.format.samples import Samples
 from shards.order.sequential import cut
 from shards.read.address_range import AddressRange
 from shards.read.files import SplitFiles

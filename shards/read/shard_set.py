@@ -8,7 +8,8 @@ from pathlib import Path
 from shards.cache.cache import Cache
 from shards.errors import InputError
 from shards.format.image_layout import read_table
-from shards.format.manifest import Manifest, read_manifest
+from shards.format.manifest import Manifest
+from shards.format.manifest_reader import read_manifest
 from shards.read.background_check import BackgroundCheck
 from shards.read.encoded import Decode, EncodedReader
 from shards.read.files import SplitFiles, check_listing

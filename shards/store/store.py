@@ -17,7 +17,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError
 
 from shards.errors import ChangedShard, InputError, MissingShard, StorageError
-from shards.format.writer import sync_file, sync_folder
+from shards.output.files import sync_file, sync_folder
 from shards.store.credentials import connect, find_access, split_location
 from shards.store.download import Download, disk_error, read_whole
 from shards.store.error_messages import refuse

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ShardError
-from shards.format.manifest import CLASSES_NAME, MANIFEST_NAME, Manifest, Split, read_manifest
+from shards.format.manifest import CLASSES_NAME, MANIFEST_NAME, Manifest, Split
+from shards.format.manifest_reader import read_manifest
 from shards.store.store import Store, open_store
 from shards.verify.shard import Columns, Progress, check_shard, local_files, read_columns
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.measure import FULL
 from benchmarks.peers import probe
 from benchmarks.peers.varied import MATCHED, vary
-from benchmarks.prepare import FULL, OURS, THEIRS, estimate, prepare, times
+from benchmarks.prepare import OURS, THEIRS, estimate, prepare, times
 from shards import InputError
 from tools.build import offline_augment as recipes
 from tools.commands.combine import combine

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.table import END, filled, markdown, plain, table, written
+from benchmarks.rows import markdown, plain, written
+from benchmarks.table import END, filled, table
 from shards import InputError
 
 ROOT = Path(__file__).parents[2]

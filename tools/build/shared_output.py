@@ -23,7 +23,8 @@ from typing import IO, Any, Literal, Self
 
 from shards import Block, InputError, Manifest, Shard, ShardError, StorageError, read_manifest, write_file
 from shards.format import ustar
-from shards.format.writer import sync_folder, write_manifest
+from shards.format.writer import write_manifest
+from shards.output.files import sync_folder
 from shards.output.ownership import MARKER_NAME, Destination, marker, remove_own
 from shards.verify.shard import byte_problems, size_problems
 

@@ -14,18 +14,15 @@ import tyro
 from kkanji.classes import ClassMap, class_map, label
 from shards import IMAGE_BYTES, IMAGE_SIZE, InputError, OutputFolder, write_file
 from shards.format.manifest import CLASSES_NAME
-from shards.format.writer import sync_file
+from shards.output.files import sync_file
 from tools.ingest import originals
 from tools.ingest.codh_npz import npz_source, npz_sources
 from tools.ingest.dedupe import BLANK, CONFLICT, IDENTICAL, Entry, Sorted, sort_out
 from tools.ingest.legacy_arrays import LegacyArrays, has_arrays
+from tools.ingest.originals import LICENCE
 from tools.ingest.sources import ClassFolders, Source
 from tools.progress import count_images
 
-LICENCE = (
-    "`KMNIST Dataset` (created by CODH), adapted from `Kuzushiji Dataset` (created by NIJL and others), "
-    "doi:10.20676/00000341, CC BY-SA 4.0"
-)
 DROPPED_COLUMNS = ("reason", "label", "source", "member", "id", "official")
 SHOWN = 10  # entries named on the screen; dropped.csv names all
 

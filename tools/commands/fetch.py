@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple
 import tyro
 
 from shards import InputError
-from tools.commands.combine import LICENCE
 from tools.ingest.download import download, open_remote
+from tools.ingest.originals import LICENCE
 from tools.progress import count_bytes
 
 CODH = "https://codh.rois.ac.jp/kmnist/dataset/"

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from kkanji.classes import label
 from shards import IMAGE_SIZE, InputError, OutputFolder, write_file
 from shards.format.manifest import CLASSES_NAME
-from shards.format.writer import sync_file
-from tools.commands.sample import Face, draw, generator
+from shards.output.files import sync_file
+from tools.brush import Face, draw, generator
 from tools.ingest import originals
 from tools.ingest.originals import (
     LINEAGES,

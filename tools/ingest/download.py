@@ -23,7 +23,7 @@ from obstore.exceptions import NotSupportedError
 
 from shards import write_file
 from shards.errors import ChangedShard, InputError, MissingShard
-from shards.format.writer import sync_file, sync_folder
+from shards.output.files import sync_file, sync_folder
 from shards.store.credentials import connect, find_access, split_location
 from shards.store.download import PIECE_BYTES, disk_error
 from shards.store.error_messages import Shortfall

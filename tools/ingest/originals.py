@@ -297,3 +297,9 @@ def _map_images(path: Path, count: int) -> NDArray[np.uint8]:
     if images.dtype != np.uint8 or images.shape != expected:
         raise InputError(f"{path}: {images.dtype} {images.shape}, expected uint8 {expected}; combine again")
     return np.asarray(images)
+
+
+LICENCE = (
+    "`KMNIST Dataset` (created by CODH), adapted from `Kuzushiji Dataset` (created by NIJL and others), "
+    "doi:10.20676/00000341, CC BY-SA 4.0"
+)

@@ -24,7 +24,8 @@ from shards import (
     StorageError,
     read_manifest,
 )
-from shards.format.manifest import MANIFEST_NAME, parse_manifest
+from shards.format.manifest import MANIFEST_NAME
+from shards.format.manifest_reader import parse_manifest
 from shards.store.store import open_store
 from tests.shards.kinds import Kind, drawn, write_set_of
 

@@ -27,7 +27,6 @@ from shards import (
     write_manifest,
     write_shard,
 )
-from shards.format import writer
 from tests.faults import injector
 from tests.faults.injector import needs_small_disk, on_small_disk
 

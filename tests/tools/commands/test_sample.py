@@ -10,20 +10,10 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from fontTools.ttLib.tables._g_l_y_f import Glyph
 from PIL import Image
 
-from tools.commands import sample as sample_command
 from shards.errors import InputError
-from tools.commands.sample import (
-    FONT_FILES,
-    PAGE,
-    Gray,
-    Large,
-    draw,
-    generator,
-    load_faces,
-    outlines,
-    pixel_hash,
-    sample,
-)
+from tools.brush import PAGE, Gray, Large, draw, generator
+from tools.commands import sample as sample_command
+from tools.commands.sample import FONT_FILES, load_faces, outlines, pixel_hash, sample
 
 COMMITTED = Path(__file__).parents[3] / "sample"
 FONTS = Path("/usr/share/fonts/truetype")

@@ -1,0 +1,118 @@
+"""A folder that appears whole or not at all."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+from shards.errors import DISK_FULL, InputError, StorageError
+from shards.output.files import sync_folder, write_file
+from shards.output.lock import holder
+from shards.output.ownership import MARKER_NAME, destination, marker, remove_own
+
+
+class OutputFolder:
+    """A folder written under a temporary name and renamed when complete.
+
+    `with OutputFolder(path) as folder:` gives the temporary folder, `.NAME.partial` beside the final one. Leaving the
+    block normally syncs and renames it; an exception removes it; a SIGKILL leaves it, and the next run clears it. Two
+    processes cannot write one output: the lock (flock) is on the temporary folder and dies with its process.
+
+    Raises: InputError for an output that must not be replaced or is being written, StorageError when the disk refuses.
+    """
+
+    def __init__(
+        self, final: Path, *, maker: str = "", inputs: Iterable[str | Path] = (), overwrite: bool = False
+    ) -> None:
+        """maker: the command, whose own output alone `overwrite` replaces; inputs: what it reads, never replaced."""
+        self._destination = destination(final, maker, inputs, overwrite)
+        self.final = self._destination.path
+        self.partial = self.final.parent / f".{self.final.name}.partial"
+        self._lock = -1
+
+    def __enter__(self) -> Path:
+        try:
+            self._destination.check()
+            self.partial.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+            self._clear()
+            self._destination.announce()
+        except OSError as error:
+            raise StorageError(f"{self.final}: cannot be written: {error}") from error
+        return self.partial
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._commit()
+            elif isinstance(error, OSError) and error.errno in DISK_FULL:
+                raise StorageError(self._disk_full(error)) from error
+            elif error is not None and not isinstance(error, Exception):  # Ctrl-C, SIGTERM
+                error.add_note(f"{self.final}: not made: {self._written()} and removed again")
+        except OSError as failure:
+            raise StorageError(f"{self.final}: cannot be written: {failure}") from failure
+        finally:
+            self._discard()
+
+    def _take_lock(self) -> None:
+        try:
+            self._lock = os.open(self.partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = self._is_mine()
+        except (BlockingIOError, FileNotFoundError):
+            mine = False
+        if not mine:
+            self._unlock()
+            who = holder(self.partial) or "another process"
+            raise InputError(f"{self.final}: {who} is writing it; wait for it or choose another --output")
+
+    def _is_mine(self) -> bool:
+        """Whether the temporary name still means the locked folder: once renamed, another process may take the name."""
+        try:
+            return os.path.samestat(os.fstat(self._lock), self.partial.stat())
+        except FileNotFoundError:
+            return False
+
+    def _clear(self) -> None:
+        """Remove what a killed run left, unless a run that has ended since the first look made the output."""
+        try:
+            self._destination.check()
+            for entry in self.partial.iterdir():
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        except BaseException:
+            self._discard()
+            raise
+
+    def _discard(self) -> None:
+        if self._is_mine():
+            shutil.rmtree(self.partial, ignore_errors=True)
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _commit(self) -> None:
+        place = self._destination
+        if place.maker:
+            write_file(self.partial / MARKER_NAME, marker(self.partial, place.maker))
+        sync_folder(self.partial)
+        place.check()
+        replaced = place.make_way()
+        self.partial.rename(self.final)
+        sync_folder(self.final.parent)
+        remove_own(replaced, place.maker)
+
+    def _disk_full(self, error: OSError) -> str:
+        free = shutil.disk_usage(self.partial).free
+        found = f"{self._written()}, {free / 1e6:.1f} MB free"
+        return f"{self.final}: {error.strerror}: {found}; free some space or choose another --output"
+
+    def _written(self) -> str:
+        files = [path.lstat() for path in self.partial.rglob("*")]
+        return f"{sum(file.st_size for file in files) / 1e6:.1f} MB written in {len(files)} files"
