@@ -21,7 +21,7 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	touch $@
 
 train: $(INSTALLED)
-	$(BIN)/python -m tools combine sample --output $(SAMPLE)/originals --name "kkanji drawn sample" \
+	$(BIN)/python -m tools combine sample --output $(SAMPLE)/originals --name "kkanji rendered sample" \
 		--licence "Drawn from public-domain brush fonts; not historical." --overwrite
 	$(BIN)/python -m tools split $(SAMPLE)/originals --val 0.2
 	$(BIN)/python -m tools pack $(SAMPLE)/originals --output $(SAMPLE)/shards --block-size 125 --overwrite

@@ -1,6 +1,6 @@
 """Preparing balanced data: images/s of augmentation on one core, and of `tools balance` as a whole; what follows.
 
-`python -m benchmarks prepare ORIGINALS`. Beside ours, in turn with it, the original project's transforms through SciPy
+`python -m benchmarks prepare ORIGINALS`. Beside ours, in turn with it, the legacy project's transforms through SciPy
 and scikit-image, image by image as it did them; ours at the same statistics (measured too) and as training uses it.
 Then `tools balance` as a whole, with one and with two workers.
 """

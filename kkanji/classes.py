@@ -49,7 +49,7 @@ class ClassMap:
         return ClassMap(self.code_points + tuple(point for point in others.code_points if point not in self.ids))
 
     def to_json(self) -> str:
-        """`index.json`: {"codepoint_to_id": {"一 (U+4E00)": 0, ...}}, the form of the original project."""
+        """`index.json`: {"codepoint_to_id": {"一 (U+4E00)": 0, ...}}, the form of the legacy project."""
         entries = {f"{chr(point)} ({label(point)})": number for number, point in enumerate(self.code_points)}
         return json.dumps({"codepoint_to_id": entries}, ensure_ascii=False, indent=1) + "\n"
 

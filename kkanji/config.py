@@ -23,7 +23,7 @@ FREE_TO_CHANGE = frozenset({"data", "output", "resume", "trust", "cache_size"}) 
 MOST_JSON_BYTES = 64 << 20
 SIZE_STEP = 8  # pixels; below it the networks' maps do not shrink evenly
 # Options that a run settles when it starts, and their value until then: a resumed run takes what was settled.
-SETTLED = {"micro_batch": 0, "order": "auto", "window": 0}
+RESOLVED = {"micro_batch": 0, "order": "auto", "window": 0}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +43,7 @@ class TrainConfig:
     """Begin with the weights of this checkpoint or exported folder, of the same network; characters are matched."""
     teachers: tuple[Path, ...] = ()
     """Checkpoints or exported folders whose mean probabilities are learned beside the labels (distillation)."""
-    teaching: float = 0.5
+    distillation_weight: float = 0.5
     """Their share of the loss."""
     head: Head = "linear"
     """Its classifier. cosine: by the angle to each class's direction, so that rare classes keep up."""
@@ -72,7 +72,7 @@ class TrainConfig:
     micro_batch: int = 0
     """Images that a device takes at once; 0 derives it from the device's memory."""
     optimizer: OptimizerName = "adam"
-    """adam: with amsgrad, the original project's. sgd: Nesterov momentum 0.9. lamb: for very large batches. muon:
+    """adam: with amsgrad, the legacy project's. sgd: Nesterov momentum 0.9. lamb: for very large batches. muon:
     orthogonalised momentum, with AdamW for classifier, norms and biases."""
     lr: float = 1e-3
     """Peak learning rate."""
@@ -96,7 +96,7 @@ class TrainConfig:
     """Strength of the augmentation policy; 0 turns it off."""
     augment_start: float | None = None
     """Its strength in the first epoch, which then grows evenly; None: the same throughout."""
-    plain_epochs: int = 0
+    unaugmented_epochs: int = 0
     """Last epochs without augmentation."""
     start_size: int = IMAGE_SIZE
     """Images are reduced to so many pixels a side at the start, and grow in steps of 8 to their own size."""
@@ -130,7 +130,7 @@ class TrainConfig:
             "save_every",
             "seed",
             "window",
-            "plain_epochs",
+            "unaugmented_epochs",
             "profile_steps",
             "stall_seconds",
             "mixup_stages",
@@ -142,7 +142,7 @@ class TrainConfig:
         _require(0 < self.lr < float("inf"), "lr", self.lr, "above 0")
         _require(0 <= (self.drop_path or 0) < 1, "drop_path", self.drop_path, "from 0 to below 1")
         _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "from 0 to below 1")
-        _require(0 <= self.teaching <= 1, "teaching", self.teaching, "from 0 to 1")
+        _require(0 <= self.distillation_weight <= 1, "distillation_weight", self.distillation_weight, "from 0 to 1")
         _require(0 <= self.draw_exponent <= 1, "draw_exponent", self.draw_exponent, "from 0 to 1")
         _require(0 <= self.augment <= 2, "augment", self.augment, "from 0 to 2")
         _require(0 <= (self.augment_start or 0) <= 2, "augment_start", self.augment_start, "from 0 to 2")
@@ -159,9 +159,9 @@ class TrainConfig:
         """Plain values, for JSON."""
         return {name: _plain(value) for name, value in asdict(self).items()}
 
-    def settled_as(self, saved: Mapping[str, Any]) -> "TrainConfig":
+    def resolved_as(self, saved: Mapping[str, Any]) -> "TrainConfig":
         """These options, with those that were left open settled as an earlier start of the run did."""
-        left_open = [name for name, value in SETTLED.items() if getattr(self, name) == value and name in saved]
+        left_open = [name for name, value in RESOLVED.items() if getattr(self, name) == value and name in saved]
         return replace(self, **{name: saved[name] for name in left_open})
 
     def check_resumes(self, saved: dict[str, Any]) -> None:

@@ -21,9 +21,11 @@ from shards.errors import InputError
 FONT_PACKAGE = "noto_cjk_sans_jp_regular"
 FONT_FILE = "NotoSansCJKjp-Regular.otf"
 FONT_FAMILY = "Noto Sans CJK JP"
-EM_SHARE = 0.88  # of the square that a character's em box takes: about what the handwriting takes of its image
-BASELINE_SHARE = 0.88  # of the em box that lies above the baseline (the font's ideographic box: 880 above, 120 below)
-SPELLED_SHARE = 0.9  # of the square's width that a spelled out code point takes
+EM_FRACTION = 0.88  # of the square that a character's em box takes: about what the handwriting takes of its image
+BASELINE_FRACTION = (
+    0.88  # of the em box that lies above the baseline (the font's ideographic box: 880 above, 120 below)
+)
+SPELLED_FRACTION = 0.9  # of the square's width that a spelled out code point takes
 MEASURING_SIZE = 100
 
 
@@ -71,26 +73,26 @@ def render_glyph(character: str, size: int) -> NDArray[np.uint8]:
         raise ValueError(f"cannot draw {character!r} in {size} pixels: expected a character and a positive size")
     image = Image.new("L", (size, size))
     if len(character) == 1 and has_glyph(character):
-        _draw_in_em_box(image, character)
+        _render_in_em_box(image, character)
     else:
-        _draw_fitted(image, character if has_glyph(character) else code_point(character))
+        _render_fitted(image, character if has_glyph(character) else code_point(character))
     glyph = np.asarray(image).copy()
     glyph.setflags(write=False)  # the cache hands the same array to everybody
     return glyph
 
 
-def _draw_in_em_box(image: Image.Image, character: str) -> None:
+def _render_in_em_box(image: Image.Image, character: str) -> None:
     """Centre the em box, not the ink: 一 belongs in the middle of the square and 、 in its corner."""
     size = image.width
-    em = EM_SHARE * size
-    baseline = (size - em) / 2 + BASELINE_SHARE * em
+    em = EM_FRACTION * size
+    baseline = (size - em) / 2 + BASELINE_FRACTION * em
     ImageDraw.Draw(image).text((size / 2, baseline), character, fill=255, font=font(max(1, round(em))), anchor="ms")
 
 
-def _draw_fitted(image: Image.Image, text: str) -> None:
+def _render_fitted(image: Image.Image, text: str) -> None:
     size = image.width
     unit_width = font(MEASURING_SIZE).getlength(text) / MEASURING_SIZE
-    points = max(1, int(SPELLED_SHARE * size / unit_width))
+    points = max(1, int(SPELLED_FRACTION * size / unit_width))
     ImageDraw.Draw(image).text((size / 2, size / 2), text, fill=255, font=font(points), anchor="mm")
 
 

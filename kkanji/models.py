@@ -100,7 +100,7 @@ class Network(EfficientNet):  # type: ignore[misc]  # timm's carries no types
 
 
 class EfficientNetFactory:
-    """The networks by the names that the original project's users know."""
+    """The networks by the names that the legacy project's users know."""
 
     @staticmethod
     def create(variant: str, num_classes: int) -> nn.Module:

@@ -20,7 +20,7 @@ from kkanji.data.feed import Feed
 from kkanji.data.training_set import class_map, open_set
 from kkanji.evaluation.calibration import TemperatureScan
 from kkanji.evaluation.metrics import MEASURES, interval, summarise
-from kkanji.evaluation.predict_split import plain_feed, predict_split
+from kkanji.evaluation.predict_split import predict_split, unaugmented_feed
 from kkanji.evaluation.predictions import Predictions
 from kkanji.report import write_report
 from kkanji.training.data_check import DataCheck
@@ -59,15 +59,15 @@ def evaluate(config: EvaluateConfig) -> None:
     own, known = class_map(data), checkpoint.read_classes(config.checkpoint)
     classes = known.with_others(own)
     state = checkpoint.read_state(config.checkpoint)
-    own_drawn = state.get("training_drawn", [0] * len(known))  # older checkpoints do not tell them from originals
-    originals, drawn = (
+    own_rendered = state.get("training_drawn", [0] * len(known))  # older checkpoints do not tell them from originals
+    originals, rendered = (
         np.pad(np.array(counts, np.int64), (0, len(classes) - len(known)))
-        for counts in (state["training_originals"], own_drawn)
+        for counts in (state["training_originals"], own_rendered)
     )
     reader, accelerator = data.split(config.split), Accelerator()
     numbers = np.array([classes.ids[code_point] for code_point in own.code_points])
     with DataCheck(accelerator, data, config.split) as check:
-        predictions, spent = _predict(config, accelerator, plain_feed(reader, len(classes), numbers))
+        predictions, spent = _predict(config, accelerator, unaugmented_feed(reader, len(classes), numbers))
         check.finish()
     if not accelerator.is_main_process:
         return
@@ -79,7 +79,7 @@ def evaluate(config: EvaluateConfig) -> None:
         "tta": config.tta,
         **spent,
         **summarise(predictions, originals),
-        **_classes(classes, predictions, originals + drawn),
+        **_classes(classes, predictions, originals + rendered),
     }
     with atomic_file(output / "evaluation.json") as file:
         file.write(strict_json(summary, indent=1).encode() + b"\n")
@@ -128,7 +128,7 @@ def _text(summary: dict[str, Any], verdict: lineage.Independence) -> str:
     low, high = interval(summary["top1"], summary["images"])
     lines.append(f"{'top1, 95 % interval':20} {low:.4f} to {high:.4f}")
     lines.append(f"{'classes evaluated':20} {summary['evaluated_classes']:,} of {summary['classes']:,}")
-    lines.append(f"{'apart from training':20} {verdict}")
+    lines.append(f"{'disjoint from training':20} {verdict}")
     lines.append(f"{'images/s':20} {summary['images'] / summary['seconds']:,.0f}")
     if summary["without_training"]:
         lines.append(f"{'never trained on':20} {_some(summary['without_training'])}")

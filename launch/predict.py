@@ -13,7 +13,7 @@ import torch
 import tyro
 
 from kkanji import cli
-from kkanji.inference.predict import CharacterReader, Reading, list_images, read_files
+from kkanji.inference.predict import Prediction, Predictor, list_images, predict_files
 from shards import InputError
 
 PRETRAINED = Path(__file__).parents[1] / "models" / "kuzushiji-kanji"
@@ -51,11 +51,11 @@ class PredictConfig:
 def predict(config: PredictConfig) -> None:
     """Results go to stdout while files are read; what became of the files goes to stderr."""
     listing = list_images(config.images)
-    reader = CharacterReader(config.checkpoint, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    reader = Predictor(config.checkpoint, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     start, unreadable = perf_counter(), 0
     if config.format == "csv":
         csv.writer(sys.stdout, lineterminator="\n").writerow(CSV_HEAD)
-    for reading in read_files(reader, listing.files, top=config.top):
+    for reading in predict_files(reader, listing.files, top=config.top):
         if reading.error:
             unreadable += 1
             if unreadable > config.max_unreadable:
@@ -68,7 +68,7 @@ def predict(config: PredictConfig) -> None:
     sys.stderr.write(f"{speed}; {unreadable:,} unreadable, {listing.others:,} other files left out\n")
 
 
-def _write(reading: Reading, form: str) -> None:
+def _write(reading: Prediction, form: str) -> None:
     file = str(reading.file).encode(errors="replace").decode()  # a name need not be text
     if form == "csv":
         csv.writer(sys.stdout, lineterminator="\n").writerows(_rows(file, reading))
@@ -81,7 +81,7 @@ def _write(reading: Reading, form: str) -> None:
         sys.stdout.write(f"{file}  {'  '.join(guesses_text)}\n")
 
 
-def _rows(file: str, reading: Reading) -> Iterable[tuple[object, ...]]:
+def _rows(file: str, reading: Prediction) -> Iterable[tuple[object, ...]]:
     if reading.error:
         return [(file, 0, "", "", "", reading.error)]
     return [

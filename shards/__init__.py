@@ -10,7 +10,7 @@ from shards.format.manifest import Block, Manifest, Shard, Split
 from shards.format.manifest_reader import read_manifest
 from shards.format.samples import Samples
 from shards.format.writer import shard_name, write_manifest, write_shard
-from shards.order.balanced import DrawnOrder
+from shards.order.balanced import BalancedOrder
 from shards.order.sequential import Order, Plan, SampleOrder
 from shards.order.windowed import WindowedOrder
 from shards.output.files import atomic_file, write_file
@@ -24,10 +24,10 @@ __all__ = [
     "BLOCK_SIZES",
     "IMAGE_BYTES",
     "IMAGE_SIZE",
+    "BalancedOrder",
     "Block",
     "ChangedShard",
     "CorruptShard",
-    "DrawnOrder",
     "FolderLock",
     "InputError",
     "Manifest",

@@ -52,7 +52,7 @@ def _blocks(samples: Samples) -> Iterator[Samples]:
 
 
 def make_font(path: Path, drawn: str, empty: str = "") -> Path:
-    """A font with an oblong for each drawn character, of another height for each, and characters without outline."""
+    """A font with an oblong for each rendered character, of another height for each, and characters without outline."""
     names = {ord(character): f"glyph{ord(character):04X}" for character in drawn + empty}
     glyphs = {".notdef": TTGlyphPen(None).glyph()}
     for number, (code_point, name) in enumerate(names.items()):

@@ -60,13 +60,13 @@ class Face:
         except (TTLibError, OSError) as error:
             raise InputError(f"{path} cannot be read as a font ({error}): install its Debian package again") from error
 
-    def draws(self, character: str) -> bool:
+    def has_glyph(self, character: str) -> bool:
         """Whether there is an outline: these fonts list thousands of characters whose glyph is empty."""
         name = self._names.get(ord(character))
         if name is None:
             return False
         pen = BoundsPen(self._glyphs)
-        self._glyphs[name].draw(pen)
+        self._glyphs[name].render_character(pen)
         return pen.bounds is not None
 
     def outline(self, character: str) -> Large:
@@ -77,7 +77,7 @@ class Face:
         return fit(np.asarray(picture, dtype=np.float32) / np.float32(255), PAGE, OUTLINE, (0.5, 0.5))
 
 
-def draw(outline: Large, rng: np.random.Generator) -> Gray:
+def render_character(outline: Large, rng: np.random.Generator) -> Gray:
     """One image (SIDE, SIDE) of an outline (P, P), unlike any other: shape, weight, place, ink and paper vary."""
     ink = weigh(bend(outline, rng), rng)
     ink = dry(frame(ink, rng), rng)
@@ -98,9 +98,9 @@ def clouds(rng: np.random.Generator, side: int, cells: int) -> Large:
 def bend(outline: Large, rng: np.random.Generator) -> Large:
     """Slant, turn, stretch and bend the whole character, as another hand would write it."""
     turn, slant = rng.normal(0, 0.06), rng.normal(0, 0.12)
-    stretch = np.exp(rng.normal(0, 0.1))
+    span = np.exp(rng.normal(0, 0.1))
     cosine, sine = np.cos(turn), np.sin(turn)
-    matrix = np.array([[cosine, -sine], [sine, cosine]]) @ np.array([[stretch, slant], [0, 1 / stretch]])
+    matrix = np.array([[cosine, -sine], [sine, cosine]]) @ np.array([[span, slant], [0, 1 / span]])
     rows, columns = np.mgrid[:PAGE, :PAGE] - PAGE / 2
     # A slow wave moves the parts of the character, a quicker and smaller one makes the strokes tremble.
     waves = [6 * clouds(rng, PAGE, 5) + 1.6 * clouds(rng, PAGE, 14) for _ in "xy"]

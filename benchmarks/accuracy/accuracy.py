@@ -1,5 +1,5 @@
 """Accuracy on a validation split against minutes of training: the recipe in the README, the same without each of its
-parts, and the original project's recipe. One training after another on one machine, of about the same length each."""
+parts, and the legacy project's recipe. One training after another on one machine, of about the same length each."""
 
 import json
 import os
@@ -25,7 +25,7 @@ MARKS = (0.8, 0.9)  # top-1 whose time is told
 MINUTES = (10, 20, 30, 40)  # whose top-1 is told
 # Of before the project: a dense fused-MBConv network of 4.2 M parameters, AdamW, float32, 410 images/s on 2 cores.
 REFERENCE: Row = {"name": "quick reference", "10 min, %": 78.7, "20 min, %": 88.2, "30 min, %": 90.2, "40 min, %": 91.0}
-SOURCES = ("as it is", "with drawn images", "balanced by the original's recipe")  # what of a data set is trained on
+SOURCES = ("as it is", "with rendered images", "balanced by the original's recipe")  # what of a data set is trained on
 EPOCHS = 10  # of all recipes
 EVALUATE_EVERY = 2  # of them
 BATCH = 256
@@ -44,7 +44,7 @@ OURS = {
     "--full-size-at": "0.5",
     "--augment": "0.8",
     "--augment-start": "0.4",
-    "--plain-epochs": "1",
+    "--unaugmented-epochs": "1",
 }
 ORIGINAL = {
     "--model": "kkanji_original_b0",
@@ -81,7 +81,7 @@ RECIPES = (
     _ours("ours"),
     _ours("ours, four times as long", images=4.4, full_size_at="0.2", warmup_epochs="0.1", evaluate_every="1"),
     _ours("without augmentation", augment="0", augment_start="0"),
-    _ours("augmentation at full strength throughout", augment_start="0.8", plain_epochs="0"),
+    _ours("augmentation at full strength throughout", augment_start="0.8", unaugmented_epochs="0"),
     _ours("classes drawn as they are", draw_exponent="1"),
     _ours("classes drawn alike", draw_exponent="0"),
     _ours("without averaged weights", ema_images="0"),
@@ -90,7 +90,7 @@ RECIPES = (
     _ours("cosine head", head="cosine"),
     _ours("mixup", mixup="0.2"),
     _ours("manifold mixup", mixup="0.2", mixup_stages="2"),
-    _ours("drawn images of rare characters", source=SOURCES[1]),
+    _ours("rendered images of rare characters", source=SOURCES[1]),
     _ours("constant rate", schedule="constant"),
     _ours("float32", images=0.65, precision="float32"),
     Recipe(name="the original's recipe", options=ORIGINAL, images=1.25, source=SOURCES[2]),
@@ -101,8 +101,8 @@ def accuracy(
     data: Path,
     *,
     runs: Path,
-    drawn_data: Path | None = None,
-    original_data: Path | None = None,
+    rendered_data: Path | None = None,
+    legacy_data: Path | None = None,
     images: int = 300_000,
     only: tuple[str, ...] = (),
     threads: int = len(os.sched_getaffinity(0)),
@@ -123,11 +123,11 @@ def accuracy(
         threads: of torch
         output: JSON to write
     """
-    sets = dict(zip(SOURCES, (data, drawn_data, original_data), strict=True))
+    sets = dict(zip(SOURCES, (data, rendered_data, legacy_data), strict=True))
     chosen = [(recipe, source) for recipe in _recipes(only) if (source := sets[recipe.source])]
     left_out = sorted(set(only) - {recipe.name for recipe, _ in chosen})
     if left_out:
-        raise InputError(f"--only {', '.join(left_out)}: needs a set of its own; give --drawn-data or --original-data")
+        raise InputError(f"--only {', '.join(left_out)}: needs a set of its own; give --rendered-data or --legacy-data")
     state, rows = environment(), []
     for recipe, source in chosen:
         row = _row(recipe, _train(recipe, source, runs / recipe.folder, images, threads))

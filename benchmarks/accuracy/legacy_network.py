@@ -1,4 +1,4 @@
-"""Training with the original project's network; options of launch/train.py.
+"""Training with the legacy project's network; options of launch/train.py.
 
 EfficientNet-B0 without squeeze-excitation, whose stem it built for three channels; here it takes the one that images
 have. It is registered in this process alone: a network to compare with, not to use.
@@ -30,8 +30,8 @@ class NoExcitation(nn.Module):
 
 
 @register_model
-def kkanji_original_b0(*, head: str = "linear", **kwargs: Any) -> nn.Module:
-    """The original project's EfficientNet-B0; it has the linear classifier only."""
+def kkanji_legacy_b0(*, head: str = "linear", **kwargs: Any) -> nn.Module:
+    """The legacy project's EfficientNet-B0; it has the linear classifier only."""
     if head != "linear":
         raise ValueError(f"head={head!r}; expected 'linear'")
     model: nn.Module = create_model("efficientnet_b0", in_chans=1, se_layer=NoExcitation, drop_rate=0.2, **kwargs)

@@ -1,4 +1,4 @@
-"""The original project's transforms (its script 02_balance), image by image through SciPy and scikit-image as it did.
+"""The legacy project's transforms (its script 02_balance), image by image through SciPy and scikit-image as it did.
 
 Elastic: uniform noise smoothed with sigma 30, times 1,000; affine: 15 degrees and 10 % about the corner, 5 pixels;
 noise of 5 % of white. Written anew from these figures and calls; files are left out, so it is faster here than it was.

@@ -69,8 +69,8 @@ def gather(job: Job) -> Epoch:
     buffer = np.zeros((job.batch, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
 
     def epoch() -> Iterator[Batch]:
-        stretches = ((start, start + job.batch) for start in count(0, job.batch))
-        for numbers in numbers_of(order, stretches):
+        spans = ((start, start + job.batch) for start in count(0, job.batch))
+        for numbers in numbers_of(order, spans):
             images, labels, _ = reader.gather(numbers, buffer, sources=False)
             yield Batch(images, labels)
 
@@ -107,8 +107,8 @@ def augmented(job: Job) -> Epoch:
 def _loaded(job: Job, reader_and_order: tuple[SplitReader, SampleOrder], policy: Policy | None) -> Iterator[Batch]:
     reader, order = reader_and_order
     feed = Feed(reader=reader, order=order, classes=reader.samples, policy=policy)
-    stretches = ((start, start + job.batch) for start in count(0, job.batch))
-    with Loader(feed, stretches, torch.device("cpu"), largest=job.batch, threads=job.threads) as loader:
+    spans = ((start, start + job.batch) for start in count(0, job.batch))
+    with Loader(feed, spans, torch.device("cpu"), largest=job.batch, threads=job.threads) as loader:
         for batch in loader:
             yield Batch(batch.images, batch.labels)
 

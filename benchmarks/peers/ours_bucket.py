@@ -42,7 +42,7 @@ def bucket(job: Job) -> Iterator[Batch]:
     order = WindowedOrder(sizes, seed=0, window=WINDOW)
     buffer = np.zeros((job.batch, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
     starts = range(0, reader.samples, job.batch)
-    stretches = ((start, min(start + job.batch, reader.samples)) for start in starts)
-    for numbers in reader.follow(numbers_of(order, stretches)):
+    spans = ((start, min(start + job.batch, reader.samples)) for start in starts)
+    for numbers in reader.follow(numbers_of(order, spans)):
         images, labels, _ = reader.gather(numbers, buffer[: len(numbers)], sources=False)
         yield Batch(images, labels)

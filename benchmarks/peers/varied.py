@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from benchmarks.peers import Batch, Epoch, Job, probe
 from kkanji.augment import numba_kernels as augment_kernels
-from kkanji.augment.policy import Policy, draw
+from kkanji.augment.policy import Policy, sample_rows
 
 PACKAGES = ("numba",)
 AHEAD = 1
@@ -50,7 +50,7 @@ def default(job: Job) -> Epoch:
 def vary(images: Images, policy: Policy, first: int = 0) -> Images:
     """Images numbered from first on, on this thread."""
     out = np.empty_like(images)
-    augment_kernels.apply(images, draw(policy, 0, np.arange(first, first + len(images))), out)
+    augment_kernels.apply(images, sample_rows(policy, 0, np.arange(first, first + len(images))), out)
     return out
 
 

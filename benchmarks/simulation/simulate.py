@@ -138,8 +138,8 @@ class _Node:
         """The stretch of the stream that is the node's part of each step."""
         world, ranks = self.world, self.world.case.hardware.ranks
         for step in range(world.plan.steps):
-            start, _ = world.plan.share(step, self.number * ranks, world.ranks)
-            yield start, world.plan.share(step, self.number * ranks + ranks - 1, world.ranks)[1]
+            start, _ = world.plan.rank_span(step, self.number * ranks, world.ranks)
+            yield start, world.plan.rank_span(step, self.number * ranks + ranks - 1, world.ranks)[1]
 
     def need(self, position: int) -> Process:
         """Wait for the shards that the lane's sample at this position may come from."""
@@ -279,7 +279,7 @@ class _Rank:
 
     def _micro_batches(self, step: int) -> Iterator[tuple[int, int]]:
         world = self.node.world
-        start, stop = world.plan.share(step, self.number, world.ranks)
+        start, stop = world.plan.rank_span(step, self.number, world.ranks)
         parts = -(-(stop - start) // world.case.run.micro)
         return (cut(start, stop, part, parts) for part in range(parts))
 

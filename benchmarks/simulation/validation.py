@@ -178,11 +178,11 @@ def _fed(pace: Pace, rank: int, reader: PackedReader) -> Iterator[int]:
     """Sizes of the micro-batches that a thread gathers ahead of use."""
     order = WindowedOrder([SHARD] * (IMAGES // SHARD), seed=0, window=WINDOW)
     ready: Queue[int | None] = Queue(PREFETCH)
-    stretches = (part for step in range(pace.plan.steps) for part in _micro_batches(pace, rank, step))
+    spans = (part for step in range(pace.plan.steps) for part in _micro_batches(pace, rank, step))
 
     def feed() -> None:
         try:
-            for numbers in reader.follow(numbers_of(order, stretches)):
+            for numbers in reader.follow(numbers_of(order, spans)):
                 sleep(len(numbers) * pace.gather_s / MICRO)
                 reader.gather(numbers, sources=False)
                 ready.put(len(numbers))
@@ -201,5 +201,5 @@ def _fed(pace: Pace, rank: int, reader: PackedReader) -> Iterator[int]:
 
 
 def _micro_batches(pace: Pace, rank: int, step: int) -> Iterator[tuple[int, int]]:
-    start, stop = pace.plan.share(step, rank, pace.ranks)
+    start, stop = pace.plan.rank_span(step, rank, pace.ranks)
     return (cut(start, stop, part, pace.micro_batches) for part in range(pace.micro_batches))

@@ -59,7 +59,7 @@ class Policy:
         return np.array([getattr(self, field.name) for field in fields(self)], np.float32)
 
 
-def draw(policy: Policy, seed: int, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+def sample_rows(policy: Policy, seed: int, positions: NDArray[np.int64]) -> NDArray[np.float32]:
     """Rows [n, ROW] for the images at these positions of the sample stream."""
     rows = np.empty((len(positions), ROW), np.float32)
     augment_kernels.draw(policy.vector(), np.uint64(seed), positions, rows)

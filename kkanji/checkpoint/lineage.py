@@ -36,13 +36,13 @@ def record(path: Path, data: str, lineage: str, sources: NDArray[np.uint64]) -> 
     """
     state = checkpoint.read_state(path)
     own = data == state.get("data") and not learned_from(state["config"]) and not checkpoint.has_originals(path)
-    apart = not own and trained_apart(path, sources)
-    if state["config"].get("averaged") and not apart:
+    disjoint = not own and proven_disjoint(path, sources)
+    if state["config"].get("averaged") and not disjoint:
         lineage = "unknown: averaged with weights that are not proven to be trained without these images"
-    return {"lineage": lineage, "apart": apart}
+    return {"lineage": lineage, "apart": disjoint}
 
 
-def trained_apart(path: Path, sources: NDArray[np.uint64]) -> bool:
+def proven_disjoint(path: Path, sources: NDArray[np.uint64]) -> bool:
     """Whether a checkpoint's weights are known to have seen none of these originals."""
     try:
         return not np.isin(sources, originals_behind(path)).any()

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils import dlpack
 
 from kkanji.augment import numba_kernels as augment_kernels
-from kkanji.data.feed import PARTS, PREFETCH, Arrays, Feed, Source, Stretch, source_of
+from kkanji.data.feed import PARTS, PREFETCH, Arrays, Feed, Source, Span, source_of
 from shards import InputError
 from shards.format.layout import IMAGE_SIZE
 from shards.read.encoded import EncodedReader
@@ -48,12 +48,10 @@ class Loader:
     next. `wait_s` adds up the seconds that the consumer spent here. Nothing ends early in silence.
     """
 
-    def __init__(
-        self, feed: Feed, stretches: Iterable[Stretch], device: torch.device, *, largest: int, threads: int = 2
-    ):
+    def __init__(self, feed: Feed, spans: Iterable[Span], device: torch.device, *, largest: int, threads: int = 2):
         self.wait_s = 0.0
         self._device = device
-        self._source = source_of(feed, stretches)
+        self._source = source_of(feed, spans)
         encoded = isinstance(feed.reader, EncodedReader)
         kind = Kind(
             device_id=None if device.type == "cpu" else (device.index or 0),
@@ -246,13 +244,13 @@ def augment_parts(images: list[Any], rows: list[Any]) -> list[Any]:
     and beside the training step. DALI begins that copy when this function has returned, and then lets go of the result;
     torch gives its memory to nothing but later work on the same stream, so it lasts until the copy is done.
     """
-    from kkanji.augment import triton_kernels as augment_triton
+    from kkanji.augment import triton_kernels
 
     parts, part_rows = ([dlpack.from_dlpack(capsule) for capsule in capsules] for capsules in (images, rows))
     with _stream_of_dali(parts[0].device):
         pixels = torch.stack(parts)
         flat_rows = torch.stack(part_rows).view(-1, augment_kernels.ROW)
-        augmented = augment_triton.augment(pixels.view(-1, IMAGE_SIZE, IMAGE_SIZE), flat_rows).view(pixels.shape)
+        augmented = triton_kernels.augment(pixels.view(-1, IMAGE_SIZE, IMAGE_SIZE), flat_rows).view(pixels.shape)
     return [dlpack.to_dlpack(part) for part in augmented]  # type: ignore[attr-defined]
 
 

@@ -23,7 +23,7 @@ from shards.read.prefetch import Numbers
 PREFETCH = 2  # batches that DALI has ready or under way
 KEEP = PREFETCH + 2  # batches whose files stay where they were located: DALI has not copied the last ones yet
 PARTS = 8  # that a packed batch is cut into, for DALI's threads: 4 gather at 65 % of NumPy's limit, 8 at 71 %
-Stretch = tuple[int, int]
+Span = tuple[int, int]
 Arrays = list[Any]
 """One entry for each input of the graph: an array, or a list of arrays of different lengths."""
 
@@ -49,9 +49,9 @@ class Source(ABC):
     What it locates outlives DALI's use of it: shards stay mapped for KEEP batches.
     """
 
-    def __init__(self, feed: Feed, stretches: Iterable[Stretch]) -> None:
+    def __init__(self, feed: Feed, spans: Iterable[Span]) -> None:
         self._feed = feed
-        self._stretches, ahead = tee(stretches)
+        self._stretches, ahead = tee(spans)
         self._numbers = feed.reader.follow(numbers_of(feed.order, ahead), keep=KEEP)
         self.counts: deque[int] = deque()
         """Images of the batches that DALI has not given out yet; parts are padded."""
@@ -59,13 +59,13 @@ class Source(ABC):
         """Whether all stretches were brought: any other StopIteration is an error, not the end."""
 
     def __call__(self) -> Arrays:
-        stretch = next(self._stretches, None)
-        if stretch is None:
+        span = next(self._stretches, None)
+        if span is None:
             self.ended = True
             raise StopIteration
         numbers = next(self._numbers)
         self.counts.append(len(numbers))
-        rows = [] if self._feed.policy is None else [np.concatenate(list(self._rows(self._feed.policy, *stretch)))]
+        rows = [] if self._feed.policy is None else [np.concatenate(list(self._rows(self._feed.policy, *span)))]
         return self._arrays(numbers, rows)
 
     @abstractmethod
@@ -86,7 +86,7 @@ class Source(ABC):
         while start < stop:
             end = min(stop, (start // samples + 1) * samples)
             of_epoch = policy.scaled(self._feed.strength(start // samples))
-            yield augment.draw(of_epoch, seed, np.arange(start, end))
+            yield augment.sample_rows(of_epoch, seed, np.arange(start, end))
             start = end
 
     def _checked(self, labels: NDArray[np.integer]) -> NDArray[np.int64]:
@@ -102,8 +102,8 @@ class Source(ABC):
 class PackedSource(Source):
     """Of packed shards: addresses of pixels, in PARTS of one length."""
 
-    def __init__(self, reader: PackedReader, feed: Feed, stretches: Iterable[Stretch]) -> None:
-        super().__init__(feed, stretches)
+    def __init__(self, reader: PackedReader, feed: Feed, spans: Iterable[Span]) -> None:
+        super().__init__(feed, spans)
         self._reader = reader
 
     def _arrays(self, numbers: Numbers, rows: list[NDArray[np.float32]]) -> Arrays:
@@ -114,8 +114,8 @@ class PackedSource(Source):
 class EncodedSource(Source):
     """Of shards of PNG or JPEG images: their files."""
 
-    def __init__(self, reader: EncodedReader, feed: Feed, stretches: Iterable[Stretch]) -> None:
-        super().__init__(feed, stretches)
+    def __init__(self, reader: EncodedReader, feed: Feed, spans: Iterable[Span]) -> None:
+        super().__init__(feed, spans)
         self._reader = reader
         self._under_way: deque[Numbers] = deque(maxlen=KEEP)
 
@@ -141,12 +141,12 @@ class EncodedSource(Source):
                 raise CorruptShard(f"{self._reader.where(int(number))}: {error}") from error
 
 
-def source_of(feed: Feed, stretches: Iterable[Stretch]) -> PackedSource | EncodedSource:
+def source_of(feed: Feed, spans: Iterable[Span]) -> PackedSource | EncodedSource:
     """The source that fits the feed's reader."""
     if isinstance(feed.reader, EncodedReader):
-        return EncodedSource(feed.reader, feed, stretches)
+        return EncodedSource(feed.reader, feed, spans)
     if isinstance(feed.reader, PackedReader):
-        return PackedSource(feed.reader, feed, stretches)
+        return PackedSource(feed.reader, feed, spans)
     raise TypeError(f"{type(feed.reader).__name__}: expected a reader of packed or of encoded images")
 
 

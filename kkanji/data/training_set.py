@@ -10,8 +10,8 @@ from kkanji.classes import ClassMap, parse_class_map
 from kkanji.config import TrainConfig
 from kkanji.data.codec import decode_into
 from shards import (
+    BalancedOrder,
     CorruptShard,
-    DrawnOrder,
     InputError,
     Order,
     SampleOrder,
@@ -60,7 +60,7 @@ def room_bytes(data: ShardSet) -> float:
     return math.inf if data.in_place else data.cache.limit_bytes
 
 
-def settle_order(config: TrainConfig, data: ShardSet, room: float) -> TrainConfig:
+def resolve_order(config: TrainConfig, data: ShardSet, room: float) -> TrainConfig:
     """The options with the order and its window named: shuffled over the whole set if that fits on every machine.
 
     room: bytes on the machine that has the least.
@@ -108,5 +108,5 @@ def training_order(config: TrainConfig, data: ShardSet, reader: SplitReader) -> 
         draws = draws_per_class(
             split.samples_per_class, config.draws_per_class, exponent=config.draw_exponent, cap=config.draw_cap
         )
-        return DrawnOrder(labels=labels, draws=draws, seed=config.seed)
+        return BalancedOrder(labels=labels, draws=draws, seed=config.seed)
     return SampleOrder(samples=reader.samples, seed=config.seed)

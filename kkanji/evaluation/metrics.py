@@ -37,7 +37,7 @@ class ClassCounts:
     """Of these, read as it."""
     among_top: NDArray[np.int64]
     """Of these, with the class among the first five readings."""
-    said: NDArray[np.int64]
+    predicted: NDArray[np.int64]
     """Images of any class that were read as it."""
     loss: NDArray[np.float64]
     """Cross-entropy in nats, summed over its images."""
@@ -53,12 +53,12 @@ def count_by_class(predictions: Predictions, classes: int) -> ClassCounts:
         first.bincount(minlength=classes),
         label.bincount(_losses(predictions), minlength=classes),
     ]
-    images, right, among_top, said, loss = torch.stack([column.double() for column in columns]).cpu().numpy()
+    images, right, among_top, predicted, loss = torch.stack([column.double() for column in columns]).cpu().numpy()
     return ClassCounts(
         images=images.astype(np.int64),  # counts below 2 ** 53 are exact in float64
         right=right.astype(np.int64),
         among_top=among_top.astype(np.int64),
-        said=said.astype(np.int64),
+        predicted=predicted.astype(np.int64),
         loss=loss,
     )
 
@@ -99,9 +99,9 @@ def _losses(predictions: Predictions) -> Tensor:
 
 def _per_class_averages(counts: ClassCounts) -> dict[str, float]:
     present = counts.images > 0
-    images, said, right = counts.images[present], counts.said[present], counts.right[present]
-    recall, precision = right / images, right / np.maximum(said, 1)
-    f1 = 2 * right / (images + said)
+    images, predicted, right = counts.images[present], counts.predicted[present], counts.right[present]
+    recall, precision = right / images, right / np.maximum(predicted, 1)
+    f1 = 2 * right / (images + predicted)
     averages = {"balanced_accuracy": float(recall.mean())}
     for name, values in (("precision", precision), ("recall", recall), ("f1", f1)):
         averages[f"{name}_macro"] = float(values.mean())

@@ -24,7 +24,7 @@ SYMMETRIC_VIEWS = (1, 5, 9, 13, 21, 25)  # numbers of shifts, nearest first, tha
 Shift = tuple[int, int]
 
 
-def plain_feed(reader: SplitReader, classes: int, class_numbers: NDArray[np.int64] | None = None) -> Feed:
+def unaugmented_feed(reader: SplitReader, classes: int, class_numbers: NDArray[np.int64] | None = None) -> Feed:
     """A split's images in stored order, as they are."""
     order = SampleOrder(samples=reader.samples, seed=0, shuffle=False)
     return Feed(reader=reader, order=order, classes=classes, class_numbers=class_numbers)
@@ -45,10 +45,10 @@ def predict_split(
     average_buffers(accelerator, bare)
     start, stop = cut(0, feed.reader.samples, accelerator.process_index, accelerator.num_processes)
     parts = -(-(stop - start) // BATCH)
-    stretches = [cut(start, stop, part, parts) for part in range(parts)]
+    spans = [cut(start, stop, part, parts) for part in range(parts)]
     found = [_nothing(accelerator.device)]
-    with Loader(feed, stretches, accelerator.device, largest=BATCH) as loader, torch.inference_mode():
-        for batch, (first, _) in zip(loader, stretches, strict=True):
+    with Loader(feed, spans, accelerator.device, largest=BATCH) as loader, torch.inference_mode():
+        for batch, (first, _) in zip(loader, spans, strict=True):
             with accelerator.autocast():
                 logits = _logits(bare, batch.images, shifts(views))
             unknown = feed.classes - logits.shape[1]
@@ -76,14 +76,14 @@ def shifts(views: int) -> list[Shift]:
 
 
 def training_originals(data: ShardSet) -> NDArray[np.int64]:
-    """Different originals of each class in the training split [classes], images drawn from fonts not among them; zeros
-    where a set has no such split."""
-    return _per_class(data, "originals_per_class") - training_drawn(data)
+    """Different originals of each class in the training split [classes], images rendered from fonts not among them;
+    zeros where a set has no such split."""
+    return _per_class(data, "originals_per_class") - training_rendered(data)
 
 
-def training_drawn(data: ShardSet) -> NDArray[np.int64]:
-    """Images of each class in the training split that are drawn from fonts [classes]."""
-    return _per_class(data, "drawn_counts")
+def training_rendered(data: ShardSet) -> NDArray[np.int64]:
+    """Images of each class in the training split that are rendered from fonts [classes]."""
+    return _per_class(data, "rendered_counts")
 
 
 def _per_class(data: ShardSet, field: str) -> NDArray[np.int64]:

@@ -32,7 +32,7 @@ class Guess:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reading:
+class Prediction:
     """What became of a file."""
 
     file: Path
@@ -51,7 +51,7 @@ class Listing:
     """Files in the folders that are no images by their names, and left out."""
 
 
-class CharacterReader:
+class Predictor:
     """A trained model on a device."""
 
     def __init__(self, path: Path, device: torch.device) -> None:
@@ -99,7 +99,7 @@ def list_images(paths: Sequence[Path]) -> Listing:
     return Listing(files=tuple(files), others=others)
 
 
-def read_files(reader: CharacterReader, files: Sequence[Path], *, top: int) -> Iterator[Reading]:
+def predict_files(reader: Predictor, files: Sequence[Path], *, top: int) -> Iterator[Prediction]:
     """Every file's reading, in the files' order; the next batch is decoded while the model reads one."""
     batches = [files[start : start + BATCH] for start in range(0, len(files), BATCH)]
     with ThreadPoolExecutor(THREADS) as pool:
@@ -107,7 +107,7 @@ def read_files(reader: CharacterReader, files: Sequence[Path], *, top: int) -> I
         for number, batch in enumerate(batches):
             loaded = [future.result() for future in coming]
             coming = _submit(pool, batches[number + 1]) if number + 1 < len(batches) else []
-            yield from _read_batch(reader, batch, loaded, top)
+            yield from _predict_batch(reader, batch, loaded, top)
 
 
 def _submit(pool: ThreadPoolExecutor, files: Sequence[Path]) -> list[Future[Loaded]]:
@@ -121,12 +121,12 @@ def _load(file: Path) -> Loaded:
         return error
 
 
-def _read_batch(reader: CharacterReader, files: Sequence[Path], loaded: Sequence[Loaded], top: int) -> list[Reading]:
+def _predict_batch(reader: Predictor, files: Sequence[Path], loaded: Sequence[Loaded], top: int) -> list[Prediction]:
     images = [item for item in loaded if not isinstance(item, InputError)]
     guesses = iter(reader.read(np.stack(images), top) if images else [])
     return [
-        Reading(file=file, error=str(item))
+        Prediction(file=file, error=str(item))
         if isinstance(item, InputError)
-        else Reading(file=file, guesses=next(guesses))
+        else Prediction(file=file, guesses=next(guesses))
         for file, item in zip(files, loaded, strict=True)
     ]

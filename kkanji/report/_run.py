@@ -62,7 +62,7 @@ class Evaluation:
     lineage: str
     data: str
     """Identity of the evaluated set."""
-    apart: bool
+    disjoint: bool
     """Whether its images were compared with all that were trained on, and none was among them."""
     views: int
     """Of each image, over which probabilities were averaged."""
@@ -95,7 +95,7 @@ class Run:
             "split": self.evaluation.split,
             "lineage": self.evaluation.lineage,
             "data": self.evaluation.data,
-            "apart": self.evaluation.apart,
+            "apart": self.evaluation.disjoint,
         }
         return independence(self.data.description, evaluated)
 
@@ -153,7 +153,7 @@ def _read_evaluation(path: Path) -> Evaluation:
         checkpoint=_get(record, "checkpoint", str, path),
         lineage=_get(record, "lineage", str, path),
         data=_get(record, "data", str, path),
-        apart=bool(record.get("apart")),
+        disjoint=bool(record.get("apart")),
         views=_get(record, "tta", int, path),
         metrics={name: _number(record, name, path) for name in MEASURES},
         bins=tuple(_read_bin(entry, path) for entry in _get(record, "bins", list, path)),

@@ -26,7 +26,7 @@ from kkanji.checkpoint import files as checkpoint
 from kkanji.classes import ClassMap
 from kkanji.cli import INPUT_ERROR
 from kkanji.config import TrainConfig
-from kkanji.data.training_set import class_map, require_room, room_bytes, settle_order
+from kkanji.data.training_set import class_map, require_room, resolve_order, room_bytes
 from kkanji.environment import commit, precision_name
 from kkanji.training.run_log import LOG_NAME, has_event
 from shards import FolderLock, InputError, ShardSet
@@ -62,8 +62,8 @@ def agree(config: TrainConfig, data: ShardSet, held: ExitStack) -> Agreement:
     chosen = together(partial(_enter_run, config, held))[0]
     compare(partial(_fields, config, data, chosen), remedy=SAME)
     last = config.output / "checkpoints" / chosen if chosen else None
-    config = config.settled_as(checkpoint.read_state(last)["config"] if last else {})
-    config = settle_order(config, data, min(together(partial(room_bytes, data))))
+    config = config.resolved_as(checkpoint.read_state(last)["config"] if last else {})
+    config = resolve_order(config, data, min(together(partial(room_bytes, data))))
     together(partial(require_room, config, data))
     precisions = together(partial(precision_name, config.precision))
     precision = precisions[0] if len(set(precisions)) == 1 else "no"

@@ -34,7 +34,7 @@ def derive_micro_batch(model: nn.Module, device: torch.device, wanted: int) -> i
     return max(1, min(wanted, int(largest)))
 
 
-def settle_micro_batch(model: nn.Module, accelerator: Accelerator, wanted: int) -> int:
+def resolve_micro_batch(model: nn.Module, accelerator: Accelerator, wanted: int) -> int:
     """`wanted` images, halved until a trial step with them fits on the device of every rank.
 
     All ranks call this before a run's first step, the model on the device and not wrapped yet. Halving is told by a

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 class Mixing:
     """How a micro-batch is mixed."""
 
-    share: Tensor | None = None
+    fraction: Tensor | None = None
     """Of the images themselves, float32 []; None: nothing is mixed."""
     stage: int = 0
     """Whose outputs are mixed, from 1; 0: the images."""
@@ -30,7 +30,7 @@ class Mixing:
     @contextmanager
     def within(self, stages: nn.Sequential) -> Iterator[None]:
         """While the network with these stages runs: the chosen one's outputs are mixed."""
-        if self.share is None or self.stage == 0:
+        if self.fraction is None or self.stage == 0:
             yield
             return
         hook = stages[self.stage - 1].register_forward_hook(lambda _module, _inputs, output: self._mix(output))
@@ -42,25 +42,25 @@ class Mixing:
     def summed_loss(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
         """Cross-entropy summed over the micro-batch; logits [B, C], the images' own labels int64 [B]."""
         loss = cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
-        if self.share is None:
+        if self.fraction is None:
             return loss
         other = cross_entropy(logits, labels.flip(0), label_smoothing=smoothing, reduction="sum")
-        return self.share * loss + (1 - self.share) * other
+        return self.fraction * loss + (1 - self.fraction) * other
 
-    def taught_loss(self, logits: Tensor, probabilities: Tensor) -> Tensor:
+    def distillation_loss(self, logits: Tensor, probabilities: Tensor) -> Tensor:
         """The same against probabilities [B, C] of the images themselves, which are mixed as the images are."""
         return cross_entropy(logits, self._mix(probabilities), reduction="sum")
 
     def _mix(self, values: Tensor) -> Tensor:
-        return values if self.share is None else torch.lerp(values.flip(0), values, self.share.to(values.dtype))
+        return values if self.fraction is None else torch.lerp(values.flip(0), values, self.fraction.to(values.dtype))
 
 
-def draw_mixing(alpha: float, stages: int, device: torch.device) -> Mixing:
+def sample_mixing(alpha: float, stages: int, device: torch.device) -> Mixing:
     """By torch's generator: a share from Beta(alpha, alpha), at one of so many first stages or of the images.
 
     alpha 0: nothing is mixed.
     """
     if alpha == 0:
         return Mixing()
-    share = Beta(alpha, alpha).sample().to(device)
-    return Mixing(share=share, stage=int(torch.randint(stages + 1, ())) if stages else 0)
+    fraction = Beta(alpha, alpha).sample().to(device)
+    return Mixing(fraction=fraction, stage=int(torch.randint(stages + 1, ())) if stages else 0)

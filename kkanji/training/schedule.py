@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kkanji.config import SIZE_STEP, TrainConfig
-from kkanji.data.feed import Stretch
+from kkanji.data.feed import Span
 from shards import Plan
 from shards.format.layout import IMAGE_SIZE
 from shards.order.sequential import cut
@@ -41,20 +41,20 @@ def image_size(config: TrainConfig, epoch: float) -> int:
 
 def strength(config: TrainConfig, epoch: int) -> float:
     """Of the augmentation policy in an epoch."""
-    augmented = config.epochs - config.plain_epochs
+    augmented = config.epochs - config.unaugmented_epochs
     if epoch >= augmented:
         return 0.0
     start = config.augment if config.augment_start is None else config.augment_start
     return start + (config.augment - start) * epoch / max(augmented - 1, 1)
 
 
-def micro_batches(plan: Plan, step: int, worker: Worker, micro_batch: int) -> list[Stretch]:
+def micro_batches(plan: Plan, step: int, worker: Worker, micro_batch: int) -> list[Span]:
     """How a worker cuts its share of a global batch: near-equal stretches of at most micro_batch samples.
 
     A worker whose share is empty (a last batch smaller than the number of ranks) gets one sample, which the loop weighs
     with zero: every rank takes part in every step.
     """
-    start, stop = plan.share(step, worker.rank, worker.ranks)
+    start, stop = plan.rank_span(step, worker.rank, worker.ranks)
     if start == stop:
         first = plan.batch(step)[0]
         return [(first, first + 1)]
@@ -62,7 +62,7 @@ def micro_batches(plan: Plan, step: int, worker: Worker, micro_batch: int) -> li
     return [cut(start, stop, part, parts) for part in range(parts)]
 
 
-def stretches(plan: Plan, first_step: int, worker: Worker, micro_batch: int) -> Iterator[Stretch]:
+def spans(plan: Plan, first_step: int, worker: Worker, micro_batch: int) -> Iterator[Span]:
     """All micro-batches of a worker from a step on to the end of the run."""
     for step in range(first_step, plan.steps):
         yield from micro_batches(plan, step, worker, micro_batch)

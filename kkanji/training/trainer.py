@@ -28,7 +28,13 @@ from kkanji.data.feed import Feed
 from kkanji.data.training_set import training_order
 from kkanji.environment import environment, loader_threads, warn_of_emulation, warn_of_idle_cores
 from kkanji.evaluation.metrics import summarise
-from kkanji.evaluation.predict_split import describe, plain_feed, predict_split, training_drawn, training_originals
+from kkanji.evaluation.predict_split import (
+    describe,
+    predict_split,
+    training_originals,
+    training_rendered,
+    unaugmented_feed,
+)
 from kkanji.models import create_model, stages_of
 from kkanji.pixels import normalise, resized
 from kkanji.training.agreement import agree, checksum, compare, together
@@ -38,12 +44,12 @@ from kkanji.training.ema import WeightAverage
 from kkanji.training.finite_guard import FiniteGuard
 from kkanji.training.flops import peak_flops, training_flops
 from kkanji.training.meter import Meter
-from kkanji.training.micro_batch import derive_micro_batch, settle_micro_batch
-from kkanji.training.mixup import Mixing, draw_mixing
+from kkanji.training.micro_batch import derive_micro_batch, resolve_micro_batch
+from kkanji.training.mixup import Mixing, sample_mixing
 from kkanji.training.optimizers import create_optimizer
 from kkanji.training.profiling import profiled, watched, without_garbage_collection
 from kkanji.training.run_log import RunLog
-from kkanji.training.schedule import Worker, image_size, learning_rate, micro_batches, strength, stretches
+from kkanji.training.schedule import Worker, image_size, learning_rate, micro_batches, spans, strength
 from kkanji.training.signals import Interruption, leave
 from shards import InputError, Plan, ShardSet, write_file
 from shards.order.permutation import mix
@@ -78,7 +84,7 @@ class Trainer:
     def __init__(self, accelerator: Accelerator, config: TrainConfig, data: ShardSet, classes: ClassMap) -> None:
         self.accelerator = accelerator
         self.data, self.classes = data, classes
-        self.originals, self.drawn = training_originals(data), training_drawn(data)
+        self.originals, self.rendered = training_originals(data), training_rendered(data)
         self.lineage: str = data.manifest.lineage
         self.worker = Worker(rank=accelerator.process_index, ranks=accelerator.num_processes)
         self.reader = data.split("train", threads=loader_threads())
@@ -89,11 +95,11 @@ class Trainer:
         bare = bare.to(memory_format=torch.channels_last)
         self.stages = stages_of(bare, config.mixup_stages)
         bare.to(accelerator.device)
-        trained = torch.as_tensor(self.originals + self.drawn)
+        trained = torch.as_tensor(self.originals + self.rendered)
         self.teachers = Teachers(config.teachers, self.classes, trained, accelerator.device)
         share = -(-config.batch_size // self.worker.ranks)
         micro = config.micro_batch or derive_micro_batch(bare, accelerator.device, share)
-        micro = settle_micro_batch(bare, accelerator, min(micro, share))
+        micro = resolve_micro_batch(bare, accelerator, min(micro, share))
         self.config = replace(config, micro_batch=micro)
         self.order = training_order(self.config, data, self.reader)
         self.plan = Plan(samples=self.order.samples, epochs=config.epochs, batch_size=config.batch_size)
@@ -180,7 +186,7 @@ class Trainer:
         """One optimizer step: the gradient of the mean loss over the global batch, however it is cut."""
         start, stop = self.plan.batch(step)
         parts = micro_batches(self.plan, step, self.worker, self.config.micro_batch)
-        share = self.plan.share(step, self.worker.rank, self.worker.ranks)
+        share = self.plan.rank_span(step, self.worker.rank, self.worker.ranks)
         epoch = start / self.plan.samples
         self._set_learning_rate(learning_rate(self.config, epoch))
         size = image_size(self.config, epoch)
@@ -189,7 +195,7 @@ class Trainer:
         for number, (first, _) in enumerate(parts):
             batch = next(batches)
             torch.manual_seed(mix(mix(self.config.seed) ^ first) >> 1)  # for dropout and mixing
-            mixing = draw_mixing(self.config.mixup, self.config.mixup_stages, batch.images.device)
+            mixing = sample_mixing(self.config.mixup, self.config.mixup_stages, batch.images.device)
             last = number == len(parts) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 pixels = normalise(batch.images)
@@ -197,7 +203,9 @@ class Trainer:
                     logits = self.model(mixing.of_images(resized(pixels, size)))
                 loss = mixing.summed_loss(logits.float(), batch.labels, self.config.label_smoothing)
                 if self.config.teachers:
-                    loss = torch.lerp(loss, self._taught_loss(mixing, logits, pixels), self.config.teaching)
+                    loss = torch.lerp(
+                        loss, self._distillation_loss(mixing, logits, pixels), self.config.distillation_weight
+                    )
                 self.accelerator.backward(loss * weight)
             if weight:
                 meter.add(logits.detach(), batch.labels, loss.detach(), flops=len(batch.labels) * self.flops(size))
@@ -207,10 +215,10 @@ class Trainer:
         if self.average:
             self.average.update(stop - start, stop)
 
-    def _taught_loss(self, mixing: Mixing, logits: Tensor, pixels: Tensor) -> Tensor:
+    def _distillation_loss(self, mixing: Mixing, logits: Tensor, pixels: Tensor) -> Tensor:
         with self.accelerator.autocast():
             probabilities = self.teachers.probabilities(pixels)
-        return mixing.taught_loss(logits.float(), probabilities)
+        return mixing.distillation_loss(logits.float(), probabilities)
 
     def _tell_samples(self, step: int) -> str:
         """Where the numbers of a step's samples are kept, for a look at them."""
@@ -251,7 +259,7 @@ class Trainer:
         start = perf_counter()
         model = self._averaged or self.model
         reader = self.data.split("val")
-        predictions = predict_split(self.accelerator, model, plain_feed(reader, len(self.classes)))
+        predictions = predict_split(self.accelerator, model, unaugmented_feed(reader, len(self.classes)))
         summary = summarise(predictions, self.originals)
         rate = summary["images"] / (perf_counter() - start)
         del summary["bins"]
@@ -310,7 +318,7 @@ class Trainer:
             "config": self.config.to_dict(),
             "data": self.data.manifest.identity(),
             "training_originals": self.originals.tolist(),
-            "training_drawn": self.drawn.tolist(),
+            "training_drawn": self.rendered.tolist(),
         }
 
     def _check_same_run(self, state: dict[str, Any], path: Path) -> None:
@@ -351,7 +359,7 @@ class Trainer:
             strength=partial(strength, self.config),
         )
         micro = self.config.micro_batch
-        parts = stretches(self.plan, first, self.worker, micro)
+        parts = spans(self.plan, first, self.worker, micro)
         return Loader(feed, parts, self.accelerator.device, largest=micro, threads=loader_threads())
 
     def _meter(self, loader: Loader) -> Meter:

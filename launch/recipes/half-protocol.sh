@@ -14,9 +14,9 @@ drawn second --fonts "$fonts" --at-most 60 --per-class 12 --seed 1
 shards half first --protocol half
 shards redrawn second --protocol half
 train half half --epochs 12 --lr 3e-3 --warmup-epochs 0.2 --weight-decay 0.02 --ema-images 40000 --start-size 48 \
-    --full-size-at 0.3 --augment 1.2 --augment-start 0.5 --plain-epochs 2
+    --full-size-at 0.3 --augment 1.2 --augment-start 0.5 --unaugmented-epochs 2
 train longer redrawn --init "$out/runs/half/checkpoints/best" --seed 1 --epochs 18 --lr 2e-3 --warmup-epochs 0.3 \
-    --weight-decay 0.03 --ema-images 60000 --augment 1.3 --augment-start 0.8 --plain-epochs 2
+    --weight-decay 0.03 --ema-images 60000 --augment 1.3 --augment-start 0.8 --unaugmented-epochs 2
 train plain redrawn --init "$out/runs/longer/checkpoints/best" --seed 2 --epochs 1 --lr 2e-4 --warmup-epochs 0.1 \
     --weight-decay 0.03 --ema-images 40000 --augment 0
 evaluate plain redrawn --split test

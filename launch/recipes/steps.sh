@@ -7,7 +7,7 @@ originals() {
     [ -e "$out/originals" ] || python -m tools combine "$archive" --output "$out/originals" --name Kuzushiji-Kanji
 }
 
-drawn() { # NAME OPTIONS...: the originals, and for rare characters images drawn from fonts
+drawn() { # NAME OPTIONS...: the originals, and for rare characters images rendered from fonts
     [ -e "$out/$1" ] || python -m tools render "$out/originals" --output "$out/$1" "${@:2}"
 }
 

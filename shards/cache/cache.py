@@ -18,12 +18,12 @@ from threading import Lock
 from types import TracebackType
 from typing import Self
 
-from shards.cache.entry import Item, make_at, touch, version_of, what_is_wrong
+from shards.cache.entry import Entry, make_at, touch, version_of, what_is_wrong
 from shards.cache.leases import Survey
 from shards.cache.shared_folder import SharedFolder
 from shards.errors import DISK_FULL, CorruptShard, StorageError
 
-__all__ = ["Cache", "Counts", "Item"]
+__all__ = ["Cache", "Counts", "Entry"]
 
 _LOOK_S = 0.01  # how often to look for a file that another process makes
 _MAKER_POLL_S = 0.5  # how often to see whether that process lives
@@ -88,12 +88,12 @@ class Cache:
     @property
     def counts(self) -> Counts:
         """A snapshot."""
-        pins = self._shared.pins
-        held = sum(self._sizes[key] for key in {*pins.in_use, *pins.ahead})
+        leases = self._shared.leases
+        held = sum(self._sizes[key] for key in {*leases.in_use, *leases.ahead})
         with self._counting:
             return replace(self._counts, held_bytes=held)
 
-    def obtain(self, item: Item, *, ahead: bool) -> Path | None:
+    def obtain(self, entry: Entry, *, ahead: bool) -> Path | None:
         """The file, whole and right.
 
         Needed now (ahead=False): made or waited for if need be, and in use until `release`: nobody removes it. Each
@@ -104,67 +104,67 @@ class Cache:
         Raises: CorruptShard when it is wrong even when made again, StorageError when the disk refuses or there is no
         room, and whatever `item.make` raises.
         """
-        self._refuse(item)
+        self._refuse(entry)
         faults: list[str] = []
-        patience = _Patience(self.wait_s)
+        deadline = _Deadline(self.wait_s)
         try:
-            while not self._ready(claim := self._claim(item, ahead), item, ahead, faults):
+            while not self._ready(claim := self._claim(entry, ahead), entry, ahead, faults):
                 if claim in (_Claim.BUSY, _Claim.FULL):
                     if ahead:
                         return None
-                    self._wait(claim, item, patience)
+                    self._wait(claim, entry, deadline)
         finally:
-            self._stop_waiting(item.key)
+            self._stop_waiting(entry.key)
         if not ahead:
-            self._count(misses=1) if patience.tried or claim is _Claim.TO_MAKE else self._count(hits=1)
-        return self.folder / item.key
+            self._count(misses=1) if deadline.tried or claim is _Claim.TO_MAKE else self._count(hits=1)
+        return self.folder / entry.key
 
     def release(self, key: str) -> None:
         """End one use, or else the hold ahead of use. Nothing happens without either."""
         if not self._shared.is_mine():
             return
         with self._shared.locked():
-            pins = self._shared.pins
-            self._shared.save(pins.drop(key, ahead=key not in pins.in_use))
+            leases = self._shared.leases
+            self._shared.save(leases.drop(key, ahead=key not in leases.in_use))
 
     def close(self) -> None:
         """Release everything. Files being made by other threads are given up."""
         self._shared.close()
 
-    def _refuse(self, item: Item) -> None:
+    def _refuse(self, entry: Entry) -> None:
         if not self._shared.is_mine():
             raise RuntimeError(f"{self.folder}: a cache does not survive a fork; make one in each process")
-        if item.size + item.extra > self.limit_bytes:
-            needed = f"{item.key} needs {item.size + item.extra:,} bytes"
+        if entry.size + entry.extra > self.limit_bytes:
+            needed = f"{entry.key} needs {entry.size + entry.extra:,} bytes"
             raise StorageError(f"{self.folder}: {needed}, the cache may have {self.limit_bytes:,}; raise --cache-size")
-        self._sizes[item.key] = item.size
+        self._sizes[entry.key] = entry.size
 
-    def _ready(self, claim: _Claim, item: Item, ahead: bool, faults: list[str]) -> bool:
+    def _ready(self, claim: _Claim, entry: Entry, ahead: bool, faults: list[str]) -> bool:
         if claim is _Claim.PRESENT:
-            return self._verify(item, ahead, faults)
-        return claim is _Claim.TO_MAKE and self._make(item, ahead, faults)
+            return self._verify(entry, ahead, faults)
+        return claim is _Claim.TO_MAKE and self._make(entry, ahead, faults)
 
-    def _claim(self, item: Item, ahead: bool) -> _Claim:
+    def _claim(self, entry: Entry, ahead: bool) -> _Claim:
         """Hold the file if it is there, else take it upon us to make it if there is room."""
         with self._shared.locked():
-            pins = self._shared.pins
-            if touch(self.folder / item.key):
-                self._shared.save(pins.hold(item.key, ahead=ahead))
+            leases = self._shared.leases
+            if touch(self.folder / entry.key):
+                self._shared.save(leases.hold(entry.key, ahead=ahead))
                 return _Claim.PRESENT
             survey = self._shared.survey()
-            if survey.maker(item.key):
+            if survey.maker(entry.key):
                 return _Claim.BUSY
-            if not self._make_room(item, ahead, survey):
-                self._shared.save(pins.wait(item.key, waiting=not ahead))
+            if not self._make_room(entry, ahead, survey):
+                self._shared.save(leases.wait(entry.key, waiting=not ahead))
                 return _Claim.FULL
-            self._shared.save(pins.hold(item.key, ahead=ahead).make(item.key, item.size + item.extra))
+            self._shared.save(leases.hold(entry.key, ahead=ahead).make(entry.key, entry.size + entry.extra))
             return _Claim.TO_MAKE
 
-    def _make_room(self, item: Item, ahead: bool, survey: Survey) -> bool:
+    def _make_room(self, entry: Entry, ahead: bool, survey: Survey) -> bool:
         """Remove files until there is room, or nothing when that would not do."""
         if ahead and survey.waiting:
             return False  # or those who bring in files ahead of use would take the room that others wait for
-        missing = survey.total + item.size + item.extra - self.limit_bytes
+        missing = survey.total + entry.size + entry.extra - self.limit_bytes
         victims = []
         for key in survey.victims(ahead=ahead):
             if missing <= 0:
@@ -178,28 +178,28 @@ class Cache:
         self._count(evicted=len(victims))
         return True
 
-    def _verify(self, item: Item, ahead: bool, faults: list[str]) -> bool:
+    def _verify(self, entry: Entry, ahead: bool, faults: list[str]) -> bool:
         """Whether the file that is there, and held, is right; a wrong one is removed, as is the hold."""
-        path = self.folder / item.key
+        path = self.folder / entry.key
         version = version_of(path)
-        if version is not None and self._right.get(item.key) == version:
+        if version is not None and self._right.get(entry.key) == version:
             return True
         try:
-            wrong = what_is_wrong(item, path)
+            wrong = what_is_wrong(entry, path)
         except BaseException:
-            self._drop(item.key, ahead)
+            self._drop(entry.key, ahead)
             raise
         if wrong is None and version is not None:
-            self._right[item.key] = version
+            self._right[entry.key] = version
             return True
-        if self._discard(item.key, ahead, version):
+        if self._discard(entry.key, ahead, version):
             self._blame(f"{path}: {wrong}", faults)
         return False
 
     def _discard(self, key: str, ahead: bool, version: tuple[int, ...] | None) -> bool:
         """Remove this version of a file; False when there is another by now, or none."""
         with self._shared.locked():
-            self._shared.save(self._shared.pins.drop(key, ahead=ahead))
+            self._shared.save(self._shared.leases.drop(key, ahead=ahead))
             if version is None or version_of(self.folder / key) != version:
                 return False
             (self.folder / key).unlink()
@@ -208,24 +208,24 @@ class Cache:
     def _drop(self, key: str, ahead: bool) -> None:
         """End a hold."""
         with self._shared.locked():
-            self._shared.save(self._shared.pins.drop(key, ahead=ahead))
+            self._shared.save(self._shared.leases.drop(key, ahead=ahead))
 
-    def _make(self, item: Item, ahead: bool, faults: list[str]) -> bool:
+    def _make(self, entry: Entry, ahead: bool, faults: list[str]) -> bool:
         """Make the file, whose room is set aside; False when what was made is wrong."""
-        partial = self._shared.partial(item.key)
+        partial = self._shared.partial(entry.key)
         try:
-            wrong = make_at(item, partial)
+            wrong = make_at(entry, partial)
             if wrong is None:
-                self._publish(item.key, partial)
+                self._publish(entry.key, partial)
                 return True
         except OSError as error:
-            self._give_up(item.key, ahead)
-            raise StorageError(self._refused(item, error)) from error
+            self._give_up(entry.key, ahead)
+            raise StorageError(self._refused(entry, error)) from error
         except BaseException:
-            self._give_up(item.key, ahead)
+            self._give_up(entry.key, ahead)
             raise
-        self._give_up(item.key, ahead)
-        self._blame(f"{self.folder / item.key}: as made just now: {wrong}", faults)
+        self._give_up(entry.key, ahead)
+        self._blame(f"{self.folder / entry.key}: as made just now: {wrong}", faults)
         return False
 
     def _publish(self, key: str, partial: Path) -> None:
@@ -233,7 +233,7 @@ class Cache:
         with self._shared.locked():
             version = version_of(partial)
             partial.rename(self.folder / key)
-            self._shared.save(self._shared.pins.made(key))
+            self._shared.save(self._shared.leases.made(key))
         self._shared.remove_partial(key)
         if version is not None:
             self._right[key] = version
@@ -244,7 +244,7 @@ class Cache:
         self._shared.remove_partial(key)
         if not self._shared.closed:
             with self._shared.locked():
-                self._shared.save(self._shared.pins.made(key).drop(key, ahead=ahead))
+                self._shared.save(self._shared.leases.made(key).drop(key, ahead=ahead))
 
     def _blame(self, fault: str, faults: list[str]) -> None:
         """The first fault is made good and told; after the second there is nothing to try."""
@@ -255,40 +255,40 @@ class Cache:
         self._count(refetched=1)
         warnings.warn(f"{fault}; making it again", RuntimeWarning, stacklevel=2)
 
-    def _wait(self, claim: _Claim, item: Item, patience: "_Patience") -> None:
+    def _wait(self, claim: _Claim, entry: Entry, deadline: "_Deadline") -> None:
         """A moment, or an error when nothing has moved for too long."""
-        if patience.spent((claim, self._shared.progress())):
-            raise StorageError(self._no_room(item) if claim is _Claim.FULL else self._stuck(item))
+        if deadline.spent((claim, self._shared.progress())):
+            raise StorageError(self._no_room(entry) if claim is _Claim.FULL else self._stuck(entry))
         until = time.monotonic() + (_ROOM_POLL_S if claim is _Claim.FULL else _MAKER_POLL_S)
-        while time.monotonic() < until and not (self.folder / item.key).exists():
+        while time.monotonic() < until and not (self.folder / entry.key).exists():
             time.sleep(_LOOK_S)
 
     def _stop_waiting(self, key: str) -> None:
-        if key in self._shared.pins.waiting and not self._shared.closed:
+        if key in self._shared.leases.waiting and not self._shared.closed:
             with self._shared.locked():
-                self._shared.save(self._shared.pins.wait(key, waiting=False))
+                self._shared.save(self._shared.leases.wait(key, waiting=False))
 
-    def _refused(self, item: Item, error: OSError) -> str:
+    def _refused(self, entry: Entry, error: OSError) -> str:
         if error.errno not in DISK_FULL:
-            return f"{self.folder / item.key}: cannot be made: {error}"
+            return f"{self.folder / entry.key}: cannot be made: {error}"
         free = shutil.disk_usage(self.folder).free
-        found = f"{item.size + item.extra:,} bytes needed, {free:,} free"
-        return f"{self.folder / item.key}: {error.strerror}: {found}; free some space or lower --cache-size"
+        found = f"{entry.size + entry.extra:,} bytes needed, {free:,} free"
+        return f"{self.folder / entry.key}: {error.strerror}: {found}; free some space or lower --cache-size"
 
-    def _no_room(self, item: Item) -> str:
+    def _no_room(self, entry: Entry) -> str:
         with self._shared.locked():
             survey = self._shared.survey()
-        taken, needed = survey.taken(), item.size + item.extra
+        taken, needed = survey.taken(), entry.size + entry.extra
         found = f"{taken:,} of {self.limit_bytes:,} are in use or being made ({survey.holders()})"
         remedy = f"give a --cache-size of {taken + needed:,} or more"
-        return f"{self.folder}: no room in {self.wait_s:g} s for {item.key}, {needed:,} bytes: {found}; {remedy}"
+        return f"{self.folder}: no room in {self.wait_s:g} s for {entry.key}, {needed:,} bytes: {found}; {remedy}"
 
-    def _stuck(self, item: Item) -> str:
+    def _stuck(self, entry: Entry) -> str:
         with self._shared.locked():
-            maker = self._shared.survey().maker(item.key)
+            maker = self._shared.survey().maker(entry.key)
         who = "another process" if maker is None else f"process {maker.pid}"
         found = f"{who} is making it and has written nothing for {self.wait_s:g} s"
-        return f"{self.folder / item.key}: {found}; end that process and start again"
+        return f"{self.folder / entry.key}: {found}; end that process and start again"
 
     def _count(self, **more: int) -> None:
         with self._counting:
@@ -296,7 +296,7 @@ class Cache:
             self._counts = replace(self._counts, **sums)
 
 
-class _Patience:
+class _Deadline:
     """Ends when the same sign has been seen for too long."""
 
     def __init__(self, limit_s: float) -> None:

@@ -11,7 +11,7 @@ from shards.errors import CorruptShard
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Item:
+class Entry:
     """A file that the cache can hold, and how to make it."""
 
     key: str
@@ -31,20 +31,20 @@ class Item:
             raise ValueError(f"{found}; expected a key of 64 hex digits, a dot and a form, and no size below 0")
 
 
-def make_at(item: Item, partial: Path) -> str | None:
+def make_at(entry: Entry, partial: Path) -> str | None:
     """What is wrong with what was made. Damage that making itself finds counts as such."""
     try:
-        item.make(partial)
+        entry.make(partial)
     except CorruptShard as error:
         return str(error)
-    return what_is_wrong(item, partial)
+    return what_is_wrong(entry, partial)
 
 
-def what_is_wrong(item: Item, path: Path) -> str | None:
+def what_is_wrong(entry: Entry, path: Path) -> str | None:
     """A disk that cannot read its file back is as good as a wrong file."""
     try:
         size = path.stat().st_size
-        return f"{size} bytes, expected {item.size}" if size != item.size else item.check(path)
+        return f"{size} bytes, expected {entry.size}" if size != entry.size else entry.check(path)
     except OSError as error:
         return str(error)
 

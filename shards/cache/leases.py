@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pins:
+class Leases:
     """What one user holds. The methods give the pins after a change."""
 
     pid: int
@@ -20,29 +20,29 @@ class Pins:
     waiting: frozenset[str] = frozenset()
     """Files needed now for which there is no room."""
 
-    def hold(self, key: str, *, ahead: bool) -> "Pins":
+    def hold(self, key: str, *, ahead: bool) -> "Leases":
         """One hold more. A file in use is no longer held ahead by the same user: the one hold became the other."""
         if ahead:
             return replace(self, ahead=self.ahead | {key})
         uses = {**self.in_use, key: self.in_use.get(key, 0) + 1}
         return replace(self, in_use=uses, ahead=self.ahead - {key}, waiting=self.waiting - {key})
 
-    def drop(self, key: str, *, ahead: bool) -> "Pins":
+    def drop(self, key: str, *, ahead: bool) -> "Leases":
         """One hold less, if there is one."""
         if ahead:
             return replace(self, ahead=self.ahead - {key})
         uses = {**self.in_use, key: self.in_use.get(key, 0) - 1}
         return replace(self, in_use={key: count for key, count in uses.items() if count > 0})
 
-    def make(self, key: str, size: int) -> "Pins":
+    def make(self, key: str, size: int) -> "Leases":
         """Room set aside for a file."""
         return replace(self, making={**self.making, key: size})
 
-    def made(self, key: str) -> "Pins":
+    def made(self, key: str) -> "Leases":
         """No longer being made."""
         return replace(self, making={other: size for other, size in self.making.items() if other != key})
 
-    def wait(self, key: str, *, waiting: bool) -> "Pins":
+    def wait(self, key: str, *, waiting: bool) -> "Leases":
         """Waiting for room, or no longer."""
         return replace(self, waiting=self.waiting | {key} if waiting else self.waiting - {key})
 
@@ -51,7 +51,7 @@ class Pins:
         return json.dumps(asdict(self), default=sorted, separators=(",", ":")).encode()
 
     @classmethod
-    def from_json(cls, data: bytes) -> "Pins":
+    def from_json(cls, data: bytes) -> "Leases":
         """Raises ValueError, TypeError or KeyError for what another version wrote."""
         found = json.loads(data)
         return cls(**{**found, "ahead": frozenset(found["ahead"]), "waiting": frozenset(found["waiting"])})
@@ -63,7 +63,7 @@ class Survey:
 
     files: Mapping[str, os.stat_result]
     """Finished files by key."""
-    users: Mapping[str, Pins]
+    users: Mapping[str, Leases]
     """Living users."""
 
     @property
@@ -74,26 +74,26 @@ class Survey:
     @property
     def making(self) -> int:
         """Bytes set aside for files being made."""
-        return sum(sum(pins.making.values()) for pins in self.users.values())
+        return sum(sum(leases.making.values()) for leases in self.users.values())
 
     @property
     def in_use(self) -> frozenset[str]:
         """Keys that somebody needs now."""
-        return frozenset().union(*(pins.in_use for pins in self.users.values()))
+        return frozenset().union(*(leases.in_use for leases in self.users.values()))
 
     @property
     def ahead(self) -> frozenset[str]:
         """Keys that somebody brought in before use."""
-        return frozenset().union(*(pins.ahead for pins in self.users.values()))
+        return frozenset().union(*(leases.ahead for leases in self.users.values()))
 
     @property
     def waiting(self) -> bool:
         """Whether somebody needs a file now and has no room for it."""
-        return any(pins.waiting for pins in self.users.values())
+        return any(leases.waiting for leases in self.users.values())
 
-    def maker(self, key: str) -> Pins | None:
+    def maker(self, key: str) -> Leases | None:
         """Who makes a file."""
-        return next((pins for pins in self.users.values() if key in pins.making), None)
+        return next((leases for leases in self.users.values() if key in leases.making), None)
 
     def victims(self, *, ahead: bool) -> Iterator[str]:
         """Files that may go, in that order, for one to be brought in ahead of use or else needed now.
@@ -114,10 +114,10 @@ class Survey:
     def holders(self) -> str:
         """Who takes them, for messages."""
         parts = []
-        for pins in self.users.values():
-            sizes = [*self._sizes(pins.in_use), *pins.making.values()]
+        for leases in self.users.values():
+            sizes = [*self._sizes(leases.in_use), *leases.making.values()]
             if sizes:
-                parts.append(f"process {pins.pid}: {len(sizes)} files, {sum(sizes):,} bytes")
+                parts.append(f"process {leases.pid}: {len(sizes)} files, {sum(sizes):,} bytes")
         return "; ".join(parts)
 
     def _sizes(self, keys: Iterable[str]) -> list[int]:

@@ -20,14 +20,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from shards.cache.leases import Pins, Survey
+from shards.cache.leases import Leases, Survey
 from shards.errors import StorageError
 from shards.output.lock import is_named, try_lock
 
 LOCK_NAME = ".lock"
 KEY = re.compile(r"[0-9a-f]{64}\.[a-z0-9][a-z0-9.]*")
 _USER = r"\d+-[0-9a-f]{8}"
-_PIN_NAME = re.compile(rf"\.pins\.({_USER})")
+_LEASE_NAME = re.compile(rf"\.pins\.({_USER})")
 _PARTIAL_NAME = re.compile(rf"\.({KEY.pattern})\.({_USER})\.partial.*")
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _LOCK_POLL_S = 0.002
@@ -45,13 +45,13 @@ class SharedFolder:
         self._wait_s = wait_s
         self._owner = os.getpid()
         self._token = f"{self._owner}-{secrets.token_hex(4)}"
-        self._pin_path = path / f".pins.{self._token}"
+        self._lease_path = path / f".pins.{self._token}"
         self._saved = b""
         self._close_file: weakref.finalize[[int], SharedFolder] | None = None
         self._descriptor = -1
         self._mutex = threading.Lock()
         self.closed = False
-        self.pins = Pins(pid=self._owner)
+        self.leases = Leases(pid=self._owner)
         with self.locked():
             self._refuse_blind_locks()
         _living.add(self)
@@ -72,21 +72,23 @@ class SharedFolder:
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
                 os.close(descriptor)
 
-    def save(self, pins: Pins) -> None:
+    def save(self, leases: Leases) -> None:
         """Have all others know what this user holds. Only while locked; a disk that refuses leaves it as it was."""
-        data = pins.to_json()
+        data = leases.to_json()
         try:
             _overwrite(self._descriptor, data)
         except OSError:
             _overwrite(self._descriptor, self._saved)  # takes no new room
             raise
-        self._saved, self.pins = data, pins
+        self._saved, self.leases = data, leases
 
     def survey(self) -> Survey:
         """Look at everything, and remove what dead users left. Only while locked."""
         entries = _regular_files(self.path)
-        pin_names = filter(None, map(_PIN_NAME.fullmatch, entries))
-        users = {match[1]: pins for match in pin_names if (pins := _living_pins(self.path / match[0])) is not None}
+        lease_names = filter(None, map(_LEASE_NAME.fullmatch, entries))
+        users = {
+            match[1]: leases for match in lease_names if (leases := _live_leases(self.path / match[0])) is not None
+        }
         for match in filter(None, map(_PARTIAL_NAME.fullmatch, entries)):
             if match[2] not in users:
                 (self.path / match[0]).unlink(missing_ok=True)
@@ -119,7 +121,7 @@ class SharedFolder:
             return
         try:
             with self.locked():
-                self._pin_path.unlink(missing_ok=True)
+                self._lease_path.unlink(missing_ok=True)
         finally:
             self.closed = True
             self.leave()
@@ -145,17 +147,17 @@ class SharedFolder:
 
     def _appear(self) -> None:
         """Be among the users, again if somebody removed the folder."""
-        if self._descriptor >= 0 and is_named(self._descriptor, self._pin_path):
+        if self._descriptor >= 0 and is_named(self._descriptor, self._lease_path):
             return
         self.leave()
-        self._descriptor = os.open(self._pin_path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        self._descriptor = os.open(self._lease_path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         self._close_file = weakref.finalize(self, os.close, self._descriptor)
         try_lock(self._descriptor)
-        self.save(self.pins)
+        self.save(self.leases)
 
     def _refuse_blind_locks(self) -> None:
         """Some network file systems grant every lock to everybody."""
-        if _living_pins(self._pin_path) is None:
+        if _live_leases(self._lease_path) is None:
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
 
@@ -183,7 +185,7 @@ def _open_locked(path: Path) -> int | None:
             os.close(descriptor)
 
 
-def _living_pins(path: Path) -> Pins | None:
+def _live_leases(path: Path) -> Leases | None:
     """What a user holds; None for a dead one, whose file is removed."""
     try:
         descriptor = os.open(path, os.O_RDWR)
@@ -193,7 +195,7 @@ def _living_pins(path: Path) -> Pins | None:
         if try_lock(descriptor):
             path.unlink(missing_ok=True)
             return None
-        return Pins.from_json(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
+        return Leases.from_json(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
     except (ValueError, TypeError, KeyError) as error:
         remedy = "another version of kkanji uses this folder: give each its own, or end that process"
         raise StorageError(f"{path}: not understood ({error}); {remedy}") from error

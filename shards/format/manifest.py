@@ -96,8 +96,8 @@ class Split:
     """Images of each class as stored."""
     originals_per_class: tuple[int, ...]
     """Different originals behind them: fewer than the images where a set was balanced by augmentation."""
-    drawn_per_class: tuple[int, ...] = ()
-    """How many of these originals are drawn from fonts; empty where none is, or where the writer did not tell."""
+    rendered_per_class: tuple[int, ...] = ()
+    """How many of these originals are rendered from fonts; empty where none is, or where the writer did not tell."""
 
     @property
     def samples(self) -> int:
@@ -105,9 +105,9 @@ class Split:
         return sum(shard.samples for shard in self.shards)
 
     @property
-    def drawn_counts(self) -> tuple[int, ...]:
+    def rendered_counts(self) -> tuple[int, ...]:
         """`drawn_per_class`, with zeros where that is empty."""
-        return self.drawn_per_class or (0,) * len(self.originals_per_class)
+        return self.rendered_per_class or (0,) * len(self.originals_per_class)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,23 +155,25 @@ def _manifest_to_dict(manifest: Manifest) -> dict[str, Any]:
         "seed": manifest.seed,
         **(stored if version > 1 else {}),
         "history": dict(manifest.history),
-        "splits": {name: _split_to_dict(manifest, split, drawn=version > 2) for name, split in manifest.splits.items()},
+        "splits": {
+            name: _split_to_dict(manifest, split, rendered=version > 2) for name, split in manifest.splits.items()
+        },
     }
 
 
 def _lowest_version(manifest: Manifest) -> int:
-    if any(split.drawn_per_class for split in manifest.splits.values()):
+    if any(split.rendered_per_class for split in manifest.splits.values()):
         return 3
     return 1 if (manifest.layout, manifest.compression, manifest.base) == ("packed", "none", "") else 2
 
 
-def _split_to_dict(manifest: Manifest, split: Split, *, drawn: bool) -> dict[str, Any]:
+def _split_to_dict(manifest: Manifest, split: Split, *, rendered: bool) -> dict[str, Any]:
     fields = _fields(manifest.compression != "none")
     return {
         "samples": split.samples,
         "samples_per_class": list(split.samples_per_class),
         "originals_per_class": list(split.originals_per_class),
-        **({"drawn_per_class": list(split.drawn_per_class)} if drawn else {}),
+        **({"drawn_per_class": list(split.rendered_per_class)} if rendered else {}),
         "block_fields": list(fields),
         "shards": [_shard_to_dict(manifest, shard, fields) for shard in split.shards],
     }

@@ -62,7 +62,7 @@ def parse_manifest(text: str) -> Manifest:
         raise ValueError(f"images of shape {data['image_shape']}, expected {[IMAGE_SIZE, IMAGE_SIZE]}")
     stored = data if data["version"] > 1 else {"layout": "packed", "compression": "none", "base": ""}
     splits = _of_type(dict, data, "splits")
-    compressed, tables, drawn = stored["compression"] != "none", stored["layout"] == "image", data["version"] > 2
+    compressed, tables, rendered = stored["compression"] != "none", stored["layout"] == "image", data["version"] > 2
     manifest = Manifest(
         name=_of_type(str, data, "name"),
         licence=_of_type(str, data, "licence"),
@@ -73,7 +73,7 @@ def parse_manifest(text: str) -> Manifest:
         compression=_one_of(Compression, stored, "compression"),
         base=_of_type(str, stored, "base"),
         history=_of_type(dict, data, "history"),
-        splits={name: _split_from_dict(split, _fields(compressed), tables, drawn) for name, split in splits.items()},
+        splits={name: _split_from_dict(split, _fields(compressed), tables, rendered) for name, split in splits.items()},
     )
     check_manifest(manifest)
     if _manifest_to_dict(manifest) != data:
@@ -81,9 +81,10 @@ def parse_manifest(text: str) -> Manifest:
     return manifest
 
 
-def _split_from_dict(data: dict[str, Any], fields: tuple[str, ...], tables: bool, drawn: bool) -> Split:
-    names = ("samples_per_class", "originals_per_class", *(("drawn_per_class",) if drawn else ()))
-    counts = {name: tuple(_count(number, name) for number in data[name]) for name in names}
+def _split_from_dict(data: dict[str, Any], fields: tuple[str, ...], tables: bool, rendered: bool) -> Split:
+    counts = {name: _counts(data, name) for name in ("samples_per_class", "originals_per_class")}
+    if rendered:
+        counts["rendered_per_class"] = _counts(data, "drawn_per_class")  # as version 3 named it
     return Split(shards=tuple(_shard_from_dict(shard, fields, tables) for shard in data["shards"]), **counts)
 
 
@@ -111,6 +112,10 @@ def _of_type(kind: type[Value], data: Mapping[str, Any], field: str) -> Value:
     if type(value) is not kind:
         raise TypeError(f"{field} is {str(value)[:60]!r}, expected {kind.__name__}")
     return value
+
+
+def _counts(data: Mapping[str, Any], field: str) -> tuple[int, ...]:
+    return tuple(_count(number, field) for number in data[field])
 
 
 def _count(value: Any, field: str) -> int:

@@ -38,8 +38,8 @@ def _check_split(name: str, split: "Split", classes: int) -> None:
         raise ValueError(f"split {name!r}: counts per class do not add up to {split.samples} samples")
     if not _within(split.originals_per_class, split.samples_per_class):
         raise ValueError(f"split {name!r}: a class has more originals than images")
-    if split.drawn_per_class and not _within(split.drawn_per_class, split.originals_per_class):
-        raise ValueError(f"split {name!r}: a class has more drawn images than originals")
+    if split.rendered_per_class and not _within(split.rendered_per_class, split.originals_per_class):
+        raise ValueError(f"split {name!r}: a class has more rendered images than originals")
 
 
 def _within(parts: tuple[int, ...], wholes: tuple[int, ...]) -> bool:

@@ -16,7 +16,7 @@ from shards.order.permutation import mix, permute
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawnOrder:
+class BalancedOrder:
     """Draws from labelled samples. Memory: 8 bytes for each sample, as the labels have no order of their own."""
 
     labels: NDArray[np.int32]

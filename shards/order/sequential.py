@@ -90,7 +90,7 @@ class Plan:
         """The stretch of the stream, from start to before stop, that is global batch `step`."""
         return step * self.batch_size, min((step + 1) * self.batch_size, self.total)
 
-    def share(self, step: int, rank: int, ranks: int) -> tuple[int, int]:
+    def rank_span(self, step: int, rank: int, ranks: int) -> tuple[int, int]:
         """One rank's part of a global batch. Parts differ by at most one sample and together are the batch."""
         start, stop = self.batch(step)
         return cut(start, stop, rank, ranks)
@@ -100,13 +100,13 @@ class Plan:
         return min(step * self.batch_size, self.total) // self.samples
 
 
-def numbers_of(order: Order, stretches: Iterable[tuple[int, int]]) -> Iterator[NDArray[np.int64]]:
+def numbers_of(order: Order, spans: Iterable[tuple[int, int]]) -> Iterator[NDArray[np.int64]]:
     """The sample numbers of each stretch, (start, stop), of the stream.
 
     Stretches that follow each other are looked up together: NumPy takes 190 ns a number for 2,000 of them, 50 ns for
     16,000 (one thread, 100,000 samples).
     """
-    ahead = iter(stretches)
+    ahead = iter(spans)
     following = next(ahead, None)
     while following is not None:
         together = [following]

@@ -87,8 +87,8 @@ def _open(path: Path) -> int:
 
 
 def _mmap(address: int | None, size: int, flags: int, descriptor: int, what: str) -> int:
-    access = mmap.PROT_READ if descriptor >= 0 else _PROT_NONE
-    result = _libc.mmap(address, size, access, flags, descriptor, 0)
+    credentials = mmap.PROT_READ if descriptor >= 0 else _PROT_NONE
+    result = _libc.mmap(address, size, credentials, flags, descriptor, 0)
     if result is None or result == _FAILED:
         reason = os.strerror(ctypes.get_errno())
         raise StorageError(f"{what}: mapping {size} bytes failed: {reason} (limits: ulimit -v, vm.max_map_count)")

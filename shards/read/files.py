@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from shards.cache.cache import Cache, Item
+from shards.cache.cache import Cache, Entry
 from shards.errors import ChangedShard, CorruptShard, MissingShard, StorageError
 from shards.format.compression import check_plain, unpack_shard
 from shards.format.manifest import Manifest, Shard
@@ -49,7 +49,7 @@ class SplitFiles:
         if self._cache is None:
             assert self._store.folder is not None  # noqa: S101  (only local sets are in place)
             return self._store.folder / self.shards[number].name
-        return self._cache.obtain(self._item(number), ahead=ahead)
+        return self._cache.obtain(self._entry(number), ahead=ahead)
 
     def check(self, number: int) -> None:
         """Compare every byte of a shard that is used in place with the manifest: those in the cache are right.
@@ -87,9 +87,9 @@ class SplitFiles:
         """By content, so that sets and runs share files; a compressed shard is kept in its plain form."""
         return f"{self.shards[number].sha256}{'.tar' if self._compression == 'none' else '.plain.tar'}"
 
-    def _item(self, number: int) -> Item:
+    def _entry(self, number: int) -> Entry:
         shard = self.shards[number]
-        return Item(
+        return Entry(
             key=self._key(number),
             size=shard.plain_bytes,
             extra=shard.bytes if self._compression != "none" and self._store.folder is None else 0,

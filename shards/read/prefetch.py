@@ -43,7 +43,7 @@ def shards_ahead(sizes: Sequence[int]) -> int:
     return min(max(many, AHEAD_SHARDS[0]), AHEAD_SHARDS[-1])
 
 
-class Lookahead:
+class Prefetcher:
     """Serves requests for samples in their order, each when its shards are on the shelf.
 
     Bookkeeping is done by the thread that takes the requests; other threads only fetch. An error while fetching is

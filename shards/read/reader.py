@@ -13,7 +13,7 @@ from shards.format.samples import Samples
 from shards.order.sequential import cut
 from shards.read.address_range import AddressRange
 from shards.read.files import SplitFiles
-from shards.read.prefetch import Lookahead, Numbers
+from shards.read.prefetch import Numbers, Prefetcher
 
 
 class SplitReader(ABC):
@@ -36,7 +36,7 @@ class SplitReader(ABC):
         self._unchecked = np.full(len(files.shards), check and files.in_place)
         self._threads = threads
         self._pool = ThreadPoolExecutor(max(1, threads - 1))  # the caller takes a part too; starts none before use
-        self._lookahead: Lookahead | None = None
+        self._prefetcher: Prefetcher | None = None
         if files.in_place:
             for number in range(len(files.shards)):
                 self.put(number, self._path(number))
@@ -73,8 +73,8 @@ class SplitReader(ABC):
         if self._files.in_place:
             yield from self._checked(requests)
             return
-        self._lookahead = Lookahead(self._files, self, self._shards_of)
-        yield from self._lookahead.serve(requests, keep=keep)
+        self._prefetcher = Prefetcher(self._files, self, self._shards_of)
+        yield from self._prefetcher.serve(requests, keep=keep)
 
     def collect(self, numbers: Numbers) -> Samples:
         """The samples of these numbers, wherever they lie: shard by shard, so for small numbers of samples."""
@@ -96,7 +96,7 @@ class SplitReader(ABC):
     def traffic(self) -> dict[str, int]:
         """What streaming moved so far, and how many shards are ready ahead; empty for a local set."""
         traffic = self._files.traffic()
-        return traffic and traffic | {"shards_ahead": self._lookahead.depth if self._lookahead else 0}
+        return traffic and traffic | {"shards_ahead": self._prefetcher.depth if self._prefetcher else 0}
 
     def put(self, number: int, path: Path) -> None:
         """Map a shard's file."""

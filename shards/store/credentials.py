@@ -41,7 +41,7 @@ ROLE_VARIABLES = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Access:
+class Credentials:
     """A bucket, and how it is reached."""
 
     scheme: str
@@ -90,44 +90,44 @@ def split_location(location: str) -> tuple[str, str, str]:
     return scheme, bucket, unquote(prefix) if scheme.startswith("http") else prefix
 
 
-def find_access(scheme: str, bucket: str) -> Access:
+def find_credentials(scheme: str, bucket: str) -> Credentials:
     """Endpoint and identity from the environment. Raises InputError where it contradicts itself."""
     environment = _environment()
     if scheme == "s3":
-        return _s3_access(bucket, environment)
+        return _s3_credentials(bucket, environment)
     if scheme == "gs":
         host = environment.get("GOOGLE_BASE_URL", "https://storage.googleapis.com")
-        return Access(scheme=scheme, bucket=bucket, host=host, identity=_google_identity(environment))
+        return Credentials(scheme=scheme, bucket=bucket, host=host, identity=_google_identity(environment))
     if scheme == "az":
-        return _azure_access(bucket, environment)
+        return _azure_credentials(bucket, environment)
     url = f"{scheme}://{bucket}"
-    return Access(scheme=scheme, bucket=url, host=url, identity="anonymous")
+    return Credentials(scheme=scheme, bucket=url, host=url, identity="anonymous")
 
 
 @lru_cache(maxsize=CLIENTS)
-def connect(access: Access, timeout_s: float, retries: int) -> "ObjectStore":
+def connect(credentials: Credentials, timeout_s: float, retries: int) -> "ObjectStore":
     """The client; one for all who ask alike, so that they share its connections.
 
     timeout_s: for a whole request, from connecting to the last byte of the body.
     retries: how often obstore itself sends a request again.
     """
     client: ClientConfig = {
-        "allow_http": access.host.startswith("http://"),
+        "allow_http": credentials.host.startswith("http://"),
         "timeout": timedelta(seconds=timeout_s),
         "connect_timeout": timedelta(seconds=min(timeout_s, 5)),
     }
     retry: RetryConfig = {"max_retries": retries, "retry_timeout": timedelta(seconds=(retries + 1) * timeout_s)}
-    config: Any = dict(access.options)
-    if access.scheme == "s3":
-        keys = ProfileKeys(access.profile) if access.profile else None
+    config: Any = dict(credentials.options)
+    if credentials.scheme == "s3":
+        keys = ProfileKeys(credentials.profile) if credentials.profile else None
         return S3Store(
-            access.bucket, config=config, client_options=client, retry_config=retry, credential_provider=keys
+            credentials.bucket, config=config, client_options=client, retry_config=retry, credential_provider=keys
         )
-    if access.scheme == "gs":
-        return GCSStore(access.bucket, config=config, client_options=client, retry_config=retry)
-    if access.scheme == "az":
-        return AzureStore(access.bucket, config=config, client_options=client, retry_config=retry)
-    return HTTPStore.from_url(access.bucket, client_options=client, retry_config=retry)
+    if credentials.scheme == "gs":
+        return GCSStore(credentials.bucket, config=config, client_options=client, retry_config=retry)
+    if credentials.scheme == "az":
+        return AzureStore(credentials.bucket, config=config, client_options=client, retry_config=retry)
+    return HTTPStore.from_url(credentials.bucket, client_options=client, retry_config=retry)
 
 
 def read_profile(name: str) -> dict[str, str]:
@@ -152,7 +152,7 @@ def _environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key.startswith(("AWS_", "GOOGLE_", "AZURE_"))}
 
 
-def _s3_access(bucket: str, environment: Mapping[str, str]) -> Access:
+def _s3_credentials(bucket: str, environment: Mapping[str, str]) -> Credentials:
     name = environment.get("AWS_PROFILE", "default")
     profile = read_profile(name)
     if "AWS_PROFILE" in environment and not profile:
@@ -163,7 +163,7 @@ def _s3_access(bucket: str, environment: Mapping[str, str]) -> Access:
     region = next(filter(None, regions), "us-east-1")
     identity, keys = _s3_identity(name, profile, environment)
     options = {"region": region} | ({"endpoint": endpoint} if endpoint else {})
-    return Access(
+    return Credentials(
         scheme="s3",
         bucket=bucket,
         host=endpoint or f"https://s3.{region}.amazonaws.com",
@@ -202,7 +202,7 @@ def _google_identity(environment: Mapping[str, str]) -> str:
     return "Google's application default credentials"
 
 
-def _azure_access(container: str, environment: Mapping[str, str]) -> Access:
+def _azure_credentials(container: str, environment: Mapping[str, str]) -> Credentials:
     account = environment.get("AZURE_STORAGE_ACCOUNT_NAME")
     if not account:
         raise InputError("AZURE_STORAGE_ACCOUNT_NAME is not set; az://container/prefix needs the account's name")
@@ -210,7 +210,7 @@ def _azure_access(container: str, environment: Mapping[str, str]) -> Access:
     host = next(filter(None, named), f"https://{account}.blob.core.windows.net")
     anonymous = environment.get("AZURE_SKIP_SIGNATURE", "").lower() in ("1", "true")
     identity = "anonymous (AZURE_SKIP_SIGNATURE)" if anonymous else f"account {account}"
-    return Access(scheme="az", bucket=container, host=host, identity=identity)
+    return Credentials(scheme="az", bucket=container, host=host, identity=identity)
 
 
 def shorten(key: str) -> str:

@@ -26,7 +26,7 @@ from obstore.exceptions import GenericError, NotSupportedError
 
 from shards.errors import ChangedShard, StorageError
 from shards.store.error_messages import Shortfall, status_of
-from shards.store.retry import REFUSALS, Attempts, Remote, ask, give_up, workers
+from shards.store.retry import REQUEST_ERRORS, Attempts, Remote, ask, give_up, workers
 
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult
@@ -115,7 +115,7 @@ class Download:
             began = time.monotonic()
             try:
                 self._receive(part)
-            except REFUSALS as error:
+            except REQUEST_ERRORS as error:
                 self._recover(part, error, time.monotonic() - began)
 
     def _recover(self, part: Part, error: Exception, took_s: float) -> None:
@@ -126,7 +126,7 @@ class Download:
                 began = time.monotonic()
                 try:
                     return self._receive(part)
-                except REFUSALS as again:
+                except REQUEST_ERRORS as again:
                     error, took_s = again, time.monotonic() - began
 
     def _wait(self, part: Part, error: Exception, took_s: float) -> None:
@@ -134,7 +134,7 @@ class Download:
             raise self._failure
         try:
             part.shortfalls += isinstance(error, Shortfall)
-            if part.shortfalls >= self._remote.patience.requests:
+            if part.shortfalls >= self._remote.retry_policy.requests:
                 give_up(error, self._remote, f"{part.shortfalls} requests")
             self._attempts.wait(error, took_s)
         except Exception as failure:

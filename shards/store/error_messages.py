@@ -10,7 +10,7 @@ from typing import NoReturn
 from obstore.exceptions import BaseError, GenericError, NotSupportedError, PreconditionError
 
 from shards.errors import ChangedShard, MissingShard, StorageError
-from shards.store.credentials import Access
+from shards.store.credentials import Credentials
 
 STATUS = re.compile(r"status code: (\d{3})")
 CODE = re.compile(r"<Code>(\w+)</Code>")
@@ -57,9 +57,9 @@ def is_passing(error: Exception, *, first: bool) -> bool:
     return (status >= 500 and status not in NEVER) or status in ASK_AGAIN or code_of(error) == "RequestTimeout"
 
 
-def refuse(error: Exception, url: str, access: Access) -> NoReturn:
+def refuse(error: Exception, url: str, credentials: Credentials) -> NoReturn:
     """Raise what the user is to read of an error that no other try will mend."""
-    found, who = reason(error), f"from {access.host} as {access.identity}"
+    found, who = reason(error), f"from {credentials.host} as {credentials.identity}"
     if isinstance(error, PreconditionError):
         raise ChangedShard(f"{url}: {found}: replaced while it was read; start again with the new set") from error
     if code_of(error) in HINTS:
@@ -70,7 +70,7 @@ def refuse(error: Exception, url: str, access: Access) -> NoReturn:
         hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or AWS_SKIP_SIGNATURE=true"
         raise StorageError(f"{url}: no credentials: none set, and this machine has no role; {hint}") from error
     if isinstance(error, NotSupportedError):
-        raise StorageError(f"{url}: {access.host} cannot do this: {first_line(error)}") from error
+        raise StorageError(f"{url}: {credentials.host} cannot do this: {first_line(error)}") from error
     if found == "redirected elsewhere":
         raise StorageError(f"{url}: {found} {who}; {HINTS['PermanentRedirect']}") from error
     if status_of(error) == 416:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 from obstore.exceptions import BaseError
 
 from shards.errors import CorruptShard, StorageError
-from shards.store.credentials import Access
+from shards.store.credentials import Credentials
 from shards.store.error_messages import Shortfall, is_passing, reason, refuse
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 LOOK_S = 1  # between two looks for a sign of life
 MOST_CONNECTIONS = 24  # with parts of 8 MiB enough for 500 MB/s at 100 ms a request
-REFUSALS = (BaseError, FileNotFoundError, Shortfall)  # what a request raises
+REQUEST_ERRORS = (BaseError, FileNotFoundError, Shortfall)  # what a request raises
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Patience:
+class RetryPolicy:
     """How long to try."""
 
     request_s: float = 10
@@ -90,8 +90,8 @@ class Remote:
     key: str
     url: str
     """For messages."""
-    access: Access
-    patience: Patience
+    credentials: Credentials
+    retry_policy: RetryPolicy
     traffic: Traffic
 
 
@@ -155,20 +155,20 @@ class Attempts:
 
     def wait(self, error: Exception, took_s: float) -> None:
         """Sleep before the next request; raise what the user is to read when there shall be none."""
-        remote, patience, now = self._remote, self._remote.patience, time.monotonic()
+        remote, retry_policy, now = self._remote, self._remote.retry_policy, time.monotonic()
         if not is_passing(error, first=remote.traffic.bytes == 0):
-            refuse(error, remote.url, remote.access)
+            refuse(error, remote.url, remote.credentials)
         if self._progress > self._since:
             self._since, self._count, self._longest = self._progress, 0, 0.0
         self._count, self._longest = self._count + 1, max(self._longest, took_s)
-        left = self._since + patience.total_s - self._longest - now
-        if left <= 0 or self._count >= patience.requests:
+        left = self._since + retry_policy.total_s - self._longest - now
+        if left <= 0 or self._count >= retry_policy.requests:
             give_up(error, remote, f"{self._count} requests in {now - self._since:.0f} s")
         remote.traffic.count(retries=1)
-        self._sleep(now + left, last=self._count == patience.requests - 1)
+        self._sleep(now + left, last=self._count == retry_policy.requests - 1)
 
     def _sleep(self, deadline: float, *, last: bool) -> None:
-        ceiling, seen = self._remote.patience.wait_s * 2 ** (self._count - 1), self._remote.traffic.bytes
+        ceiling, seen = self._remote.retry_policy.wait_s * 2 ** (self._count - 1), self._remote.traffic.bytes
         self.stopped.wait(min(deadline - time.monotonic(), random.uniform(0, ceiling)))  # noqa: S311  (no secret)
         while last and self._remote.traffic.bytes == seen and not self.stopped.is_set():
             left = deadline - time.monotonic()
@@ -184,7 +184,7 @@ def give_up(error: Exception, remote: Remote, tried: str) -> NoReturn:
             f"{remote.url}: {error}, after {tried}; push it again, or check the proxies between"
         ) from error
     check = "check the network and the server, then run again"
-    raise StorageError(f"{remote.url}: {reason(error)} from {remote.access.host}, {tried}; {check}") from error
+    raise StorageError(f"{remote.url}: {reason(error)} from {remote.credentials.host}, {tried}; {check}") from error
 
 
 def ask(remote: Remote, call: Callable[[], Result]) -> Result:
@@ -202,5 +202,5 @@ def _persist(remote: Remote, call: Callable[[], Result]) -> Result:
         try:
             with remote.traffic.request():
                 return call()
-        except REFUSALS as error:
+        except REQUEST_ERRORS as error:
             attempts.wait(error, time.monotonic() - began)

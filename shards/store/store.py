@@ -18,10 +18,10 @@ from obstore.exceptions import AlreadyExistsError
 
 from shards.errors import ChangedShard, InputError, MissingShard, StorageError
 from shards.output.files import sync_file, sync_folder
-from shards.store.credentials import connect, find_access, split_location
+from shards.store.credentials import connect, find_credentials, split_location
 from shards.store.download import Download, disk_error, read_whole
 from shards.store.error_messages import refuse
-from shards.store.retry import REFUSALS, Patience, Remote, Traffic, ask, workers
+from shards.store.retry import REQUEST_ERRORS, Remote, RetryPolicy, Traffic, ask, workers
 
 UPLOAD_RETRIES = 7  # obstore's own, as only it can send one part of a multipart upload again
 UPLOAD_PART_BYTES = 8 << 20
@@ -142,16 +142,16 @@ class FolderStore(Store):
 class ObjectStore(Store):
     """A prefix of a bucket, or a path of a web server."""
 
-    def __init__(self, location: str, patience: Patience) -> None:
+    def __init__(self, location: str, retry_policy: RetryPolicy) -> None:
         scheme, bucket, self._prefix = split_location(location)
         super().__init__(location.rstrip("/"), None)
-        self._access = find_access(scheme, bucket)
-        self._patience = patience
-        self._client = connect(self._access, patience.request_s, 0)
+        self._credentials = find_credentials(scheme, bucket)
+        self._retry_policy = retry_policy
+        self._client = connect(self._credentials, retry_policy.request_s, 0)
 
     @property
     def can_list(self) -> bool:
-        return not self._access.scheme.startswith("http")
+        return not self._credentials.scheme.startswith("http")
 
     def read(self, name: str) -> bytes:
         return read_whole(self._remote(name))
@@ -180,15 +180,15 @@ class ObjectStore(Store):
     def upload(self, name: str, source: Path | bytes, *, create: bool = False) -> bool:
         if not self.can_list:
             raise StorageError(f"{self.location}: a web server is only read from; give an s3:// location")
-        slow = connect(self._access, self._patience.upload_s, UPLOAD_RETRIES)
+        slow = connect(self._credentials, self._retry_policy.upload_s, UPLOAD_RETRIES)
         remote = replace(self._remote(name), client=slow)
         digest = file_digest(source) if isinstance(source, Path) else hashlib.sha256(source).hexdigest()
         try:
             workers().submit(_put, remote, source, digest, create).result()
         except AlreadyExistsError:
             return False
-        except REFUSALS as error:
-            refuse(error, remote.url, remote.access)
+        except REQUEST_ERRORS as error:
+            refuse(error, remote.url, remote.credentials)
         except OSError as error:
             raise _unreadable(Path(str(source)), error) from error
         return True
@@ -225,19 +225,19 @@ class ObjectStore(Store):
             client=self._client,
             key=key,
             url=url,
-            access=self._access,
-            patience=self._patience,
+            credentials=self._credentials,
+            retry_policy=self._retry_policy,
             traffic=self.traffic,
         )
 
 
-def open_store(location: str | Path, *, patience: Patience | None = None) -> Store:
+def open_store(location: str | Path, *, retry_policy: RetryPolicy | None = None) -> Store:
     """The store at a path or URL; nothing is asked of it yet. Raises InputError for what is neither."""
     text = str(location)
     if isinstance(location, Path) or "://" not in text:
         return FolderStore(Path(location))
     if not text.startswith("file://"):
-        return ObjectStore(text, patience or Patience())
+        return ObjectStore(text, retry_policy or RetryPolicy())
     host, slash, path = text.removeprefix("file://").partition("/")
     if host not in ("", "localhost") or not slash:
         raise InputError(f"{text}: expected file:///an/absolute/path")

@@ -32,7 +32,7 @@ from itertools import count
 from pathlib import Path
 
 from shards import InputError
-from shards.cache.cache import Cache, Item
+from shards.cache.cache import Cache, Entry
 from tests.faults.injector import answer
 from tests.faults.writers import fork, wait
 
@@ -46,7 +46,7 @@ def content(number: int, size: int) -> bytes:
     return random.Random(number).randbytes(size)
 
 
-def item(number: int, size: int | None = None, make: Callable[[Path], None] | None = None) -> Item:
+def entry(number: int, size: int | None = None, make: Callable[[Path], None] | None = None) -> Entry:
     """A file of its own size, written in two steps."""
     data = content(number, size or MOST_BYTES - 1000 * number)
 
@@ -60,10 +60,10 @@ def item(number: int, size: int | None = None, make: Callable[[Path], None] | No
     def check(path: Path) -> str | None:
         return None if path.read_bytes() == data else "wrong bytes"
 
-    return Item(key=f"{hashlib.sha256(data).hexdigest()}.tar", size=len(data), make=make or write, check=check)
+    return Entry(key=f"{hashlib.sha256(data).hexdigest()}.tar", size=len(data), make=make or write, check=check)
 
 
-def use(cache: Cache, chosen: Item) -> None:
+def use(cache: Cache, chosen: Entry) -> None:
     """Read a file as a reader does, and require that it stays where it is as long as it is in use."""
     path = cache.obtain(chosen, ahead=False)
     if path is None:
@@ -129,9 +129,9 @@ def use_until_told(folder: Path, limit: int, done: mmap.mmap, place: int) -> Non
     random.seed()
     with Cache(folder, limit, wait_s=DEADLINE_S) as shared:
         while not told.is_set():
-            ahead = item(random.randrange(FILES))
+            ahead = entry(random.randrange(FILES))
             shared.obtain(ahead, ahead=True)
-            use(shared, item(random.randrange(FILES)))
+            use(shared, entry(random.randrange(FILES)))
             if random.random() < 0.7:
                 shared.release(ahead.key)
             count_use(done, place)
@@ -174,9 +174,9 @@ def killed_by_step(folder: Path) -> dict[str, object]:
     while not codes or codes[-1]:
         place = folder / f"{len(codes):03d}"
         place.mkdir()
-        (place / item(2).key).write_bytes(bytes(item(2).size))  # a file that went bad
+        (place / entry(2).key).write_bytes(bytes(entry(2).size))  # a file that went bad
         codes.append(wait(fork(partial(killed_at, len(codes), place))))
-        found += [problem for problem in problems(place, 2 * MOST_BYTES) if item(2).key not in problem]
+        found += [problem for problem in problems(place, 2 * MOST_BYTES) if entry(2).key not in problem]
         if wait(fork(partial(use_each, place))):
             found.append(f"{place}: the next process fails")
         found += problems(place, 2 * MOST_BYTES)
@@ -201,15 +201,15 @@ def killed_at(step: int, folder: Path) -> None:
 def use_each(folder: Path) -> None:
     """Ahead and now, with and without eviction, and a file that has to be made again."""
     with Cache(folder, 2 * MOST_BYTES) as shared:
-        shared.obtain(item(0), ahead=True)
+        shared.obtain(entry(0), ahead=True)
         for number in (0, 1, 2, 0, 1):
-            use(shared, item(number))
-        shared.obtain(item(2), ahead=True)
+            use(shared, entry(number))
+        shared.obtain(entry(2), ahead=True)
 
 
-def stuck_item(entered: Path) -> Item:
+def stuck_item(entered: Path) -> Entry:
     """A file whose first maker never ends; the next one is quick."""
-    quick = item(0)
+    quick = entry(0)
 
     def make(path: Path) -> None:
         if entered.exists():
@@ -219,7 +219,7 @@ def stuck_item(entered: Path) -> Item:
         entered.touch()
         time.sleep(DEADLINE_S)
 
-    return item(0, make=make)
+    return entry(0, make=make)
 
 
 def beside_a_maker(folder: Path, number: int) -> tuple[int, dict[str, object]]:
@@ -256,8 +256,8 @@ def forked(folder: Path) -> dict[str, object]:
 
     def parent() -> None:
         shared = Cache(folder, MOST_BYTES)
-        shared.obtain(item(0), ahead=False)
-        code = wait(fork(partial(use, shared, item(0))))
+        shared.obtain(entry(0), ahead=False)
+        code = wait(fork(partial(use, shared, entry(0))))
         orphan = fork(lambda: time.sleep(DEADLINE_S))
         os.write(tell, json.dumps({"code": code, "orphan": orphan}).encode())
         os.kill(os.getpid(), signal.SIGKILL)
@@ -265,9 +265,9 @@ def forked(folder: Path) -> dict[str, object]:
     dead = wait(fork(parent))
     found = json.loads(os.read(told, 1000))
     with Cache(folder, MOST_BYTES, wait_s=1.0) as shared:
-        use(shared, item(1))
+        use(shared, entry(1))
     os.kill(found["orphan"], signal.SIGKILL)
-    return {**found, "dead": dead, "right": names(folder) == [".lock", item(1).key]}
+    return {**found, "dead": dead, "right": names(folder) == [".lock", entry(1).key]}
 
 
 def together(folder: Path, processes: int) -> dict[str, object]:
@@ -276,13 +276,13 @@ def together(folder: Path, processes: int) -> dict[str, object]:
     log = folder / "makes.txt"
     log.touch()
 
-    def logged(number: int) -> Item:
+    def logged(number: int) -> Entry:
         def make(path: Path) -> None:
             with log.open("a") as file:
                 file.write(f"{number}\n")
-            item(number).make(path)
+            entry(number).make(path)
 
-        return item(number, make=make)
+        return entry(number, make=make)
 
     def user() -> None:
         os.close(keeper)
@@ -303,12 +303,12 @@ def descriptors(folder: Path) -> dict[str, object]:
     found = []
     with Cache(folder, 150 * 1000) as shared, ThreadPoolExecutor(8) as pool:
         for _ in range(4):
-            items = [item(number, 1000) for number in range(100)]
+            items = [entry(number, 1000) for number in range(100)]
             list(pool.map(lambda each: shared.obtain(each, ahead=True), items))
             list(pool.map(lambda each: shared.obtain(each, ahead=False), items))
             for each in items:
                 shared.release(each.key)
-            list(pool.map(lambda number: use(shared, item(number, 1000)), range(100, 160)))
+            list(pool.map(lambda number: use(shared, entry(number, 1000)), range(100, 160)))
             found.append((len(os.listdir("/proc/self/fd")), threading.active_count()))
         made = shared.counts.made
     return {"found": found, "made": made}
@@ -318,10 +318,10 @@ def full(folder: Path) -> dict[str, object]:
     """A file larger than the file system, then one that fits."""
     with Cache(folder, 1 << 30) as shared:
         try:
-            shared.obtain(item(0, 3 << 20), ahead=False)
+            shared.obtain(entry(0, 3 << 20), ahead=False)
         except InputError as error:
             found = {"kind": type(error).__name__, "message": str(error), "left": names(folder)}
-        use(shared, item(1))
+        use(shared, entry(1))
         return {**found, "held": shared.counts.held_bytes}
 
 

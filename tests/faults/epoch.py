@@ -8,7 +8,7 @@ the server is SIGKILLed and started again. Losses of all steps and the weights a
 each step saw the same samples, with the right pixels. What was found goes to FOLDER/epoch.json; exit code 1 if they
 differ.
 
-`tests/launch/test_streaming.py` does the same with the drawn sample; this is for real data, and takes minutes.
+`tests/launch/test_streaming.py` does the same with the rendered sample; this is for real data, and takes minutes.
 """
 
 import json

@@ -39,7 +39,7 @@ CONFIG = TrainConfig(data="data", output=Path("runs/x"))
         ("mixup", -0.1),
         ("ema_images", -1.0),
         ("augment_start", 2.5),
-        ("plain_epochs", -1),
+        ("unaugmented_epochs", -1),
         ("start_size", 30),
         ("start_size", 72),
         ("full_size_at", 0.0),
@@ -94,9 +94,9 @@ def test_bad_json_is_named(tmp_path: Path, content: str, message: str) -> None:
 
 def test_a_resumed_run_takes_what_the_first_start_settled() -> None:
     saved = changed(micro_batch=96, order="windowed", window=5, lr=0.5).to_dict()
-    resumed = CONFIG.settled_as(saved)
+    resumed = CONFIG.resolved_as(saved)
     assert (resumed.micro_batch, resumed.order, resumed.window) == (96, "windowed", 5)
     assert resumed.lr == CONFIG.lr
-    assert changed(micro_batch=32, order="full").settled_as(saved).micro_batch == 32
-    assert changed(order="full").settled_as(saved).order == "full"
-    assert CONFIG.settled_as({}) == CONFIG
+    assert changed(micro_batch=32, order="full").resolved_as(saved).micro_batch == 32
+    assert changed(order="full").resolved_as(saved).order == "full"
+    assert CONFIG.resolved_as({}) == CONFIG

@@ -35,7 +35,7 @@ def test_features_only(name: str) -> None:
 
 
 def test_every_scale_is_larger_than_the_one_before() -> None:
-    """The original project's b1 equalled its b0: depths were rounded down."""
+    """The legacy project's b1 equalled its b0: depths were rounded down."""
     sizes = [parameters(f"kkanji_efficientnet_{variant}") for variant in SCALES]
     assert sizes == sorted(set(sizes))
 

@@ -133,7 +133,7 @@ def test_a_class_of_drawn_images_alone_was_trained_on_but_has_no_originals(best:
     originals = checkpoint.read_state(best)["training_originals"]
     drawn = [0] * len(originals)
     originals[2], drawn[2] = 0, 9
-    say(best, training_originals=originals, training_drawn=drawn)
+    say(best, training_originals=originals, training_rendered=drawn)
     evaluate(EvaluateConfig(checkpoint=best, data=str(tiny_set)))
     assert evaluation(best)["without_training"] == []
     assert evaluation(best)["bins"][0]["training_images"] == "0" and evaluation(best)["bins"][0]["images"] == 6
@@ -198,10 +198,10 @@ def test_an_exported_folder_proves_what_it_never_saw(best: Path, tiny_set: Path,
     assert set(checkpoint.read_originals(tmp_path / "model")) == set(data.split("train").sources())
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    for split, apart in (("val", True), ("train", False)):
+    for split, disjoint in (("val", True), ("train", False)):
         options = {"data": str(tiny_set), "split": split, "output": elsewhere}
         evaluate(EvaluateConfig(checkpoint=tmp_path / "model", **options))  # type: ignore[arg-type]
-        assert json.loads((elsewhere / "evaluation.json").read_text())["apart"] is apart
+        assert json.loads((elsewhere / "evaluation.json").read_text())["apart"] is disjoint
 
 
 @pytest.fixture

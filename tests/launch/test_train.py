@@ -124,7 +124,7 @@ def test_two_ranks_compute_what_one_does(tiny_set: Path, tmp_path: Path) -> None
 # Everything that has a state or follows a schedule, in one short run.
 ALL_AT_ONCE = (
     *("--optimizer", "muon", "--ema-images", "40", "--mixup", "0.2", "--head", "cosine", "--schedule", "cosine"),
-    *("--start-size", "32", "--full-size-at", "0.6", "--augment-start", "0.2", "--plain-epochs", "1"),
+    *("--start-size", "32", "--full-size-at", "0.6", "--augment-start", "0.2", "--unaugmented-epochs", "1"),
     *("--warmup-epochs", "0.5", "--label-smoothing", "0.1", "--weight-decay", "0.01", "--precision", "bfloat16"),
     *("--mixup-stages", "2", "--drop-path", "0.2"),
 )
@@ -141,7 +141,7 @@ def all_at_once(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_a_run_begins_with_another_runs_weights(all_at_once: Path, tiny_set: Path, tmp_path: Path) -> None:
     """Of the same set, so that its evaluation stays without a leak; with averaged weights, which begin there too."""
     source, run = all_at_once / "checkpoints" / "last", tmp_path / "run"
-    options = (*ALL_AT_ONCE, "--init", str(source), "--lr", "1e-12", "--epochs", "1", "--plain-epochs", "0")
+    options = (*ALL_AT_ONCE, "--init", str(source), "--lr", "1e-12", "--epochs", "1", "--unaugmented-epochs", "0")
     result = start(*train_command(tiny_set, run, *options))
     assert result.returncode == 0, result.stderr
     assert json.loads((run / "config.json").read_text())["data"]["lineage"] == "known"
@@ -154,7 +154,7 @@ def test_a_run_begins_with_another_runs_weights(all_at_once: Path, tiny_set: Pat
 def test_a_run_is_taught_by_others(undisturbed: Path, tiny_set: Path, tmp_path: Path) -> None:
     """The loss is against what they make of the images, not against the labels, and the set's lineage stays known."""
     source, run = undisturbed / "checkpoints" / "last", tmp_path / "run"
-    options = ("--teachers", str(source), "--teaching", "1", "--lr", "1e-12", "--augment", "0")
+    options = ("--teachers", str(source), "--distillation-weight", "1", "--lr", "1e-12", "--augment", "0")
     result = start(*train_command(tiny_set, run, *options, "--epochs", "1"))
     assert result.returncode == 0, result.stderr
     recorded = json.loads((run / "config.json").read_text())
@@ -163,7 +163,9 @@ def test_a_run_is_taught_by_others(undisturbed: Path, tiny_set: Path, tmp_path: 
     evaluated = start(str(ROOT / "launch/evaluate.py"), "--checkpoint", str(checkpoint), "--data", str(tiny_set))
     assert evaluated.returncode == 0, evaluated.stderr
     assert json.loads((run / "evaluation.json").read_text())["apart"]
-    labels = start(*train_command(tiny_set, tmp_path / "labels", *options, "--teaching", "0", "--epochs", "1"))
+    labels = start(
+        *train_command(tiny_set, tmp_path / "labels", *options, "--distillation-weight", "0", "--epochs", "1")
+    )
     assert labels.returncode == 0, labels.stderr
     assert losses(run) != pytest.approx(losses(tmp_path / "labels"), rel=1e-3)
 

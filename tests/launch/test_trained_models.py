@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from kkanji.checkpoint import files as checkpoint
-from kkanji.checkpoint.lineage import trained_apart
+from kkanji.checkpoint.lineage import proven_disjoint
 from kkanji.data.training_set import class_map, open_set
-from kkanji.inference.predict import CharacterReader
+from kkanji.inference.predict import Predictor
 from tests.launch.commands import ROOT
 from tools.commands.combine import combine
 from tools.commands.pack import pack
@@ -47,9 +47,9 @@ def test_the_evaluated_one_reads_images_that_it_never_saw(real_archive: Path, tm
     pack(tmp_path / "originals", output=tmp_path / "set")
     data = open_set(tmp_path / "set")
     reader = data.split("val")
-    assert trained_apart(EVALUATED, reader.sources()) and not trained_apart(EVERYTHING, reader.sources())
+    assert proven_disjoint(EVALUATED, reader.sources()) and not proven_disjoint(EVERYTHING, reader.sources())
     numbers = np.sort(np.random.default_rng(0).choice(reader.samples, 1_000, replace=False))
-    batch, model = reader.collect(numbers), CharacterReader(EVALUATED, torch.device("cpu"))
+    batch, model = reader.collect(numbers), Predictor(EVALUATED, torch.device("cpu"))
     assert model.classes == class_map(data)
     read = [guesses[0].label for guesses in model.read(batch.images, 1)]
     expected = [model.classes.labels[number] for number in batch.labels]

@@ -1,4 +1,4 @@
-"""Ways to vary training images offline: the policy of online training, and the original project's, for comparison.
+"""Ways to vary training images offline: the policy of online training, and the legacy project's, for comparison.
 
 A recipe is a function of (images, seed, numbers): how an image is varied follows from its number in the set alone.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kkanji.augment import numba_kernels as augment_kernels
-from kkanji.augment.policy import Policy, draw
+from kkanji.augment.policy import Policy, sample_rows
 from shards import IMAGE_SIZE, InputError
 
 Images = NDArray[np.uint8]
@@ -24,7 +24,7 @@ Name = Literal["policy", "original"]
 
 STRONGEST = 2.0  # as in training
 
-# The original project's figures (its script 02_balance), in pixels, degrees and shares of white.
+# The legacy project's figures (its script 02_balance), in pixels, degrees and shares of white.
 ELASTIC_ALPHA, ELASTIC_SIGMA = 1000.0, 30.0
 ROTATION, SCALE, SHIFT, NOISE = 15.0, 0.1, 5.0, 0.05
 TRUNCATE = 4  # standard deviations at which SciPy cuts a Gaussian off
@@ -55,12 +55,12 @@ def fingerprint(recipe: Recipe) -> str:
 def by_policy(policy: Policy, images: Images, seed: int, numbers: Numbers) -> Images:
     """As online training varies them. [n, 64, 64]. On the calling thread alone; holds no GIL."""
     out = np.empty_like(images)
-    augment_kernels.apply(images, draw(policy, seed, numbers), out)
+    augment_kernels.apply(images, sample_rows(policy, seed, numbers), out)
     return out
 
 
 def original(images: Images, seed: int, numbers: Numbers) -> Images:
-    """As the original project varied them: elastic, then affine about the corner, then noise. [n, 64, 64].
+    """As the legacy project varied them: elastic, then affine about the corner, then noise. [n, 64, 64].
 
     Its distributions, borders, two resamplings and truncated levels, with other random numbers; its near-rigid
     "elastic" is what it was. OpenCV resamples at 1/32 pixel, which moves levels by a few of 255 at edges of strokes.

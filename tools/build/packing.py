@@ -98,7 +98,7 @@ class Content:
     """The samples at these positions."""
     samples_per_class: NDArray[np.int64]
     originals_per_class: NDArray[np.int64]
-    drawn_per_class: NDArray[np.int64]
+    rendered_per_class: NDArray[np.int64]
 
 
 class ShardJob(NamedTuple):
@@ -140,7 +140,7 @@ def stored_as_is(combined: Originals, rows: NDArray[np.int64], key: int) -> Cont
         read=read,
         samples_per_class=counts,
         originals_per_class=counts,
-        drawn_per_class=combined.drawn(rows),
+        rendered_per_class=combined.rendered(rows),
     )
 
 
@@ -290,7 +290,7 @@ def _split(content: Content) -> Split:
         shards=(),
         samples_per_class=tuple(content.samples_per_class.tolist()),
         originals_per_class=tuple(content.originals_per_class.tolist()),
-        drawn_per_class=tuple(content.drawn_per_class.tolist()) if content.drawn_per_class.any() else (),
+        rendered_per_class=tuple(content.rendered_per_class.tolist()) if content.rendered_per_class.any() else (),
     )
 
 

@@ -89,7 +89,7 @@ class SharedOutput:
                 self._discard()
             else:
                 self._refuse_existing()
-                self._settle_plan()
+                self._agree_on_plan()
                 self._place.announce()
         return self
 
@@ -179,7 +179,7 @@ class SharedOutput:
                 self._discard()
             raise
 
-    def _settle_plan(self) -> None:
+    def _agree_on_plan(self) -> None:
         """Begin, or take part in what others began."""
         path = self.folder / PLAN_NAME
         found = _read_json(path) if path.exists() else None

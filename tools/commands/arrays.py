@@ -1,4 +1,4 @@
-"""Shard set -> images.npy, labels.npy and index.json, as the original project's `03_prepare_arrays` wrote them.
+"""Shard set -> images.npy, labels.npy and index.json, as the legacy project's `03_prepare_arrays` wrote them.
 
 sources.npy goes beside them: what lineage a shard set knows is not lost on the way.
 """
@@ -17,7 +17,7 @@ from tools.ingest.originals import CHUNK
 from tools.progress import count_images
 
 COLUMNS = {"images": np.uint8, "labels": np.int64, "sources": np.uint64}
-"""File -> type of its values; the original project's labels were int64."""
+"""File -> type of its values; the legacy project's labels were int64."""
 
 
 def arrays(

@@ -74,7 +74,7 @@ def balance(
         shard_size: images in a tar (25,000 take 103 MB), a multiple of the block size
         compression: none, zstd (a third of the bytes) or lz4 (faster to unpack); readers unpack shards into their cache
         seed: of the choice, the augmentation and the stored order; 0 or more
-        recipe: policy (as online training varies images) or original (as the original project did, to compare; slow)
+        recipe: policy (as online training varies images) or original (as the legacy project did, to compare; slow)
         augment: strength of the policy; 0 copies originals
         part: i/n: make only every n-th shard, from the i-th on. Under a launcher that sets RANK and WORLD_SIZE, by rank
         workers: processes; one per core if not given. The bytes written depend on neither workers nor parts
@@ -191,7 +191,7 @@ def balanced(combined: Originals, rows: NDArray[np.int64], per_class: int, seed:
         read=read,
         samples_per_class=counts,
         originals_per_class=used,
-        drawn_per_class=combined.drawn(chosen),
+        rendered_per_class=combined.rendered(chosen),
     )
 
 

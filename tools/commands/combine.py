@@ -48,7 +48,7 @@ def combine(
 
     Args:
         sources: folders or .tar, .tar.gz, .tgz archives in CODH's layout; *-imgs.npz files, or folders with them
-        legacy: what the original project wrote: class folders (U+XXXX or the character itself), or a folder with
+        legacy: what the legacy project wrote: class folders (U+XXXX or the character itself), or a folder with
             images.npy, labels.npy and index.json. Their lineage is unknown, which all that is made of them says
         output: folder to make
         name: the data's name, for manifests and reports; from the sources if not given

@@ -1,4 +1,4 @@
-"""Originals -> the same and, for rare classes, images drawn from brush fonts: for training only, and marked as such.
+"""Originals -> the same and, for rare classes, images rendered from brush fonts: for training only, and marked as such.
 
 Their lineage is `font`: `split` gives them to train, whatever its options, and divides the others as it would without
 them. Which class gets which images depends on the seed and the fonts alone.
@@ -20,7 +20,7 @@ from kkanji.classes import label
 from shards import IMAGE_SIZE, InputError, OutputFolder, write_file
 from shards.format.manifest import CLASSES_NAME
 from shards.output.files import sync_file
-from tools.brush import Face, draw, generator
+from tools.brush import Face, generator, render_character
 from tools.ingest import originals
 from tools.ingest.originals import (
     LINEAGES,
@@ -50,21 +50,22 @@ def render(
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
-    """Add training images drawn from fonts to the classes that have few originals.
+    """Add training images rendered from fonts to the classes that have few originals.
 
     Drawn with the variations of `python -m tools sample`. The fonts that have a character take turns in the order of
     their names: where there are more fonts than images, number them so that the best come first. A class that no font
     draws gets none.
 
-    Divide the result by `python -m tools split`: drawn images go to train, the others where they would go without them.
+    Divide the result by `python -m tools split`: rendered images go to train, the others where they would go without
+    them.
 
     Example: python -m tools render originals --fonts /usr/share/fonts/truetype --output rendered
 
     Args:
         folder: originals, made by `python -m tools combine`
         fonts: TrueType or OpenType files, or folders searched for them with their subfolders
-        at_most: classes with so many originals or fewer get drawn images; 0: those without any
-        per_class: images drawn of each such class
+        at_most: classes with so many originals or fewer get rendered images; 0: those without any
+        per_class: images rendered of each such class
         output: folder to make: originals again, for `split`, `pack`, `balance` and `show`
         seed: another seed draws other images; 0 or more
         overwrite: replace OUTPUT if `render` made it
@@ -78,15 +79,15 @@ def render(
     rare = rare_classes(combined, at_most)
     check_images(combined)
     with OutputFolder(output, maker="render", inputs=(folder, *fonts), overwrite=overwrite) as made:
-        drawn = draw_classes(combined, rare, faces, per_class, seed)
-        if not drawn:
+        rendered = render_classes(combined, rare, faces, per_class, seed)
+        if not rendered:
             raise InputError(f"{folder}: no font draws any of the {len(rare)} classes with at most {at_most} originals")
-        write_with(made, combined, drawn, faces)
-    classes = len({row.label for row in drawn})
+        write_with(made, combined, rendered, faces)
+    classes = len({row.label for row in rendered})
     rate = f"{time.perf_counter() - started:.1f} s"
-    print(f"{output}: {len(drawn):,} images drawn of {classes:,} of the {len(rare):,} rare classes; {rate}")
+    print(f"{output}: {len(rendered):,} images rendered of {classes:,} of the {len(rare):,} rare classes; {rate}")
     for face in faces:
-        print(f"  {face.name}: draws {sum(face.draws(combined.classes.characters[number]) for number in rare):,}")
+        print(f"  {face.name}: draws {sum(face.has_glyph(combined.classes.characters[number]) for number in rare):,}")
 
 
 def find_faces(fonts: Sequence[Path]) -> list[Face]:
@@ -105,58 +106,60 @@ def find_faces(fonts: Sequence[Path]) -> list[Face]:
 def rare_classes(combined: Originals, at_most: int) -> list[int]:
     """The classes with so few originals, whichever split those are in. Raises InputError where fonts were added."""
     if (combined.lineages == LINEAGES.index("font")).any():
-        raise InputError(f"{combined.folder}: has images drawn from fonts already; render the originals without them")
+        raise InputError(
+            f"{combined.folder}: has images rendered from fonts already; render the originals without them"
+        )
     counts = np.bincount(combined.labels, minlength=len(combined.classes))
     return np.flatnonzero(counts <= at_most).tolist()
 
 
-def draw_classes(
+def render_classes(
     combined: Originals, rare: Sequence[int], faces: Sequence[Face], per_class: int, seed: int
 ) -> dict[Row, Gray]:
-    """The drawn images by what the table says of them; one that is there already, pixel for pixel, is left out."""
+    """The rendered images by what the table says of them; one that is there already, pixel for pixel, is left out."""
     known = set(combined.ids.tolist())
-    drawn: dict[Row, Gray] = {}
+    rendered: dict[Row, Gray] = {}
     with ThreadPoolExecutor() as pool, count_images(len(rare) * per_class) as progress:
         for number in rare:
             code_point = combined.classes.code_points[number]
-            for member, pixels in _draw_class(pool, chr(code_point), faces, per_class, seed):
+            for member, pixels in _render_class(pool, chr(code_point), faces, per_class, seed):
                 digest = hashlib.sha256(pixels.tobytes()).digest()
                 if original_id(digest) not in known:
                     known.add(original_id(digest))
-                    drawn[_row(code_point, member, digest)] = pixels
+                    rendered[_row(code_point, member, digest)] = pixels
             progress.update(per_class)
-    return drawn
+    return rendered
 
 
-def write_with(folder: Path, combined: Originals, drawn: dict[Row, Gray], faces: Sequence[Face]) -> None:
-    """Write originals with the drawn images among them, in the order of all originals: code point, then id."""
-    rows = [*_known_rows(combined), *drawn]
+def write_with(folder: Path, combined: Originals, rendered: dict[Row, Gray], faces: Sequence[Face]) -> None:
+    """Write originals with the rendered images among them, in the order of all originals: code point, then id."""
+    rows = [*_known_rows(combined), *rendered]
     code_points = np.array([combined.classes.ids[int(row.label[2:], 16)] for row in rows])
     code_points = np.array(combined.classes.code_points)[code_points]
     order = np.lexsort((np.array([int(row.id, 16) for row in rows], np.uint64), code_points))
-    added = np.stack(list(drawn.values()))
+    added = np.stack(list(rendered.values()))
     _write_images(folder / originals.IMAGES_NAME, combined.images, added, order)
     table = originals.write_table(
         folder / originals.TABLE_NAME, originals.TABLE_COLUMNS, (rows[number] for number in order)
     )
     for name, content in ((CLASSES_NAME, combined.classes.to_json()), (originals.DROPPED_NAME, _dropped(combined))):
         write_file(folder / name, content)
-    facts = _facts(combined, drawn, faces)
+    facts = _facts(combined, rendered, faces)
     facts |= {"images_sha256": file_sha256(folder / originals.IMAGES_NAME), "originals_sha256": table}
     originals.write_facts(folder / originals.FACTS_NAME, originals.FORMAT, facts)
 
 
-def _draw_class(
+def _render_class(
     pool: ThreadPoolExecutor, character: str, faces: Sequence[Face], per_class: int, seed: int
 ) -> Iterator[tuple[str, Gray]]:
     """Names and images, the faces that have the character taking turns."""
-    able = [face for face in faces if face.draws(character)]
+    able = [face for face in faces if face.has_glyph(character)]
     if not able:
         return
     outlines = [face.outline(character) for face in able]
     turns = [number % len(able) for number in range(per_class)]
     images = pool.map(
-        draw, (outlines[turn] for turn in turns), map(partial(generator, seed, character), range(per_class))
+        render_character, (outlines[turn] for turn in turns), map(partial(generator, seed, character), range(per_class))
     )
     for number, (turn, pixels) in enumerate(zip(turns, images, strict=True)):
         yield f"{able[turn].name}/{label(ord(character))}/{number:04d}", pixels
@@ -201,15 +204,15 @@ def _dropped(combined: Originals) -> str:
     return (combined.folder / originals.DROPPED_NAME).read_text(encoding="utf-8")
 
 
-def _facts(combined: Originals, drawn: dict[Row, Gray], faces: Sequence[Face]) -> dict[str, Any]:
+def _facts(combined: Originals, rendered: dict[Row, Gray], faces: Sequence[Face]) -> dict[str, Any]:
     facts = {name: value for name, value in combined.facts.items() if name not in ("format", "version")}
-    labels = {row.label for row in drawn}
-    used = {row.member.split("/")[0] for row in drawn}
+    labels = {row.label for row in rendered}
+    used = {row.member.split("/")[0] for row in rendered}
     return {
         **facts,
-        "licence": f"{facts['licence']}; with training images drawn from the fonts {', '.join(sorted(used))}",
-        "counts": {**facts["counts"], "font": len(drawn)},
-        "lineage": {**facts.get("lineage", {"known": len(combined.ids)}), "font": len(drawn)},
+        "licence": f"{facts['licence']}; with training images rendered from the fonts {', '.join(sorted(used))}",
+        "counts": {**facts["counts"], "font": len(rendered)},
+        "lineage": {**facts.get("lineage", {"known": len(combined.ids)}), "font": len(rendered)},
         "classes_without_images": [name for name in facts["classes_without_images"] if name not in labels],
         "sources": [*facts["sources"], *({"name": face.name, "sha256": face.sha256} for face in faces)],
     }

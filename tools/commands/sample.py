@@ -19,8 +19,8 @@ from tools.brush import (
     Face,
     Gray,
     Large,
-    draw,
     generator,
+    render_character,
 )
 
 FONT_FILES = {
@@ -55,7 +55,7 @@ def sample(
     Args:
         output: folder to make; the images go to OUTPUT/kkanji2/U+XXXX/<hash of the pixels>.png
         fonts: folder searched, with its subfolders, for the five brush fonts
-        per_class: images drawn of each character
+        per_class: images rendered of each character
         seed: another seed draws other images; the same one, with the same fonts, draws the same files again
         overwrite: replace OUTPUT if `sample` made it
     """
@@ -70,12 +70,12 @@ def sample(
         write_file(made / "README.md", readme(per_class, seed))
 
 
-def write_class(root: Path, character: str, drawn_by: Sequence[Large], per_class: int, seed: int) -> None:
+def write_class(root: Path, character: str, rendered_by: Sequence[Large], per_class: int, seed: int) -> None:
     """Write `per_class` images of one character, the faces taking turns."""
     folder = root / f"U+{ord(character):04X}"
     folder.mkdir(parents=True)
     for number in range(per_class):
-        pixels = draw(drawn_by[number % len(drawn_by)], generator(seed, character, number))
+        pixels = render_character(rendered_by[number % len(rendered_by)], generator(seed, character, number))
         (folder / f"{pixel_hash(pixels)}.png").write_bytes(encode(pixels))
 
 
@@ -127,10 +127,10 @@ def load_faces(folder: Path) -> list[Face]:
 
 def outlines(faces: Sequence[Face], character: str) -> list[Large]:
     """The character as each face that has it draws it."""
-    drawn = [face.outline(character) for face in faces if face.draws(character)]
-    if not drawn:
+    rendered = [face.outline(character) for face in faces if face.has_glyph(character)]
+    if not rendered:
         tried = ", ".join(face.name for face in faces)
         raise InputError(
             f"no face draws {character} (U+{ord(character):04X}), tried {tried}: take it out of CHARACTERS"
         )
-    return drawn
+    return rendered

@@ -52,8 +52,8 @@ def _description(location: str, manifest: Manifest) -> Iterator[str]:
     yield f"{location}: {manifest.name}, {manifest.classes:,} classes, lineage {manifest.lineage}"
     for name, split in manifest.splits.items():
         distinct = sum(split.originals_per_class)
-        drawn = f" ({sum(split.drawn_per_class):,} drawn from fonts)" if split.drawn_per_class else ""
-        yield f"  {name}: {split.samples:,} samples of {distinct:,} originals{drawn} in {len(split.shards)} shards"
+        rendered = f" ({sum(split.rendered_per_class):,} rendered from fonts)" if split.rendered_per_class else ""
+        yield f"  {name}: {split.samples:,} samples of {distinct:,} originals{rendered} in {len(split.shards)} shards"
     yield f"  licence: {manifest.licence}"
     yield f"  sha256 of dataset.json: {manifest.identity()}"
 

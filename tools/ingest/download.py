@@ -24,16 +24,16 @@ from obstore.exceptions import NotSupportedError
 from shards import write_file
 from shards.errors import ChangedShard, InputError, MissingShard
 from shards.output.files import sync_file, sync_folder
-from shards.store.credentials import connect, find_access, split_location
+from shards.store.credentials import connect, find_credentials, split_location
 from shards.store.download import PIECE_BYTES, disk_error
 from shards.store.error_messages import Shortfall
-from shards.store.retry import REFUSALS, Attempts, Patience, Remote, Traffic, ask, workers
+from shards.store.retry import REQUEST_ERRORS, Attempts, Remote, RetryPolicy, Traffic, ask, workers
 
 if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta
 
 RANGE_BYTES = 16 << 20  # a request of 60 s brings it whole from 280 kB/s on; what is slower goes on from where it was
-PATIENCE = Patience(request_s=60, total_s=180)
+RETRY_POLICY = RetryPolicy(request_s=60, total_s=180)
 WHOLE_S = 3600  # for a request that cannot be resumed
 Progress = Callable[[int, int], object]  # called with the bytes that are there and the bytes of the whole
 
@@ -62,16 +62,18 @@ class Fetched:
     md5: str
 
 
-def open_remote(base: str, name: str, patience: Patience | None = None) -> Remote:
+def open_remote(base: str, name: str, retry_policy: RetryPolicy | None = None) -> Remote:
     """The file `name` below the URL `base`. Raises InputError for what is no URL of a web server."""
     url = f"{base.rstrip('/')}/{name}"
     scheme, host, key = split_location(url)
     if not scheme.startswith("http"):
         raise InputError(f"{base}: expected https://host/path or http://host/path")
-    access = find_access(scheme, host)
-    patience = patience or PATIENCE
-    client = connect(access, patience.request_s, 0)
-    return Remote(client=client, key=key, url=url, access=access, patience=patience, traffic=Traffic())
+    credentials = find_credentials(scheme, host)
+    retry_policy = retry_policy or RETRY_POLICY
+    client = connect(credentials, retry_policy.request_s, 0)
+    return Remote(
+        client=client, key=key, url=url, credentials=credentials, retry_policy=retry_policy, traffic=Traffic()
+    )
 
 
 def download(remote: Remote, target: Path, *, md5: str, progress: Progress) -> Fetched:
@@ -138,7 +140,7 @@ class _Transfer:
             try:
                 with self._remote.traffic.request():
                     self._receive()
-            except REFUSALS as error:
+            except REQUEST_ERRORS as error:
                 self._attempts.wait(error, time.monotonic() - began)
 
     def _receive(self) -> None:
@@ -166,9 +168,9 @@ class _Transfer:
 
     def _begin_whole(self) -> None:
         self._ranged = False
-        patience = replace(self._remote.patience, request_s=WHOLE_S, total_s=2 * WHOLE_S)
-        client = connect(self._remote.access, WHOLE_S, 0)
-        self._remote = replace(self._remote, client=client, patience=patience)
+        retry_policy = replace(self._remote.retry_policy, request_s=WHOLE_S, total_s=2 * WHOLE_S)
+        client = connect(self._remote.credentials, WHOLE_S, 0)
+        self._remote = replace(self._remote, client=client, retry_policy=retry_policy)
 
     def _restart(self) -> None:
         self.restarted = self.restarted or self._file.tell() > 0

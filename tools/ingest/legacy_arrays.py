@@ -1,4 +1,4 @@
-"""Arrays as the original project wrote them: images.npy, labels.npy and index.json in one folder.
+"""Arrays as the legacy project wrote them: images.npy, labels.npy and index.json in one folder.
 
     images.npy  uint8 [N, 64, 64]      labels.npy  integers [N]      index.json  {"codepoint_to_id": {"あ (U+3042)": 0}}
 

@@ -13,7 +13,7 @@ An original's id is the first 8 bytes of the sha256 of its pixels, so identical 
 
 Lineage is `known` for images as their archive published them, `unknown` for what other programs made of originals that
 they do not name (siblings of one original can then fall to different splits, and nothing can prove that they do not),
-and `font` for images drawn from fonts, which are for training only.
+and `font` for images rendered from fonts, which are for training only.
 
 Version 1, which is still read, has neither sha256 nor official nor lineage: its images are all free and known.
 """
@@ -96,8 +96,8 @@ class Originals:
         """Images of each class among these rows."""
         return np.bincount(self.labels[rows], minlength=len(self.classes))
 
-    def drawn(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Those of each class among these rows that are drawn from fonts."""
+    def rendered(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of each class among these rows that are rendered from fonts."""
         return self.counts(rows[self.lineages[rows] == LINEAGES.index("font")])
 
 

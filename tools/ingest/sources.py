@@ -78,7 +78,7 @@ class Source(ABC):
 class ClassFolders(Source):
     """PNG files in folders by class, as they are or in a tar archive.
 
-    CODH names the folders U+4E00; the original project, whose lineage is unknown, also 一 or 一 (U+4E00).
+    CODH names the folders U+4E00; the legacy project, whose lineage is unknown, also 一 or 一 (U+4E00).
     """
 
     @property

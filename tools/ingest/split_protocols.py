@@ -2,7 +2,7 @@
 
 An original's place depends on the seed, its own class and its own id, never on what else is in the set. Publishers'
 divisions are kept: an official test image is test; an official training image is train or val, so that the test images
-of a class with an official test set are that set and nothing else. Images drawn from fonts are for training only.
+of a class with an official test set are that set and nothing else. Images rendered from fonts are for training only.
 """
 
 import math
@@ -79,8 +79,8 @@ def halved(combined: Originals, *, seed: int) -> NDArray[np.int8]:
         _, test_count = quotas(len(pool.rows), 0.0, 0.5, _rounding(pool.code_point, seed))
         numbers[pool.rows[:test_count]] = TEST
     every = np.arange(len(combined.ids))
-    written = combined.counts(every) - combined.drawn(every)
-    numbers[written[combined.labels] <= 1] = NO_SPLIT  # their drawn images too: the protocol has no such class
+    written = combined.counts(every) - combined.rendered(every)
+    numbers[written[combined.labels] <= 1] = NO_SPLIT  # their rendered images too: the protocol has no such class
     return numbers
 
 

@@ -34,8 +34,8 @@ class Part(NamedTuple):
     """[n], class numbers."""
     sources: NDArray[np.uint64]
     """[n], the original behind each image."""
-    drawn: Numbers
-    """[classes], of the originals those that are drawn from fonts."""
+    rendered: Numbers
+    """[classes], of the originals those that are rendered from fonts."""
     read: Callable[[Numbers], Images]
     """The images of these numbers, 0..n-1."""
 
@@ -47,9 +47,9 @@ class Part(NamedTuple):
     def of_class(self, number: int) -> "Part":
         """The part with the images of one class alone."""
         chosen = np.flatnonzero(self.labels == number)
-        drawn = np.where(np.arange(len(self.drawn)) == number, self.drawn, 0)
+        rendered = np.where(np.arange(len(self.rendered)) == number, self.rendered, 0)
         return Part(
-            self.name, self.labels[chosen], self.sources[chosen], drawn, lambda numbers: self.read(chosen[numbers])
+            self.name, self.labels[chosen], self.sources[chosen], rendered, lambda numbers: self.read(chosen[numbers])
         )
 
 
@@ -86,8 +86,8 @@ def _of_set(data: ShardSet, split: str | None) -> Contents:
 
 def _stored_part(data: ShardSet, name: str) -> Part:
     reader = data.split(name)
-    drawn = np.array(data.manifest.splits[name].drawn_counts, np.int64)
-    return Part(name, reader.labels(), reader.sources(), drawn, lambda numbers: reader.collect(numbers).images)
+    rendered = np.array(data.manifest.splits[name].rendered_counts, np.int64)
+    return Part(name, reader.labels(), reader.sources(), rendered, lambda numbers: reader.collect(numbers).images)
 
 
 def _of_originals(combined: Originals, split: str | None, source: str | None) -> Contents:
@@ -120,4 +120,4 @@ def _original_part(name: str, combined: Originals, rows: Numbers) -> Part:
     def read(numbers: Numbers) -> Images:
         return combined.images[rows[numbers]]
 
-    return Part(name, combined.labels[rows], combined.ids[rows], combined.drawn(rows), read)
+    return Part(name, combined.labels[rows], combined.ids[rows], combined.rendered(rows), read)

@@ -55,13 +55,13 @@ def _lineage(lineage: str) -> str:
 def _images(contents: Contents) -> Iterator[str]:
     yield f"64x64 pixels, 8-bit gray, white ink on black, {len(contents.classes):,} classes."
     yield ""
-    yield "| | images | originals | drawn from fonts | classes | mean | standard deviation |"
+    yield "| | images | originals | rendered from fonts | classes | mean | standard deviation |"
     yield "|---|---:|---:|---:|---:|---:|---:|"
     for part in contents.parts:
         if len(part.labels):
             mean, deviation = moments(part)
-            drawn = int(part.drawn.sum())
-            counts = (len(part.labels), len(np.unique(part.sources)) - drawn, drawn, len(np.unique(part.labels)))
+            rendered = int(part.rendered.sum())
+            counts = (len(part.labels), len(np.unique(part.sources)) - rendered, rendered, len(np.unique(part.labels)))
             cells = " | ".join(f"{count:,}" for count in counts)
             yield f"| {part.name} | {cells} | {mean:.4f} | {deviation:.4f} |"
 

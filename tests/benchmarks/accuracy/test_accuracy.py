@@ -65,7 +65,7 @@ def test_the_originals_recipe_trains(tiny_set: Path, tmp_path: Path) -> None:
     accuracy(
         tiny_set,
         runs=tmp_path / "runs",
-        original_data=tiny_set,
+        legacy_data=tiny_set,
         images=60,
         only=("the original's recipe",),
         threads=1,
@@ -86,5 +86,7 @@ def test_an_unknown_recipe_is_refused(tiny_set: Path, tmp_path: Path) -> None:
 
 
 def test_a_recipe_whose_set_is_not_given_is_refused(tiny_set: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--only the original's recipe: needs a set of its own; give --drawn-data or"):
+    with pytest.raises(
+        InputError, match="--only the original's recipe: needs a set of its own; give --rendered-data or"
+    ):
         accuracy(tiny_set, runs=tmp_path, only=("ours", "the original's recipe"))

@@ -24,7 +24,7 @@ def images() -> NDArray[np.uint8]:
 
 
 def rows_of(policy: Policy, seed: int = 0, count: int = COUNT) -> NDArray[np.float32]:
-    return augment.draw(policy, seed, np.arange(count))
+    return augment.sample_rows(policy, seed, np.arange(count))
 
 
 def only(**strengths: float) -> Policy:
@@ -54,7 +54,7 @@ def test_a_row_depends_on_its_position_alone(images: NDArray[np.uint8]) -> None:
     """Not on its batch: ranks, micro-batches and resumed runs augment alike."""
     rows = rows_of(Policy(), seed=7)
     positions = np.array([3, 399, 17])
-    assert np.array_equal(augment.draw(Policy(), 7, positions), rows[positions])
+    assert np.array_equal(augment.sample_rows(Policy(), 7, positions), rows[positions])
     assert np.array_equal(augment.apply(images[positions], rows[positions]), augment.apply(images, rows)[positions])
 
 

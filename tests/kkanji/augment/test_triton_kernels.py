@@ -20,7 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from kkanji.augment import policy as augment
-from kkanji.augment import triton_kernels as augment_triton
+from kkanji.augment import triton_kernels
 from kkanji.augment.numba_kernels import GRID_START, ROW
 from kkanji.augment.policy import Policy
 from tests.kkanji.augment.triton_interpreter import interpreted
@@ -35,7 +35,7 @@ def random_images(count: int) -> NDArray[np.uint8]:
 
 
 def rows_of(policy: Policy, count: int, seed: int = 0) -> NDArray[np.float32]:
-    return augment.draw(policy, seed, np.arange(count))
+    return augment.sample_rows(policy, seed, np.arange(count))
 
 
 def augmented(
@@ -161,7 +161,7 @@ def test_other_shapes_types_and_devices_are_refused(message: str) -> None:
 
 def test_compiled_it_takes_no_images_on_a_cpu() -> None:
     with pytest.raises(ValueError, match="images on cpu; expected a GPU, or TRITON_INTERPRET=1"):
-        augment_triton.augment(torch.zeros(1, 64, 64, dtype=torch.uint8), torch.zeros(1, ROW))
+        triton_kernels.augment(torch.zeros(1, 64, 64, dtype=torch.uint8), torch.zeros(1, ROW))
 
 
 @pytest.fixture(params=[80, 90, 100])
@@ -182,7 +182,7 @@ def compiled(count: int, *, indexed: bool) -> Any:
     """The kernel as a launch for so many images compiles it, or finds it compiled."""
     images, rows = torch.zeros(count, 64, 64, dtype=torch.uint8), torch.zeros(count, ROW)
     index = torch.zeros(count, dtype=torch.int64) if indexed else None
-    kernel, options = augment_triton.augment_kernel, augment_triton.OPTIONS
+    kernel, options = triton_kernels.augment_kernel, triton_kernels.OPTIONS
     return kernel.warmup(images, rows, index, images, count, grid=(count, 4), **options)
 
 

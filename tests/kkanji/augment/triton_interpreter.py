@@ -6,12 +6,12 @@ from types import ModuleType
 
 import pytest
 
-from kkanji.augment import triton_kernels as augment_triton
+from kkanji.augment import triton_kernels
 
 
 def interpreted() -> ModuleType:
     """A copy, as Triton decides where a kernel's decorator stands whether it is compiled or interpreted."""
-    spec = find_spec(augment_triton.__name__)
+    spec = find_spec(triton_kernels.__name__)
     assert spec is not None and spec.loader is not None
     module = module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:

@@ -12,7 +12,7 @@ from kkanji.checkpoint import export as exporting
 from kkanji.checkpoint import files as checkpoint
 from kkanji.checkpoint.export import ONNX, Reader, compare, export, trial_images
 from kkanji.classes import class_map
-from kkanji.inference.predict import CharacterReader
+from kkanji.inference.predict import Predictor
 from kkanji.models import create_model
 from kkanji.training.optimizers import create_optimizer
 from shards import InputError
@@ -64,7 +64,7 @@ def test_the_folder_is_whole_and_lean(folder: Path, trained: Path) -> None:
 
 def test_predict_and_onnxruntime_read_alike(folder: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
-    images, reader = trial_images(tuple(CHARACTERS)), CharacterReader(folder, torch.device("cpu"))
+    images, reader = trial_images(tuple(CHARACTERS)), Predictor(folder, torch.device("cpu"))
     session = onnxruntime.InferenceSession((folder / ONNX).read_bytes(), providers=["CPUExecutionProvider"])
     for batch in (images, images[:3]):
         (found,) = session.run(None, {"images": batch})
@@ -78,7 +78,7 @@ def test_timm_loads_the_folder(folder: Path) -> None:
     model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     with torch.inference_mode():
         found = Reader(model, 0.5)(images)
-        expected = Reader(CharacterReader(folder, torch.device("cpu")).model, 0.5)(images)
+        expected = Reader(Predictor(folder, torch.device("cpu")).model, 0.5)(images)
     assert torch.allclose(found, expected, atol=1e-5)
     assert tuple(model.default_cfg["input_size"]) == (1, 64, 64)
     assert model.default_cfg["label_names"] == list(class_map(map(ord, CHARACTERS)).labels)
@@ -86,7 +86,7 @@ def test_timm_loads_the_folder(folder: Path) -> None:
 
 def test_an_onnx_file_that_reads_differently_is_refused(folder: Path) -> None:
     """Another temperature stands for an exporter's mistake."""
-    reader = CharacterReader(folder, torch.device("cpu"))
+    reader = Predictor(folder, torch.device("cpu"))
     with pytest.raises(InputError, match=r"model\.onnx: onnxruntime's probabilities differ from torch's by 0\.\d+"):
         compare(Reader(reader.model, 0.7), (folder / ONNX).read_bytes(), trial_images(tuple(CHARACTERS)))
 

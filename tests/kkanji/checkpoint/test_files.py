@@ -102,7 +102,7 @@ import sys
 from pathlib import Path
 from kkanji import cli
 sys.path.insert(0, sys.argv[2])
-from test_checkpoint import save
+from test_files import save
 from tests.faults.writers import fill
 folder = Path(sys.argv[1])
 save(folder / "checkpoints", 1)

@@ -1,5 +1,6 @@
 """When evaluated images count as apart from those that were trained on."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 from kkanji.checkpoint import files as checkpoint
 from kkanji.checkpoint import lineage
-from kkanji.checkpoint.lineage import independence, originals_behind, record, trained_apart
+from kkanji.checkpoint.lineage import independence, originals_behind, proven_disjoint, record
 from kkanji.data.training_set import open_set
 from shards import InputError, ShardSet
 from shards.cache.cache import Cache
@@ -42,21 +43,37 @@ def checkpoint_of(folder: Path, tiny_set: Path, *, version: str = "", **config: 
     identity = version or open_set(tiny_set).manifest.identity()
     state = {"config": {"data": str(tiny_set)} | config, "data": identity}
     (folder / checkpoint.STATE).write_text(json.dumps(state))
+    for name in (checkpoint.MODEL, checkpoint.CLASSES):
+        (folder / name).touch()
+    return signed(folder)
+
+
+def signed(folder: Path) -> Path:
+    """With a manifest of what is in it now."""
+    (folder / checkpoint.MANIFEST).unlink(missing_ok=True)
+    digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
+    (folder / checkpoint.MANIFEST).write_text(json.dumps(digests))
     return folder
+
+
+def with_originals(folder: Path, content: bytes) -> Path:
+    """With this list of the originals behind its weights."""
+    (folder / checkpoint.ORIGINALS).write_bytes(content)
+    return signed(folder)
 
 
 def test_originals_are_compared_with_all_training_sets_behind_the_weights(tiny_set: Path, tmp_path: Path) -> None:
     data, earlier = open_set(tiny_set), tmp_path / "earlier"
     trained, validated = (data.split(name).sources() for name in ("train", "val"))
     alone = checkpoint_of(tmp_path / "alone", tiny_set)
-    assert trained_apart(alone, validated)
-    assert not trained_apart(alone, np.concatenate([validated, trained[-1:]]))
+    assert proven_disjoint(alone, validated)
+    assert not proven_disjoint(alone, np.concatenate([validated, trained[-1:]]))
     for option in ({"init": str(earlier)}, {"teachers": [str(earlier)]}, {"averaged": [str(earlier)]}):
         begun = checkpoint_of(tmp_path / "begun", tiny_set, **option)
         checkpoint_of(earlier, tiny_set)
-        assert trained_apart(begun, validated)
+        assert proven_disjoint(begun, validated)
         checkpoint_of(earlier, tiny_set, version="another")
-        assert not trained_apart(begun, validated)
+        assert not proven_disjoint(begun, validated)
 
 
 def test_weights_with_a_list_of_their_originals_need_no_set(tiny_set: Path, tmp_path: Path) -> None:
@@ -65,23 +82,23 @@ def test_weights_with_a_list_of_their_originals_need_no_set(tiny_set: Path, tmp_
     trained, validated = (data.split(name).sources() for name in ("train", "val"))
     exported = checkpoint_of(tmp_path / "exported", tmp_path, version="gone")
     begun = checkpoint_of(tmp_path / "begun", tiny_set, init=str(exported))
-    assert not trained_apart(exported, validated) and not trained_apart(begun, validated)
-    (exported / checkpoint.ORIGINALS).write_bytes(checkpoint.originals_bytes(trained))
-    assert trained_apart(exported, validated) and not trained_apart(exported, trained[:1])
-    assert trained_apart(begun, validated)
+    assert not proven_disjoint(exported, validated) and not proven_disjoint(begun, validated)
+    with_originals(exported, checkpoint.originals_bytes(trained))
+    assert proven_disjoint(exported, validated) and not proven_disjoint(exported, trained[:1])
+    assert proven_disjoint(begun, validated)
     assert record(exported, "any set", "known", validated) == {"lineage": "known", "apart": True}
-    (exported / checkpoint.ORIGINALS).write_bytes(checkpoint.originals_bytes(np.append(trained, validated[:1])))
-    assert not trained_apart(begun, validated)
+    with_originals(exported, checkpoint.originals_bytes(np.append(trained, validated[:1])))
+    assert not proven_disjoint(begun, validated)
     assert originals_behind(begun).tolist() == sorted({*trained.tolist(), int(validated[0])})
 
 
 @pytest.mark.parametrize("content", [b"", b"no array", checkpoint.originals_bytes(np.zeros((2, 2), np.uint64))])
 def test_a_list_that_is_none_claims_nothing(content: bytes, tiny_set: Path, tmp_path: Path) -> None:
     exported = checkpoint_of(tmp_path / "exported", tiny_set)
-    (exported / checkpoint.ORIGINALS).write_bytes(content)
+    with_originals(exported, content)
     with pytest.raises(InputError, match=r"originals\.npy"):
         originals_behind(exported)
-    assert not trained_apart(exported, open_set(tiny_set).split("val").sources())
+    assert not proven_disjoint(exported, open_set(tiny_set).split("val").sources())
 
 
 def test_a_mean_is_proven_only_if_each_of_its_parts_is(tiny_set: Path, tmp_path: Path) -> None:
@@ -113,6 +130,7 @@ def test_without_the_sets_nothing_is_claimed(tiny_set: Path, tmp_path: Path) -> 
     validated = open_set(tiny_set).split("val").sources()
     silent = checkpoint_of(tmp_path / "silent", tiny_set)
     (silent / checkpoint.STATE).write_text(json.dumps({"config": {}}))
-    assert not trained_apart(silent, validated)
-    assert not trained_apart(checkpoint_of(tmp_path / "begun", tiny_set, init=str(tmp_path / "gone")), validated)
-    assert not trained_apart(checkpoint_of(tmp_path / "moved", tmp_path / "gone", version="any"), validated)
+    signed(silent)
+    assert not proven_disjoint(silent, validated)
+    assert not proven_disjoint(checkpoint_of(tmp_path / "begun", tiny_set, init=str(tmp_path / "gone")), validated)
+    assert not proven_disjoint(checkpoint_of(tmp_path / "moved", tmp_path / "gone", version="any"), validated)

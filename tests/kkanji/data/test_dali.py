@@ -23,7 +23,7 @@ from kkanji.augment.policy import Policy
 from kkanji.data.codec import decode_into
 from kkanji.data.dali import Kind, Loader, augment_parts, build_graph
 from kkanji.data.feed import Feed
-from kkanji.evaluation.predict_split import plain_feed
+from kkanji.evaluation.predict_split import unaugmented_feed
 from shards import CorruptShard, SampleOrder, ShardSet
 from tests.kkanji.augment.triton_interpreter import interpreted
 from tests.shards.kinds import CLASSES, drawn, write_set_of
@@ -47,7 +47,7 @@ def test_batches_are_the_policy_applied_to_the_stream(tiny_set: Path, policy: Po
     for batch, (start, stop) in zip(batches, STRETCHES, strict=True):
         images, labels, _ = source.reader.gather(source.order.at(start, stop))
         if policy is not None:
-            images = augment.apply(images, augment.draw(policy, 3, np.arange(start, stop)))
+            images = augment.apply(images, augment.sample_rows(policy, 3, np.arange(start, stop)))
         assert np.array_equal(batch.images.numpy(), images[:, None])
         assert np.array_equal(batch.labels.numpy(), labels)
         assert batch.labels.dtype == torch.int64
@@ -55,7 +55,7 @@ def test_batches_are_the_policy_applied_to_the_stream(tiny_set: Path, policy: Po
 
 def test_plain_feed_is_the_split_in_stored_order(tiny_set: Path) -> None:
     reader = ShardSet(tiny_set).split("val")
-    with Loader(plain_feed(reader, 6), [(0, reader.samples)], CPU, largest=reader.samples) as loader:
+    with Loader(unaugmented_feed(reader, 6), [(0, reader.samples)], CPU, largest=reader.samples) as loader:
         (batch,) = loader
     assert np.array_equal(batch.labels.numpy(), reader.labels())
 
@@ -68,8 +68,8 @@ def test_waiting_is_measured(tiny_set: Path) -> None:
 
 def test_batches_take_turns_in_the_same_memory(tiny_set: Path) -> None:
     size, batches = 2_000, 60
-    stretches = [(start, start + size) for start in range(0, batches * size, size)]
-    with Loader(feed(tiny_set, None), stretches, CPU, largest=size) as loader:
+    spans = [(start, start + size) for start in range(0, batches * size, size)]
+    with Loader(feed(tiny_set, None), spans, CPU, largest=size) as loader:
         steady = islice(loader, 20, None)
         next(steady)
         before = getrusage(RUSAGE_SELF).ru_minflt
@@ -151,12 +151,12 @@ def test_encoded_images_are_decoded_and_augmented_by_dali(encoded_set: Path, pol
     """As OpenCV decodes them, and as the reference augments them."""
     reader = ShardSet(encoded_set, decode=decode_into).split("train")
     order = SampleOrder(samples=reader.samples, seed=3)
-    stretches = [(0, 16), (16, 17), (55, 65)]  # of different lengths, and over the end of an epoch
-    with Loader(Feed(reader=reader, order=order, classes=CLASSES, policy=policy), stretches, CPU, largest=16) as loader:
-        for batch, (start, stop) in zip(loader, stretches, strict=True):
+    spans = [(0, 16), (16, 17), (55, 65)]  # of different lengths, and over the end of an epoch
+    with Loader(Feed(reader=reader, order=order, classes=CLASSES, policy=policy), spans, CPU, largest=16) as loader:
+        for batch, (start, stop) in zip(loader, spans, strict=True):
             images, labels, _ = reader.gather(order.at(start, stop))
             if policy is not None:
-                images = augment.apply(images, augment.draw(policy, 3, np.arange(start, stop)))
+                images = augment.apply(images, augment.sample_rows(policy, 3, np.arange(start, stop)))
             assert np.array_equal(batch.images.numpy(), images[:, None])
             assert np.array_equal(batch.labels.numpy(), labels)
 
@@ -170,7 +170,7 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
     data[at + 4 : at + 40] = bytes(36)
     path.write_bytes(data)
     reader = ShardSet(tmp_path / "set", decode=decode_into).split("train")
-    with Loader(plain_feed(reader, CLASSES), [(0, 20)], CPU, largest=20) as loader:
+    with Loader(unaugmented_feed(reader, CLASSES), [(0, 20)], CPU, largest=20) as loader:
         with pytest.raises(CorruptShard, match=r"train-00000\.tar: image at byte \d+: its pixels cannot be decoded"):
             list(loader)
 
@@ -207,7 +207,7 @@ def python_graph(parts: list[list[np.ndarray]]) -> Any:
 def test_dali_has_its_batch_augmented_by_the_gpus_kernel(encoded: bool) -> None:
     """Called by DALI on the CPU: what comes back is what the reference makes of it, bit for bit."""
     images = np.random.default_rng(0).integers(0, 256, (3, 2, 64, 64, 1), np.uint8)
-    rows = augment.draw(Policy(), 0, np.arange(6)).reshape(3, 2, -1)
+    rows = augment.sample_rows(Policy(), 0, np.arange(6)).reshape(3, 2, -1)
     if encoded:
         images, rows = images[:, 0], rows[:, 0]
     graph = python_graph([list(images), list(rows)])

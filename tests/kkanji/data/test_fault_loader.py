@@ -53,7 +53,7 @@ def feed_of(reader: SplitReader, policy: Policy | None = None) -> Feed:
     return Feed(reader=reader, order=order, classes=CLASSES, policy=policy)
 
 
-def stretches(samples: int, epochs: int = 1, first: int = 0) -> list[tuple[int, int]]:
+def spans(samples: int, epochs: int = 1, first: int = 0) -> list[tuple[int, int]]:
     return [(start, start + BATCH) for start in range(first, epochs * samples, BATCH)]
 
 
@@ -64,7 +64,7 @@ def test_a_stored_label_out_of_range_is_refused_on_the_host(tmp_path: Path, labe
     labels[25] = label
     reader = ShardSet(with_labels(tmp_path, labels)).split("train")
     served = 0
-    with Loader(feed_of(reader), stretches(40), CPU, largest=BATCH) as loader:
+    with Loader(feed_of(reader), spans(40), CPU, largest=BATCH) as loader:
         with pytest.raises(CorruptShard, match=r"labels .*, expected 0\.\.2; run `python -m tools verify` on the set"):
             for _ in loader:
                 served += 1
@@ -112,7 +112,7 @@ def test_an_error_in_the_loaders_thread_is_never_a_short_epoch(
     reader = data.split("train")
     assert isinstance(reader, PackedReader)
     monkeypatch.setattr(reader, "locate", broken(reader.locate, error, 3))
-    with Loader(feed_of(reader), stretches(100), CPU, largest=BATCH) as loader:
+    with Loader(feed_of(reader), spans(100), CPU, largest=BATCH) as loader:
         assert_not_short(loader, 3)
 
 
@@ -124,7 +124,7 @@ def test_an_error_in_a_fetching_thread_is_never_a_short_epoch(
     write_sharded(tmp_path / "set")
     monkeypatch.setattr(SplitFiles, "obtain", broken(SplitFiles.obtain, error, 6))  # each ahead of use, and for use
     reader = ShardSet(tmp_path / "set", cache=Cache(tmp_path / "cache", 1 << 24)).split("train")
-    with Loader(feed_of(reader), stretches(100), CPU, largest=BATCH) as loader:
+    with Loader(feed_of(reader), spans(100), CPU, largest=BATCH) as loader:
         assert_not_short(loader, 6)
 
 
@@ -154,7 +154,7 @@ def test_a_reader_that_ends_early_is_never_a_short_epoch(data: ShardSet, monkeyp
             yield numbers
 
     monkeypatch.setattr(reader, "follow", short)
-    with Loader(feed_of(reader), stretches(100), CPU, largest=BATCH) as loader:
+    with Loader(feed_of(reader), spans(100), CPU, largest=BATCH) as loader:
         assert_not_short(loader, 4)
 
 
@@ -171,14 +171,14 @@ def test_a_stop_at_every_step_has_the_same_tail(data: ShardSet, policy: Policy |
 
 def tail_of(feed: Feed, step: int) -> list[torch.Tensor]:
     """Images and labels of each batch of two epochs from a step on."""
-    with Loader(feed, stretches(100, 2, step * BATCH), CPU, largest=BATCH) as loader:
+    with Loader(feed, spans(100, 2, step * BATCH), CPU, largest=BATCH) as loader:
         return [torch.cat([batch.images.flatten(1).long(), batch.labels[:, None]], dim=1) for batch in loader]
 
 
 def test_twenty_epochs_grow_nothing(data: ShardSet) -> None:
     """Memory, open files and threads after the second epoch and after the last."""
     reader, seen = data.split("train"), []
-    with Loader(feed_of(reader, Policy()), stretches(100, 20), CPU, largest=BATCH) as loader:
+    with Loader(feed_of(reader, Policy()), spans(100, 20), CPU, largest=BATCH) as loader:
         for number, _ in enumerate(loader, 1):
             if number % 10 == 0:
                 seen.append((resident_bytes(), len(os.listdir("/proc/self/fd")), threading.active_count()))

@@ -13,12 +13,12 @@ from kkanji.data.training_set import (
     fits,
     open_set,
     require_room,
+    resolve_order,
     room_bytes,
-    settle_order,
     training_order,
     whole_bytes,
 )
-from shards import DrawnOrder, InputError, SampleOrder, ShardSet, WindowedOrder
+from shards import BalancedOrder, InputError, SampleOrder, ShardSet, WindowedOrder
 from shards.cache.cache import Cache
 from tests.making import SAMPLE, make_set
 from tools.commands.convert import convert
@@ -42,7 +42,7 @@ def cached(folder: Path, cache: Path, sets: float) -> ShardSet:
 
 def settled(config: TrainConfig, data: ShardSet) -> TrainConfig:
     """As on a machine by itself."""
-    result = settle_order(config, data, room_bytes(data))
+    result = resolve_order(config, data, room_bytes(data))
     require_room(result, data)
     return result
 
@@ -77,7 +77,7 @@ def test_a_larger_one_gets_a_window_that_fits(compressed: Path, tmp_path: Path) 
 def test_a_smaller_room_elsewhere_decides(tiny_set: Path, compressed: Path, tmp_path: Path) -> None:
     """Also where this machine has all of the set at hand."""
     for data in (ShardSet(tiny_set), cached(compressed, tmp_path, 100)):
-        config = settle_order(CONFIG, data, whole_bytes(data) - 1)
+        config = resolve_order(CONFIG, data, whole_bytes(data) - 1)
         assert (config.order, config.window) == ("windowed", 1)
 
 
@@ -85,7 +85,7 @@ def test_balanced_draws(tiny_set: Path) -> None:
     data = ShardSet(tiny_set)
     config = settled(replace(CONFIG, order="balanced", draws_per_class=50), data)
     order = training_order(config, data, data.split("train"))
-    assert isinstance(order, DrawnOrder)
+    assert isinstance(order, BalancedOrder)
     labels = data.split("train").labels()[order.at(0, order.samples)]
     assert np.bincount(labels).tolist() == [50] * 6
 

@@ -12,7 +12,7 @@ from torch import nn
 from kkanji.data.training_set import open_set
 from kkanji.evaluation import predict_split as evaluate
 from kkanji.evaluation.calibration import TemperatureScan
-from kkanji.evaluation.predict_split import plain_feed, predict_split
+from kkanji.evaluation.predict_split import predict_split, unaugmented_feed
 from kkanji.models import create_model
 
 MODEL = "kkanji_efficientnet_fused_s"
@@ -43,7 +43,9 @@ def main(output: Path, folders: list[Path]) -> None:
         model = accelerator.prepare(make_model(classes))
         set_statistics(model, 0.1 * rank)  # not before: distributed training begins with those of rank 0
         scan = TemperatureScan(accelerator.device)
-        predictions = predict_split(accelerator, model, plain_feed(data.split("val"), classes), views=5, scan=scan)
+        predictions = predict_split(
+            accelerator, model, unaugmented_feed(data.split("val"), classes), views=5, scan=scan
+        )
         predictions.save(output / f"{folder.parent.name}-{rank}.npz")
         (output / f"{folder.parent.name}-{rank}.json").write_text(json.dumps(asdict(scan.fit(accelerator))))
 

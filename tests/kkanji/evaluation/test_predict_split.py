@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from kkanji.classes import ClassMap
 from kkanji.data.training_set import class_map, open_set
 from kkanji.evaluation import predict_split as evaluate
-from kkanji.evaluation.predict_split import SYMMETRIC_VIEWS, plain_feed, predict_split, shifts
+from kkanji.evaluation.predict_split import SYMMETRIC_VIEWS, predict_split, shifts, unaugmented_feed
 from kkanji.evaluation.predictions import KINDS, Predictions, load_predictions
 from kkanji.pixels import normalise
 from tests.kkanji.evaluation.evaluate_ranks import BATCH, make_model, set_statistics
@@ -44,7 +44,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def predict_alone(folder: Path, model: nn.Module, views: int = 1) -> Predictions:
     data = open_set(folder)
-    return predict_split(Accelerator(), model, plain_feed(data.split("val"), data.manifest.classes), views=views)
+    return predict_split(Accelerator(), model, unaugmented_feed(data.split("val"), data.manifest.classes), views=views)
 
 
 def test_two_ranks_find_what_one_does(sets: list[Path], tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_classes_are_matched_by_character_and_unknown_ones_are_never_read(sets: 
     every = known.with_others(own)
     assert every.code_points == own.code_points[:1:-1] + own.code_points[:2]
     numbers = np.array([every.ids[code_point] for code_point in own.code_points])
-    feed = plain_feed(data.split("val"), len(every), numbers)
+    feed = unaugmented_feed(data.split("val"), len(every), numbers)
     found = predict_split(Accelerator(), make_model(len(known)), feed)
     stored = data.split("val").labels()
     assert found.label.tolist() == numbers[stored].tolist()

@@ -9,7 +9,7 @@ from PIL import Image
 
 from kkanji.checkpoint import files as checkpoint
 from kkanji.classes import class_map
-from kkanji.inference.predict import BATCH, CharacterReader, list_images, read_files
+from kkanji.inference.predict import BATCH, Predictor, list_images, predict_files
 from kkanji.models import create_model
 from kkanji.training.optimizers import create_optimizer
 from shards import InputError
@@ -19,7 +19,7 @@ MODEL = "kkanji_efficientnet_fused_s"
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> CharacterReader:
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     """A model that has learnt nothing, saved and loaded."""
     torch.manual_seed(0)
     model = create_model(MODEL, 3)
@@ -32,7 +32,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> CharacterReader:
         classes=class_map(ord(character) for character in "一二三"),
         best=True,
     )
-    return CharacterReader(path, torch.device("cpu"))
+    return Predictor(path, torch.device("cpu"))
 
 
 @pytest.fixture
@@ -60,24 +60,24 @@ def test_a_folder_without_an_image_is_refused(tmp_path: Path) -> None:
         list_images([tmp_path])
 
 
-def test_readings_come_in_the_files_order_and_bad_files_stand_among_them(reader: CharacterReader, folder: Path) -> None:
+def test_readings_come_in_the_files_order_and_bad_files_stand_among_them(reader: Predictor, folder: Path) -> None:
     files = [folder / "b.png", folder / "notes.txt", folder / "a.PNG", folder / "nowhere.png"]
-    readings = list(read_files(reader, files, top=2))
+    readings = list(predict_files(reader, files, top=2))
     assert [reading.file for reading in readings] == files
     assert [len(reading.guesses) for reading in readings] == [2, 0, 2, 0]
     assert "not a readable image" in str(readings[1].error) and "no such file" in str(readings[3].error)
-    alone = [next(read_files(reader, [file], top=2)).guesses for file in (files[0], files[2])]
+    alone = [next(predict_files(reader, [file], top=2)).guesses for file in (files[0], files[2])]
     for together, one in zip((readings[0].guesses, readings[2].guesses), alone, strict=True):
         assert [guess.label for guess in together] == [guess.label for guess in one]
         assert [guess.probability for guess in together] == pytest.approx([guess.probability for guess in one])
 
 
-def test_more_files_than_a_batch(reader: CharacterReader, tmp_path: Path) -> None:
+def test_more_files_than_a_batch(reader: Predictor, tmp_path: Path) -> None:
     """Links to two images, alternating: each is read as itself, across the batches' borders."""
     images = sorted((SAMPLE / "U+4E09").iterdir())[:2]
     for number in range(BATCH + 3):
         os.symlink(images[number % 2], tmp_path / f"{number:04d}.png")
-    readings = list(read_files(reader, list_images([tmp_path]).files, top=1))
+    readings = list(predict_files(reader, list_images([tmp_path]).files, top=1))
     assert len(readings) == BATCH + 3
     probabilities = np.array([reading.guesses[0].probability for reading in readings])
     for offset in range(2):
@@ -85,12 +85,12 @@ def test_more_files_than_a_batch(reader: CharacterReader, tmp_path: Path) -> Non
     assert probabilities[0] != pytest.approx(probabilities[1])
 
 
-def test_all_files_bad_or_none(reader: CharacterReader, tmp_path: Path) -> None:
-    assert [reading.guesses for reading in read_files(reader, [tmp_path / "no.png"], top=1)] == [()]
-    assert list(read_files(reader, [], top=1)) == []
+def test_all_files_bad_or_none(reader: Predictor, tmp_path: Path) -> None:
+    assert [reading.guesses for reading in predict_files(reader, [tmp_path / "no.png"], top=1)] == [()]
+    assert list(predict_files(reader, [], top=1)) == []
 
 
-def test_the_temperature_of_an_export_is_applied(reader: CharacterReader) -> None:
+def test_the_temperature_of_an_export_is_applied(reader: Predictor) -> None:
     image = np.array(Image.open(sorted((SAMPLE / "U+4E09").iterdir())[0]))[None]
     plain = [guess.probability for guess in reader.read(image, 3)[0]]
     reader.temperature = 0.5

@@ -80,7 +80,7 @@ def test_trials_leave_everything_as_it_was(cramped: Callable[[int], None]) -> No
     before = {name: value.clone() for name, value in model.state_dict().items()}
     random = torch.get_rng_state()
     with pytest.warns(UserWarning, match="step with 16 images; --micro-batch is 4"):
-        assert memory.settle_micro_batch(model, Accelerator(cpu=True), 16) == 4
+        assert memory.resolve_micro_batch(model, Accelerator(cpu=True), 16) == 4
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -90,14 +90,14 @@ def test_trials_leave_everything_as_it_was(cramped: Callable[[int], None]) -> No
 def test_a_step_that_fits_is_not_told_of() -> None:
     """Warnings are errors here."""
     model = create_model("kkanji_efficientnet_fused_s", 10)
-    assert memory.settle_micro_batch(model, Accelerator(cpu=True), 3) == 3
+    assert memory.resolve_micro_batch(model, Accelerator(cpu=True), 3) == 3
 
 
 def test_not_even_one_image(cramped: Callable[[int], None]) -> None:
     cramped(0)
     model = create_model("kkanji_efficientnet_fused_s", 10)
     with pytest.raises(InputError, match="no memory for a step with one image"):
-        memory.settle_micro_batch(model, Accelerator(cpu=True), 8)
+        memory.resolve_micro_batch(model, Accelerator(cpu=True), 8)
 
 
 @pytest.mark.gpu
@@ -108,5 +108,5 @@ def test_a_real_device_runs_out() -> None:
     free = memory.free_bytes(accelerator.device)
     wanted = int(2 * free / memory.saved_bytes_per_image(model))
     with pytest.warns(UserWarning, match="--micro-batch is"):
-        assert 0 < memory.settle_micro_batch(model, accelerator, wanted) < wanted
+        assert 0 < memory.resolve_micro_batch(model, accelerator, wanted) < wanted
     assert memory.free_bytes(accelerator.device) > 0.9 * free

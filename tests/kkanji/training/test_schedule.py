@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kkanji.config import TrainConfig
-from kkanji.training.schedule import Worker, image_size, learning_rate, micro_batches, strength, stretches
+from kkanji.training.schedule import Worker, image_size, learning_rate, micro_batches, spans, strength
 from shards import Plan
 
 
@@ -34,7 +34,7 @@ def test_micro_batches_of_all_ranks_are_the_global_batches(plan: Plan, ranks: in
             parts = micro_batches(plan, step, Worker(rank=rank, ranks=ranks), micro)
             assert parts  # every rank takes part in every step
             assert all(0 < last - first <= micro for first, last in parts)
-            own = plan.share(step, rank, ranks)
+            own = plan.rank_span(step, rank, ranks)
             if own[0] < own[1]:
                 seen += [position for part in parts for position in range(*part)]
         assert seen == list(range(start, stop))
@@ -44,7 +44,7 @@ def test_micro_batches_of_all_ranks_are_the_global_batches(plan: Plan, ranks: in
 def test_a_resumed_run_reads_the_tail(plan: Plan, micro: int, data: st.DataObject) -> None:
     first = data.draw(st.integers(0, plan.steps))
     worker = Worker(rank=0, ranks=1)
-    whole, tail = list(stretches(plan, 0, worker, micro)), list(stretches(plan, first, worker, micro))
+    whole, tail = list(spans(plan, 0, worker, micro)), list(spans(plan, first, worker, micro))
     assert whole[len(whole) - len(tail) :] == tail
 
 
@@ -62,9 +62,9 @@ def test_images_grow_in_steps_and_end_at_their_own_size() -> None:
     ("options", "expected"),
     [
         ({}, [1.0] * 10),
-        ({"augment": 0.8, "plain_epochs": 2}, [0.8] * 8 + [0.0] * 2),
+        ({"augment": 0.8, "unaugmented_epochs": 2}, [0.8] * 8 + [0.0] * 2),
         ({"augment": 1.0, "augment_start": 0.1}, [0.1 * number for number in range(1, 11)]),
-        ({"plain_epochs": 10}, [0.0] * 10),
+        ({"unaugmented_epochs": 10}, [0.0] * 10),
     ],
 )
 def test_the_strength_of_the_augmentation(options: dict[str, float], expected: list[float]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from shards import CorruptShard, MissingShard, StorageError
-from shards.cache.cache import Cache, Item
+from shards.cache.cache import Cache, Entry
 from tests.faults import injector
 from tests.faults.injector import needs_small_disk, on_small_disk
 
@@ -34,7 +34,7 @@ class Source:
         """Numbers whose next makes go wrong."""
         self.checked: list[int] = []
 
-    def item(self, number: int, *, size: int = SIZE, extra: int = 0) -> Item:
+    def entry(self, number: int, *, size: int = SIZE, extra: int = 0) -> Entry:
         data = bytes([number]) * size
 
         def make(path: Path) -> None:
@@ -49,7 +49,7 @@ class Source:
             return None if path.read_bytes() == data else "block 000000 has another crc32"
 
         key = f"{hashlib.sha256(data).hexdigest()}.tar"
-        return Item(key=key, size=size, make=make, check=check, extra=extra)
+        return Entry(key=key, size=size, make=make, check=check, extra=extra)
 
 
 @pytest.fixture
@@ -74,11 +74,11 @@ def open_cache(tmp_path: Path) -> Iterator[Callable[..., Cache]]:
 OpenCache = Callable[..., Cache]
 
 
-def use(cache: Cache, item: Item) -> Path:
+def use(cache: Cache, entry: Entry) -> Path:
     """Obtain and release."""
-    path = cache.obtain(item, ahead=False)
+    path = cache.obtain(entry, ahead=False)
     assert path is not None
-    cache.release(item.key)
+    cache.release(entry.key)
     return path
 
 
@@ -88,15 +88,15 @@ def finished(cache: Cache) -> set[str]:
 
 
 def keys(source: Source, *numbers: int) -> set[str]:
-    return {source.item(number).key for number in numbers}
+    return {source.entry(number).key for number in numbers}
 
 
 def test_a_file_is_made_once_and_then_found(open_cache: OpenCache, source: Source) -> None:
     cache = open_cache()
-    path = cache.obtain(source.item(1), ahead=False)
-    assert path == cache.folder / source.item(1).key
+    path = cache.obtain(source.entry(1), ahead=False)
+    assert path == cache.folder / source.entry(1).key
     assert path.read_bytes() == bytes([1]) * SIZE
-    assert cache.obtain(source.item(1), ahead=False) == path
+    assert cache.obtain(source.entry(1), ahead=False) == path
     assert source.made == [1]
     counts = cache.counts
     assert (counts.hits, counts.misses, counts.made, counts.held_bytes) == (1, 1, 1, SIZE)
@@ -104,21 +104,21 @@ def test_a_file_is_made_once_and_then_found(open_cache: OpenCache, source: Sourc
 
 def test_files_outlive_the_cache_object(open_cache: OpenCache, source: Source) -> None:
     with open_cache() as cache:
-        use(cache, source.item(1))
-    use(open_cache(), source.item(1))
+        use(cache, source.entry(1))
+    use(open_cache(), source.entry(1))
     assert source.made == [1]
 
 
 def test_nothing_is_left_but_files_and_the_lock(open_cache: OpenCache, source: Source) -> None:
     with open_cache() as cache:
-        use(cache, source.item(1))
-    assert {path.name for path in cache.folder.iterdir()} == {".lock", source.item(1).key}
+        use(cache, source.entry(1))
+    assert {path.name for path in cache.folder.iterdir()} == {".lock", source.entry(1).key}
 
 
 def test_the_least_recently_used_goes_first(open_cache: OpenCache, source: Source) -> None:
     cache = open_cache(3)
     for number in (1, 2, 3, 1, 4):
-        use(cache, source.item(number))
+        use(cache, source.entry(number))
     assert finished(cache) == keys(source, 1, 3, 4)
     assert cache.counts.evicted == 1
 
@@ -126,80 +126,80 @@ def test_the_least_recently_used_goes_first(open_cache: OpenCache, source: Sourc
 def test_no_more_goes_than_must(open_cache: OpenCache, source: Source) -> None:
     cache = open_cache(5)
     for number in range(5):
-        use(cache, source.item(number))
-    use(cache, source.item(5, size=2 * SIZE))
+        use(cache, source.entry(number))
+    use(cache, source.entry(5, size=2 * SIZE))
     assert len(finished(cache)) == 4
     assert cache.counts.evicted == 2
 
 
 def test_a_smaller_limit_than_before_is_kept(open_cache: OpenCache, source: Source) -> None:
     for number in range(5):
-        use(open_cache(5), source.item(number))
+        use(open_cache(5), source.entry(number))
     cache = open_cache(2)
-    use(cache, source.item(9))
+    use(cache, source.entry(9))
     assert finished(cache) == keys(source, 4, 9)
 
 
 def test_a_file_in_use_stays(open_cache: OpenCache, source: Source) -> None:
     cache, other = open_cache(3), open_cache(3)
-    cache.obtain(source.item(1), ahead=False)
+    cache.obtain(source.entry(1), ahead=False)
     for number in range(2, 9):
-        use(other, source.item(number))
+        use(other, source.entry(number))
     assert keys(source, 1, 8) <= finished(cache)
-    cache.release(source.item(1).key)
+    cache.release(source.entry(1).key)
     for number in range(2, 5):
-        use(other, source.item(number))
+        use(other, source.entry(number))
     assert finished(cache) == keys(source, 2, 3, 4)
 
 
 def test_each_use_needs_its_release(open_cache: OpenCache, source: Source) -> None:
     cache = open_cache(1)
     for _ in range(2):
-        cache.obtain(source.item(1), ahead=False)
-    cache.release(source.item(1).key)
-    assert cache.obtain(source.item(2), ahead=True) is None
-    cache.release(source.item(1).key)
-    assert cache.obtain(source.item(2), ahead=True)
+        cache.obtain(source.entry(1), ahead=False)
+    cache.release(source.entry(1).key)
+    assert cache.obtain(source.entry(2), ahead=True) is None
+    cache.release(source.entry(1).key)
+    assert cache.obtain(source.entry(2), ahead=True)
 
 
 def test_releasing_what_is_not_held_does_nothing(open_cache: OpenCache, source: Source) -> None:
     cache = open_cache()
-    cache.release(source.item(1).key)
-    use(cache, source.item(1))
-    cache.release(source.item(1).key)
+    cache.release(source.entry(1).key)
+    use(cache, source.entry(1))
+    cache.release(source.entry(1).key)
     assert cache.counts.held_bytes == 0
 
 
 def test_closing_releases_everything(open_cache: OpenCache, source: Source) -> None:
     cache = open_cache(2)
-    cache.obtain(source.item(1), ahead=False)
-    cache.obtain(source.item(2), ahead=True)
+    cache.obtain(source.entry(1), ahead=False)
+    cache.obtain(source.entry(2), ahead=True)
     cache.close()
     cache.close()
     other = open_cache(2)
     for number in (3, 4):
-        other.obtain(source.item(number), ahead=False)
+        other.obtain(source.entry(number), ahead=False)
     assert finished(other) == keys(source, 3, 4)
     with pytest.raises(RuntimeError, match="closed"):
-        cache.obtain(source.item(1), ahead=False)
+        cache.obtain(source.entry(1), ahead=False)
 
 
 def test_a_forgotten_cache_holds_nothing(open_cache: OpenCache, source: Source, tmp_path: Path) -> None:
     """A reader dropped without closing it must not keep its files for the rest of the process."""
     forgotten = Cache(tmp_path / "cache", SIZE)
-    forgotten.obtain(source.item(1), ahead=False)
+    forgotten.obtain(source.entry(1), ahead=False)
     del forgotten
-    use(open_cache(1), source.item(2))
+    use(open_cache(1), source.entry(2))
 
 
 def test_ahead_takes_only_what_nobody_holds(open_cache: OpenCache, source: Source) -> None:
     cache, other = open_cache(3), open_cache(3)
-    cache.obtain(source.item(1), ahead=False)
-    assert cache.obtain(source.item(2), ahead=True)
-    use(cache, source.item(3))
-    assert other.obtain(source.item(4), ahead=True)
+    cache.obtain(source.entry(1), ahead=False)
+    assert cache.obtain(source.entry(2), ahead=True)
+    use(cache, source.entry(3))
+    assert other.obtain(source.entry(4), ahead=True)
     assert finished(cache) == keys(source, 1, 2, 4)
-    assert other.obtain(source.item(5), ahead=True) is None
+    assert other.obtain(source.entry(5), ahead=True) is None
     assert finished(cache) == keys(source, 1, 2, 4)
     assert (other.counts.hits, other.counts.misses, other.counts.made) == (0, 0, 1)
 
@@ -207,103 +207,103 @@ def test_ahead_takes_only_what_nobody_holds(open_cache: OpenCache, source: Sourc
 def test_what_is_needed_now_takes_what_is_held_ahead(open_cache: OpenCache, source: Source) -> None:
     """Unused files first, then the one that was brought in last and hence is needed last."""
     cache, other = open_cache(4), open_cache(4)
-    cache.obtain(source.item(1), ahead=True)
-    other.obtain(source.item(2), ahead=True)
-    cache.obtain(source.item(3), ahead=True)
-    use(other, source.item(4))
-    cache.obtain(source.item(5), ahead=False)
+    cache.obtain(source.entry(1), ahead=True)
+    other.obtain(source.entry(2), ahead=True)
+    cache.obtain(source.entry(3), ahead=True)
+    use(other, source.entry(4))
+    cache.obtain(source.entry(5), ahead=False)
     assert finished(cache) == keys(source, 1, 2, 3, 5)
-    cache.obtain(source.item(6), ahead=False)
+    cache.obtain(source.entry(6), ahead=False)
     assert finished(cache) == keys(source, 1, 2, 5, 6)
 
 
 def test_ahead_becomes_in_use(open_cache: OpenCache, source: Source) -> None:
     cache = open_cache(2)
-    cache.obtain(source.item(1), ahead=True)
-    assert cache.obtain(source.item(1), ahead=False)
+    cache.obtain(source.entry(1), ahead=True)
+    assert cache.obtain(source.entry(1), ahead=False)
     assert (cache.counts.hits, cache.counts.misses) == (1, 0)
     for number in (2, 3):
-        use(cache, source.item(number))
+        use(cache, source.entry(number))
     assert finished(cache) == keys(source, 1, 3)
-    cache.release(source.item(1).key)
+    cache.release(source.entry(1).key)
     assert cache.counts.held_bytes == 0
-    assert cache.obtain(source.item(4, size=2 * SIZE), ahead=True)
+    assert cache.obtain(source.entry(4, size=2 * SIZE), ahead=True)
 
 
 def test_what_was_held_ahead_and_taken_is_made_again(open_cache: OpenCache, source: Source) -> None:
     cache = open_cache(1)
-    cache.obtain(source.item(1), ahead=True)
-    use(cache, source.item(2))
-    use(cache, source.item(1))
+    cache.obtain(source.entry(1), ahead=True)
+    use(cache, source.entry(2))
+    use(cache, source.entry(1))
     assert source.made == [1, 2, 1]
 
 
 def test_releasing_what_is_held_ahead(open_cache: OpenCache, source: Source) -> None:
     cache = open_cache(1)
-    cache.obtain(source.item(1), ahead=True)
-    assert cache.obtain(source.item(2), ahead=True) is None
-    cache.release(source.item(1).key)
-    assert cache.obtain(source.item(2), ahead=True)
+    cache.obtain(source.entry(1), ahead=True)
+    assert cache.obtain(source.entry(2), ahead=True) is None
+    cache.release(source.entry(1).key)
+    assert cache.obtain(source.entry(2), ahead=True)
 
 
 def test_an_item_larger_than_the_cache_is_refused(open_cache: OpenCache, source: Source) -> None:
     cache = open_cache(2)
-    use(cache, source.item(1))
-    for item in (source.item(2, size=201), source.item(2, size=200, extra=1)):
+    use(cache, source.entry(1))
+    for entry in (source.entry(2, size=201), source.entry(2, size=200, extra=1)):
         with pytest.raises(StorageError, match=r"needs 201 bytes, the cache may have 200; raise --cache-size"):
-            cache.obtain(item, ahead=True)
+            cache.obtain(entry, ahead=True)
     assert finished(cache) == keys(source, 1)
 
 
 def test_room_to_make_is_set_aside_and_given_back(open_cache: OpenCache, source: Source) -> None:
     cache = open_cache(3)
     for number in (1, 2):
-        use(cache, source.item(number))
-    use(cache, source.item(3, extra=SIZE))
+        use(cache, source.entry(number))
+    use(cache, source.entry(3, extra=SIZE))
     assert finished(cache) == keys(source, 2, 3)
-    use(cache, source.item(4))
+    use(cache, source.entry(4))
     assert finished(cache) == keys(source, 2, 3, 4)
 
 
 def test_no_room_is_explained(open_cache: OpenCache, source: Source) -> None:
     cache, other = open_cache(3), open_cache(3)
     for number in (1, 2):
-        cache.obtain(source.item(number), ahead=False)
-    other.obtain(source.item(3), ahead=False)
+        cache.obtain(source.entry(number), ahead=False)
+    other.obtain(source.entry(3), ahead=False)
     with pytest.raises(StorageError) as raised:
-        cache.obtain(source.item(4), ahead=False)
+        cache.obtain(source.entry(4), ahead=False)
     message, process = str(raised.value), f"process {os.getpid()}"
     assert message.startswith(
-        f"{cache.folder}: no room in 0.2 s for {source.item(4).key}, 100 bytes: 300 of 300 are in use"
+        f"{cache.folder}: no room in 0.2 s for {source.entry(4).key}, 100 bytes: 300 of 300 are in use"
     )
     assert f"{process}: 2 files, 200 bytes" in message
     assert f"{process}: 1 files, 100 bytes" in message
     assert message.endswith("give a --cache-size of 400 or more")
-    other.release(source.item(3).key)
-    assert other.obtain(source.item(5), ahead=True), "who gave up waiting still keeps others off"
+    other.release(source.entry(3).key)
+    assert other.obtain(source.entry(5), ahead=True), "who gave up waiting still keeps others off"
 
 
 def test_needed_now_waits_for_room_and_comes_before_ahead(open_cache: OpenCache, source: Source) -> None:
     cache, other = open_cache(2, wait_s=60), open_cache(2)
     for number in (1, 2):
-        other.obtain(source.item(number), ahead=False)
+        other.obtain(source.entry(number), ahead=False)
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(cache.obtain, source.item(3, size=2 * SIZE), ahead=False)
-        while not cache._shared.pins.waiting:
+        waiting = pool.submit(cache.obtain, source.entry(3, size=2 * SIZE), ahead=False)
+        while not cache._shared.leases.waiting:
             time.sleep(0.01)
-        other.release(source.item(1).key)
-        assert other.obtain(source.item(4), ahead=True) is None
-        other.release(source.item(2).key)
+        other.release(source.entry(1).key)
+        assert other.obtain(source.entry(4), ahead=True) is None
+        other.release(source.entry(2).key)
         assert waiting.result(60) is not None
     assert cache.counts.misses == 1
 
 
 def test_a_changed_file_is_found_made_again_and_told(open_cache: OpenCache, source: Source) -> None:
-    path = use(open_cache(), source.item(1))
+    path = use(open_cache(), source.entry(1))
     damage(path)
     cache = open_cache()
     with pytest.warns(RuntimeWarning, match=rf"{path}: block 000000 has another crc32; making it again") as told:
-        assert cache.obtain(source.item(1), ahead=False) == path
+        assert cache.obtain(source.entry(1), ahead=False) == path
     assert len(told) == 1
     assert path.read_bytes() == bytes([1]) * SIZE
     assert source.made == [1, 1]
@@ -320,26 +320,26 @@ def damage(path: Path, size: int = SIZE) -> None:
 def test_every_cache_object_checks_once(open_cache: OpenCache, source: Source) -> None:
     for cache in (open_cache(), open_cache()):
         for _ in range(3):
-            use(cache, source.item(1))
+            use(cache, source.entry(1))
     assert source.checked == [1, 1]
 
 
 def test_a_file_that_was_touched_is_checked_again(open_cache: OpenCache, source: Source) -> None:
     cache = open_cache()
-    path = use(cache, source.item(1))
+    path = use(cache, source.entry(1))
     path.write_bytes(b"?" * SIZE)
     with pytest.warns(RuntimeWarning, match="making it again"):
-        use(cache, source.item(1))
+        use(cache, source.entry(1))
     assert path.read_bytes() == bytes([1]) * SIZE
 
 
 @pytest.mark.parametrize("size", [0, 99, 101])
 def test_a_file_of_another_size_is_made_again(open_cache: OpenCache, source: Source, size: int) -> None:
     cache = open_cache()
-    path = use(cache, source.item(1))
+    path = use(cache, source.entry(1))
     damage(path, size)
     with pytest.warns(RuntimeWarning, match=rf"{size} bytes, expected 100; making it again"):
-        use(cache, source.item(1))
+        use(cache, source.entry(1))
     assert path.read_bytes() == bytes([1]) * SIZE
 
 
@@ -348,7 +348,7 @@ def test_a_file_made_wrong_is_made_again(open_cache: OpenCache, source: Source, 
     source.spoilt = [1]
     cache = open_cache()
     with pytest.warns(RuntimeWarning, match=r"as made just now: block 000000 .*; making it again"):
-        path = cache.obtain(source.item(1), ahead=ahead)
+        path = cache.obtain(source.entry(1), ahead=ahead)
     assert path is not None
     assert path.read_bytes() == bytes([1]) * SIZE
     assert (cache.counts.refetched, cache.counts.made) == (1, 1)
@@ -362,10 +362,10 @@ def test_a_file_that_stays_wrong_is_an_error(open_cache: OpenCache, source: Sour
         pytest.raises(CorruptShard, match=r"000000 .* made again after: .* 000000 .*; the stored shard is damaged"),
         pytest.warns(RuntimeWarning, match="making it again"),
     ):
-        cache.obtain(source.item(1), ahead=ahead)
+        cache.obtain(source.entry(1), ahead=ahead)
     assert finished(cache) == set()
     assert cache.counts.held_bytes == 0
-    assert cache.obtain(source.item(2), ahead=True), "the failed file takes room"
+    assert cache.obtain(source.entry(2), ahead=True), "the failed file takes room"
 
 
 def test_damage_that_making_finds_counts_as_damage(open_cache: OpenCache, source: Source) -> None:
@@ -376,31 +376,31 @@ def test_damage_that_making_finds_counts_as_damage(open_cache: OpenCache, source
         if len(made) == 1:
             path.write_bytes(b"half")
             raise CorruptShard("sha256 differs")
-        source.item(1).make(path)
+        source.entry(1).make(path)
 
-    item = source.item(1)
+    entry = source.entry(1)
     with pytest.warns(RuntimeWarning, match="sha256 differs; making it again"):
-        use(open_cache(), Item(key=item.key, size=SIZE, make=make, check=item.check))
+        use(open_cache(), Entry(key=entry.key, size=SIZE, make=make, check=entry.check))
 
 
 def test_damage_and_then_damage_is_an_error(open_cache: OpenCache, source: Source) -> None:
-    damage(use(open_cache(), source.item(1)))
+    damage(use(open_cache(), source.entry(1)))
     source.spoilt = [1]
     with pytest.raises(CorruptShard), pytest.warns(RuntimeWarning, match="making it again"):
-        open_cache().obtain(source.item(1), ahead=False)
+        open_cache().obtain(source.entry(1), ahead=False)
 
 
 def test_a_file_that_cannot_be_read_is_made_again(open_cache: OpenCache, source: Source) -> None:
-    item, failures = source.item(1), [OSError(errno.EIO, "Input/output error")]
+    entry, failures = source.entry(1), [OSError(errno.EIO, "Input/output error")]
 
     def check(path: Path) -> str | None:
         if source.made == [1] and failures:
             raise failures.pop()
-        return item.check(path)
+        return entry.check(path)
 
-    use(open_cache(), item)
+    use(open_cache(), entry)
     with pytest.warns(RuntimeWarning, match=r"Input/output error; making it again"):
-        use(open_cache(), Item(key=item.key, size=SIZE, make=item.make, check=check))
+        use(open_cache(), Entry(key=entry.key, size=SIZE, make=entry.make, check=check))
     assert source.made == [1, 1]
 
 
@@ -408,11 +408,11 @@ def test_an_error_of_checking_passes_and_holds_nothing(open_cache: OpenCache, so
     def check(_: Path) -> str | None:
         raise ValueError("mine")
 
-    item = source.item(1)
-    path = use(open_cache(), item)
+    entry = source.entry(1)
+    path = use(open_cache(), entry)
     cache = open_cache(1)
     with pytest.raises(ValueError, match="mine"):
-        cache.obtain(Item(key=item.key, size=SIZE, make=item.make, check=check), ahead=False)
+        cache.obtain(Entry(key=entry.key, size=SIZE, make=entry.make, check=check), ahead=False)
     assert path.exists()
     assert cache.counts.held_bytes == 0
 
@@ -428,21 +428,21 @@ def test_an_error_of_making_leaves_nothing_and_passes(
 
     cache = open_cache(1)
     with pytest.raises(type(error)):
-        cache.obtain(Item(key=source.item(1).key, size=SIZE, make=make, check=lambda _: None), ahead=False)
-    assert [path.name for path in cache.folder.iterdir() if source.item(1).key in path.name] == []
+        cache.obtain(Entry(key=source.entry(1).key, size=SIZE, make=make, check=lambda _: None), ahead=False)
+    assert [path.name for path in cache.folder.iterdir() if source.entry(1).key in path.name] == []
     assert cache.counts.held_bytes == 0
-    assert cache.obtain(source.item(2), ahead=True), "the failed file takes room"
+    assert cache.obtain(source.entry(2), ahead=True), "the failed file takes room"
 
 
 def test_files_beside_the_one_made_are_cleared(open_cache: OpenCache, source: Source) -> None:
     def make(path: Path) -> None:
         path.with_name(f"{path.name}.stored").write_bytes(b"compressed")
-        source.item(1).make(path)
+        source.entry(1).make(path)
 
-    item = source.item(1)
+    entry = source.entry(1)
     with open_cache() as cache:
-        use(cache, Item(key=item.key, size=SIZE, make=make, check=item.check))
-    assert {path.name for path in cache.folder.iterdir()} == {".lock", item.key}
+        use(cache, Entry(key=entry.key, size=SIZE, make=make, check=entry.check))
+    assert {path.name for path in cache.folder.iterdir()} == {".lock", entry.key}
 
 
 def test_strangers_are_left_alone(open_cache: OpenCache, source: Source) -> None:
@@ -458,22 +458,22 @@ def test_strangers_are_left_alone(open_cache: OpenCache, source: Source) -> None
     for name in strangers:
         (folder / name).write_bytes(b"x" * 1000)
     (folder / "sub").mkdir()
-    (folder / "sub" / source.item(7).key).touch()
+    (folder / "sub" / source.entry(7).key).touch()
     cache = open_cache(1)
     for number in range(3):
-        use(cache, source.item(number))
+        use(cache, source.entry(number))
     assert {path.name for path in folder.iterdir() if path.name[:5] != ".pins"} == {
         *strangers,
         "sub",
         ".lock",
-        source.item(2).key,
+        source.entry(2).key,
     }
-    assert (folder / "sub" / source.item(7).key).exists()
+    assert (folder / "sub" / source.entry(7).key).exists()
 
 
 def test_what_dead_processes_left_is_cleared(open_cache: OpenCache, source: Source) -> None:
     folder = open_cache().folder
-    left = [f".{source.item(1).key}.123-0123abcd.partial{suffix}" for suffix in ("", ".stored")]
+    left = [f".{source.entry(1).key}.123-0123abcd.partial{suffix}" for suffix in ("", ".stored")]
     for name in [*left, ".pins.123-0123abcd"]:
         (folder / name).write_text("{")
     open_cache()
@@ -482,40 +482,40 @@ def test_what_dead_processes_left_is_cleared(open_cache: OpenCache, source: Sour
 
 def test_the_folder_may_be_removed_under_way(open_cache: OpenCache, source: Source) -> None:
     cache, other = open_cache(1), open_cache(1)
-    cache.obtain(source.item(1), ahead=False)
+    cache.obtain(source.entry(1), ahead=False)
     for path in cache.folder.iterdir():
         path.unlink()
     cache.folder.rmdir()
-    assert other.obtain(source.item(1), ahead=False)
-    other.release(source.item(1).key)
-    cache.obtain(source.item(1), ahead=False)
-    assert other.obtain(source.item(2), ahead=True) is None, "the first one's use is forgotten"
+    assert other.obtain(source.entry(1), ahead=False)
+    other.release(source.entry(1).key)
+    cache.obtain(source.entry(1), ahead=False)
+    assert other.obtain(source.entry(2), ahead=True) is None, "the first one's use is forgotten"
 
 
 def test_many_threads_of_one_object(open_cache: OpenCache, source: Source) -> None:
     cache = open_cache(8, wait_s=60)
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda position: use(cache, source.item(position % 12)), range(400)))
+        list(pool.map(lambda position: use(cache, source.entry(position % 12)), range(400)))
         assert len(finished(cache)) == 8
         source.made.clear()
-        list(pool.map(lambda position: use(cache, source.item(20 + position % 2)), range(16)))
+        list(pool.map(lambda position: use(cache, source.entry(20 + position % 2)), range(16)))
     assert sorted(source.made) == [20, 21]
     assert cache.counts.held_bytes == 0
     assert cache.counts.hits + cache.counts.misses == 416
 
 
 def test_a_corrupt_file_found_by_many_threads_is_told_once(open_cache: OpenCache, source: Source) -> None:
-    damage(use(open_cache(), source.item(1)))
+    damage(use(open_cache(), source.entry(1)))
     cache, gate = open_cache(wait_s=60), threading.Barrier(4)
-    item = source.item(1)
+    entry = source.entry(1)
 
     def check(path: Path) -> str | None:
-        wrong = item.check(path)
+        wrong = entry.check(path)
         if wrong:
             gate.wait(60)
         return wrong
 
-    patient = Item(key=item.key, size=SIZE, make=item.make, check=check)
+    patient = Entry(key=entry.key, size=SIZE, make=entry.make, check=check)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         with ThreadPoolExecutor(4) as pool:
@@ -528,7 +528,7 @@ def test_a_corrupt_file_found_by_many_threads_is_told_once(open_cache: OpenCache
 @pytest.mark.parametrize("key", ["", "a.tar", "../../etc/passwd", f"{'0' * 64}", f"{'0' * 64}./x", f".{'0' * 64}.tar"])
 def test_other_keys_are_refused(key: str) -> None:
     with pytest.raises(ValueError, match="expected a key of 64 hex digits"):
-        Item(key=key, size=1, make=lambda _: None, check=lambda _: None)
+        Entry(key=key, size=1, make=lambda _: None, check=lambda _: None)
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
@@ -594,7 +594,7 @@ def test_a_disk_too_full_for_what_is_held_leaves_it_as_it_was(
 ) -> None:
     """The list of what is in use must stay readable to others, or they would remove it."""
     cache, other = open_cache(2), open_cache(2)
-    cache.obtain(source.item(1), ahead=False)
+    cache.obtain(source.entry(1), ahead=False)
     used = cache._shared._saved
     write = os.pwrite
 
@@ -606,10 +606,10 @@ def test_a_disk_too_full_for_what_is_held_leaves_it_as_it_was(
 
     monkeypatch.setattr(os, "pwrite", refuse)
     with pytest.raises(StorageError, match="No space left on device"):
-        cache.obtain(source.item(2), ahead=False)
+        cache.obtain(source.entry(2), ahead=False)
     monkeypatch.undo()
     for number in (3, 4):
-        use(other, source.item(number))
+        use(other, source.entry(number))
     assert finished(cache) == keys(source, 1, 4)
     assert cache.counts.held_bytes == SIZE
 

@@ -44,8 +44,8 @@ def open_reader(folder: Path, cache: Path, shards: float = 100) -> SplitReader:
 def stream(reader: SplitReader, order: Order, batch: int, epochs: int = 2) -> Samples:
     """All samples of some epochs, as training gathers them."""
     starts = range(0, epochs * order.samples, batch)
-    stretches = [(start, min(start + batch, epochs * order.samples)) for start in starts]
-    found = [reader.gather(numbers) for numbers in reader.follow(order.at(*each) for each in stretches)]
+    spans = [(start, min(start + batch, epochs * order.samples)) for start in starts]
+    found = [reader.gather(numbers) for numbers in reader.follow(order.at(*each) for each in spans)]
     return Samples(*(np.concatenate(columns) for columns in zip(*found, strict=True)))
 
 

@@ -276,8 +276,8 @@ def test_a_plain_packed_set_is_still_version_1(valid: Json, manifest: Manifest) 
 
 
 def with_drawn(manifest: Manifest, *counts: int) -> Manifest:
-    """The same set, where so many training images of each class are drawn from fonts."""
-    train = replace(manifest.splits["train"], drawn_per_class=counts)
+    """The same set, where so many training images of each class are rendered from fonts."""
+    train = replace(manifest.splits["train"], rendered_per_class=counts)
     return replace(manifest, splits={**manifest.splits, "train": train})
 
 
@@ -288,9 +288,9 @@ def test_only_a_set_with_drawn_images_is_version_3(manifest: Manifest) -> None:
     assert parse_manifest(drawn.to_json()) == drawn and content["version"] == 3
     assert content["splits"]["train"]["drawn_per_class"] == list(originals)
     assert [split["drawn_per_class"] for name, split in content["splits"].items() if name != "train"] == [[]]
-    assert {name: set(split.drawn_counts) for name, split in drawn.splits.items() if name != "train"} == {"val": {0}}
+    assert {name: set(split.rendered_counts) for name, split in drawn.splits.items() if name != "train"} == {"val": {0}}
     for fewer in (originals[:-1], (originals[0] + 1, *originals[1:])):
-        with pytest.raises(ValueError, match=r"shorter|longer|more drawn images than originals"):
+        with pytest.raises(ValueError, match=r"shorter|longer|more rendered images than originals"):
             parse_manifest(with_drawn(manifest, *fewer).to_json())
 
 

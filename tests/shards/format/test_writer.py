@@ -27,6 +27,8 @@ from shards import (
     write_manifest,
     write_shard,
 )
+from shards.output import files as output_files
+from shards.output import folder as output_folder
 from tests.faults import injector
 from tests.faults.injector import needs_small_disk, on_small_disk
 
@@ -212,15 +214,15 @@ def test_a_second_writer_starting_as_the_first_ends_keeps_its_folder(
 ) -> None:
     """Between the first one's rename and its end the temporary name is free for another."""
     second = OutputFolder(tmp_path / "set", maker="tests", overwrite=True)
-    synced = writer.sync_folder
+    synced = output_files.sync_folder
 
     def sync(folder: Path) -> None:
         synced(folder)
         if folder == tmp_path:
-            monkeypatch.setattr(writer, "sync_folder", synced)
+            monkeypatch.setattr(output_folder, "sync_folder", synced)
             (second.__enter__() / "file").touch()
 
-    monkeypatch.setattr(writer, "sync_folder", sync)
+    monkeypatch.setattr(output_folder, "sync_folder", sync)
     with OutputFolder(tmp_path / "set", maker="tests"):
         pass
     second.__exit__(None, None, None)
@@ -315,7 +317,7 @@ def test_a_disk_that_refuses_at_the_end_is_named_and_left_clean(
     def refuse(_: Path) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(writer, "sync_folder", refuse)
+    monkeypatch.setattr(output_folder, "sync_folder", refuse)
     with (
         pytest.raises(StorageError, match=r"set: cannot be written: .*Input/output error"),
         OutputFolder(tmp_path / "set"),
@@ -361,7 +363,7 @@ def test_write_file_that_fails_keeps_the_old_file(tmp_path: Path, monkeypatch: p
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     write_file(tmp_path / "a", "old")
-    monkeypatch.setattr(writer, "sync_file", refuse)
+    monkeypatch.setattr(output_files, "sync_file", refuse)
     with pytest.raises(OSError, match="No space left"):
         write_file(tmp_path / "a", "new")
     assert contents(tmp_path) == {"a": b"old"}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards import DrawnOrder
+from shards import BalancedOrder
 from shards.order.balanced import draws_per_class
 
 # sha256 of three epochs of nine draws of seven classes, seed 0
@@ -16,16 +16,16 @@ GOLDEN = "55dbcf4dc459e33f2150592e7357b449a2e13abe622f09120ea7d02b18313c20"
 
 
 @st.composite
-def orders(draw: st.DrawFn) -> DrawnOrder:
+def orders(draw: st.DrawFn) -> BalancedOrder:
     labels = np.array(draw(st.lists(st.integers(0, 6), min_size=1, max_size=60)), np.int32)
     counts = np.bincount(labels, minlength=8)
     draws = np.array([draw(st.integers(0, 30)) if count else 0 for count in counts], np.int64)
     draws[labels[0]] += 1
-    return DrawnOrder(labels=labels, draws=draws, seed=draw(st.integers(0, 100)))
+    return BalancedOrder(labels=labels, draws=draws, seed=draw(st.integers(0, 100)))
 
 
 @given(order=orders(), epochs=st.integers(1, 5))
-def test_draws_are_even_in_each_epoch_and_over_all(order: DrawnOrder, epochs: int) -> None:
+def test_draws_are_even_in_each_epoch_and_over_all(order: BalancedOrder, epochs: int) -> None:
     total = np.zeros(len(order.labels), int)
     for epoch in range(epochs):
         numbers = order.at(epoch * order.samples, (epoch + 1) * order.samples)
@@ -39,7 +39,7 @@ def test_draws_are_even_in_each_epoch_and_over_all(order: DrawnOrder, epochs: in
 
 
 @given(order=orders(), data=st.data())
-def test_a_stretch_is_its_parts_joined(order: DrawnOrder, data: st.DataObject) -> None:
+def test_a_stretch_is_its_parts_joined(order: BalancedOrder, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, 3 * order.samples), min_size=2, max_size=6)))
     joined = np.concatenate([order.at(start, stop) for start, stop in pairwise(cuts)])
     assert np.array_equal(order.at(cuts[0], cuts[-1]), joined)
@@ -48,7 +48,7 @@ def test_a_stretch_is_its_parts_joined(order: DrawnOrder, data: st.DataObject) -
 def test_the_published_balance() -> None:
     """10,000 draws of each class, from a class of one image and from one of more than it shows in an epoch."""
     labels = np.repeat(np.array([0, 1, 2], np.int32), [1, 300, 17_680])
-    order = DrawnOrder(labels=labels, draws=draws_per_class([1, 300, 17_680], 10_000), seed=0)
+    order = BalancedOrder(labels=labels, draws=draws_per_class([1, 300, 17_680], 10_000), seed=0)
     first, second = order.at(0, 30_000), order.at(30_000, 60_000)
     assert np.bincount(labels[first]).tolist() == [10_000] * 3
     assert np.unique(first).size == 1 + 300 + 10_000
@@ -57,13 +57,13 @@ def test_the_published_balance() -> None:
 
 def test_the_order_never_changes() -> None:
     labels = np.arange(50, dtype=np.int32) % 7
-    order = DrawnOrder(labels=labels, draws=draws_per_class(np.bincount(labels).tolist(), 9), seed=0)
+    order = BalancedOrder(labels=labels, draws=draws_per_class(np.bincount(labels).tolist(), 9), seed=0)
     assert hashlib.sha256(order.at(0, 189).astype("<i8").tobytes()).hexdigest() == GOLDEN
 
 
 def test_classes_are_shuffled() -> None:
     labels = np.repeat(np.arange(10, dtype=np.int32), 20)
-    order = DrawnOrder(labels=labels, draws=draws_per_class([20] * 10, 100), seed=0)
+    order = BalancedOrder(labels=labels, draws=draws_per_class([20] * 10, 100), seed=0)
     drawn = labels[order.at(0, 1000)]
     assert np.bincount(drawn[:200]).min() > 5
     assert not np.array_equal(drawn, labels[order.at(1000, 2000)])
@@ -100,4 +100,4 @@ def test_a_class_with_samples_is_drawn_at_least_once() -> None:
 )
 def test_draws_that_cannot_be_are_refused(labels: list[int], draws: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        DrawnOrder(labels=np.array(labels, np.int32), draws=np.array(draws, np.int64), seed=0)
+        BalancedOrder(labels=np.array(labels, np.int32), draws=np.array(draws, np.int64), seed=0)

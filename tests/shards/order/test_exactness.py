@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from shards import DrawnOrder, Order, Plan, SampleOrder, WindowedOrder
+from shards import BalancedOrder, Order, Plan, SampleOrder, WindowedOrder
 
 KINDS = ("full", "windowed", "balanced")
 EPOCHS = 3
@@ -27,14 +27,14 @@ def cases(draw: st.DrawFn, kind: str) -> tuple[Order, Counter[int], Plan]:
     if kind == "balanced":
         labels = np.arange(sum(sizes), dtype=np.int32) % draw(st.integers(1, 5))
         draws = np.full(labels.max() + 1, draw(st.integers(1, 12)))
-        order = DrawnOrder(labels=labels, draws=draws, seed=seed)
+        order = BalancedOrder(labels=labels, draws=draws, seed=seed)
     plan = Plan(samples=order.samples, epochs=EPOCHS, batch_size=batch_size)
     return order, counts_of(order), plan
 
 
 def counts_of(order: Order) -> Counter[int]:
     """How often all epochs together have each sample, by what the order is for."""
-    if not isinstance(order, DrawnOrder):
+    if not isinstance(order, BalancedOrder):
         return Counter(dict.fromkeys(range(order.samples), EPOCHS))
     counts: Counter[int] = Counter()
     for label, draws in enumerate(order.draws.tolist()):
@@ -45,7 +45,7 @@ def counts_of(order: Order) -> Counter[int]:
 
 def batches(order: Order, plan: Plan, ranks: int, first: int = 0) -> list[NDArray[np.int64]]:
     """The global batches that so many ranks see together, from a step on."""
-    shares = ([plan.share(step, rank, ranks) for rank in range(ranks)] for step in range(first, plan.steps))
+    shares = ([plan.rank_span(step, rank, ranks) for rank in range(ranks)] for step in range(first, plan.steps))
     return [np.concatenate([order.at(*share) for share in step]) for step in shares]
 
 

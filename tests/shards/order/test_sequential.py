@@ -181,7 +181,7 @@ def test_batches_partition_the_stream(plan: Plan) -> None:
 def test_shares_partition_each_batch(plan: Plan, ranks: int) -> None:
     """So every rank has the same number of steps, and shares that differ by a sample at most."""
     for step in range(plan.steps):
-        shares = [plan.share(step, rank, ranks) for rank in range(ranks)]
+        shares = [plan.rank_span(step, rank, ranks) for rank in range(ranks)]
         assert (shares[0][0], shares[-1][1]) == plan.batch(step)
         assert all(first[1] == second[0] for first, second in pairwise(shares))
         sizes = [stop - start for start, stop in shares]
@@ -198,9 +198,9 @@ def test_epochs_done_counts_whole_epochs(plan: Plan) -> None:
 
 @given(start=st.integers(0, 1 << 60), count=st.integers(0, 1000), parts=st.integers(1, 50))
 def test_a_cut_loses_nothing(start: int, count: int, parts: int) -> None:
-    stretches = [cut(start, start + count, part, parts) for part in range(parts)]
-    assert (stretches[0][0], stretches[-1][1]) == (start, start + count)
-    assert all(first[1] == second[0] for first, second in pairwise(stretches))
+    spans = [cut(start, start + count, part, parts) for part in range(parts)]
+    assert (spans[0][0], spans[-1][1]) == (start, start + count)
+    assert all(first[1] == second[0] for first, second in pairwise(spans))
 
 
 @given(
@@ -209,14 +209,14 @@ def test_a_cut_loses_nothing(start: int, count: int, parts: int) -> None:
 )
 def test_stretches_looked_up_together(lengths: list[tuple[int, int]], together: int) -> None:
     """With gaps, as a rank's shares of global batches have, and without."""
-    order, stretches, position = SampleOrder(samples=50, seed=1), [], 0
+    order, spans, position = SampleOrder(samples=50, seed=1), [], 0
     for gap, length in lengths:
-        stretches.append((position + gap, position + gap + length))
+        spans.append((position + gap, position + gap + length))
         position += gap + length
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(order_module, "TOGETHER", together)
-        found = list(order_module.numbers_of(order, stretches))
-    assert [numbers.tolist() for numbers in found] == [order.at(*stretch).tolist() for stretch in stretches]
+        found = list(order_module.numbers_of(order, spans))
+    assert [numbers.tolist() for numbers in found] == [order.at(*span).tolist() for span in spans]
 
 
 @pytest.mark.parametrize("field", ["samples", "epochs", "batch_size"])

@@ -83,7 +83,7 @@ def test_lanes_have_shards_of_their_own(order: WindowedOrder, steps: int, nodes:
     plan = Plan(samples=order.samples, epochs=1, batch_size=batch)
     full = [step for step in range(min(steps, plan.steps)) if plan.batch(step)[1] - plan.batch(step)[0] == batch]
     shards = [
-        {shard for step in full for shard in shards_of(order, order.at(*plan.share(step, rank, nodes))).tolist()}
+        {shard for step in full for shard in shards_of(order, order.at(*plan.rank_span(step, rank, nodes))).tolist()}
         for rank in range(nodes)
     ]
     shared = sum(map(len, shards)) - len(set().union(*shards))

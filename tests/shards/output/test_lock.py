@@ -16,7 +16,7 @@ def test_racing_processes_have_one_winner_and_the_other_is_told_who(tmp_path: Pa
         held, refused = sorted(said, key=lambda line: not line.startswith("held by "))
         pid = held.removeprefix("held by ")
         assert re.search(rf"/\d+: process {pid} on {re.escape(socket.gethostname())} is writing it; wait", refused)
-    assert not any(tmp_path.iterdir()), "a folder made for the lock goes with it"
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()], "a lock's file goes with it"
 
 
 def test_a_killed_process_keeps_nothing_even_if_a_fork_of_it_lives(tmp_path: Path) -> None:

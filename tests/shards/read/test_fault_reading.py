@@ -192,7 +192,7 @@ def test_a_stop_at_every_position_has_the_same_tail(resumed: SplitReader, make_s
     samples, order = make_samples(STOP_SAMPLES), WindowedOrder([10] * 20, seed=3, window=2)
     for position in range(STOP_SAMPLES):
         ends = [*range(position, STOP_SAMPLES, 16), STOP_SAMPLES]
-        requests = (order.at(*stretch) for stretch in itertools.pairwise(ends))
+        requests = (order.at(*span) for span in itertools.pairwise(ends))
         found = [resumed.gather(numbers) for numbers in resumed.follow(requests)]
         tail = order.at(position, STOP_SAMPLES)
         for name in Samples._fields:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from shards import InputError, StorageError, WindowedOrder
 from shards.read.files import SplitFiles
-from shards.read.prefetch import AHEAD_BYTES, Lookahead, Numbers, shards_ahead
+from shards.read.prefetch import AHEAD_BYTES, Numbers, Prefetcher, shards_ahead
 
 SAMPLES = 10  # of each shard
 
@@ -59,7 +59,7 @@ class Bench:
         self.shelved.remove(number)
 
     def serve(self, requests: Iterator[Numbers]) -> Iterator[Numbers]:
-        return Lookahead(cast(SplitFiles, self), self, shards_of).serve(requests)
+        return Prefetcher(cast(SplitFiles, self), self, shards_of).serve(requests)
 
 
 def shards_of(numbers: Numbers) -> list[int]:
@@ -81,13 +81,13 @@ def requests(*shards: list[int]) -> Iterator[Numbers]:
 def test_every_request_finds_its_shards(shards: int, window: int, batch: int, seed: int, refuse: bool) -> None:
     """Also when the cache has no room for anything ahead of use."""
     order, bench = WindowedOrder([SAMPLES] * shards, seed=seed, window=window), Bench(shards, refuse=refuse)
-    stretches = [(start, start + batch) for start in range(0, 3 * order.samples, batch)]
+    spans = [(start, start + batch) for start in range(0, 3 * order.samples, batch)]
     served = 0
-    for numbers, stretch in zip(bench.serve(order.at(*each) for each in stretches), stretches, strict=True):
-        assert np.array_equal(numbers, order.at(*stretch))
+    for numbers, span in zip(bench.serve(order.at(*each) for each in spans), spans, strict=True):
+        assert np.array_equal(numbers, order.at(*span))
         assert bench.shelved >= {*shards_of(numbers)}
         served += 1
-    assert served == len(stretches)
+    assert served == len(spans)
     assert not bench.shelved and not bench.held
 
 

@@ -20,16 +20,16 @@ import pytest
 from obstore.exceptions import GenericError
 
 from shards import ChangedShard, CorruptShard, MissingShard, ShardError, StorageError
-from shards.store import credentials as access
+from shards.store import credentials as credentials
 from shards.store import download as transfer
-from shards.store.retry import Attempts, Patience, Remote, Traffic
+from shards.store.retry import Attempts, Remote, RetryPolicy, Traffic
 from shards.store.store import Store, open_store
 from tests.faults.proxy import Fault, FaultProxy, Message, Upstream
 from tests.faults.seaweed import PUBLIC_BUCKET, SeaweedFS
 
 ROOT = Path(__file__).parents[3]
 NAME = "train-00003.tar"
-IMPATIENT = Patience(request_s=1, total_s=3, wait_s=0.05)
+IMPATIENT = RetryPolicy(request_s=1, total_s=3, wait_s=0.05)
 PART = 1 << 20
 SIZE = 3 * PART + 12_345
 DATA = random.Random(0).randbytes(SIZE)
@@ -50,7 +50,7 @@ def proxy(seaweed: SeaweedFS, bucket: str, monkeypatch: pytest.MonkeyPatch) -> I
 def store(bucket: str, proxy: FaultProxy) -> Store:
     """The bucket, seen through the proxy."""
     assert proxy.port
-    return open_store(bucket, patience=IMPATIENT)
+    return open_store(bucket, retry_policy=IMPATIENT)
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_a_reset_in_the_middle_costs_little(
 
 def test_an_object_replaced_between_two_requests(bucket: str, proxy: FaultProxy, tmp_path: Path) -> None:
     """Half an answer, then one that does not come: meanwhile the object changes. Twenty times, never a mixture."""
-    store = open_store(bucket, patience=replace(IMPATIENT, request_s=0.3))
+    store = open_store(bucket, retry_policy=replace(IMPATIENT, request_s=0.3))
     for number in range(20):
         old, new = (random.Random(2 * number + age).randbytes(100_000) for age in (0, 1))
         name = f"{number}.tar"
@@ -236,7 +236,7 @@ def test_a_server_that_knows_no_if_match(
 )
 def test_no_server(bucket: str, monkeypatch: pytest.MonkeyPatch, endpoint: str, reason: str, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    store = open_store(bucket, patience=IMPATIENT)
+    store = open_store(bucket, retry_policy=IMPATIENT)
     for call in (lambda: store.read(NAME), lambda: store.download(NAME, SIZE, tmp_path / "target")):
         with pytest.raises(StorageError, match=f"{reason} from {endpoint}, 8 requests in 3 s"):
             call()
@@ -271,7 +271,7 @@ def test_few_connections(bucket: str, store: Store, proxy: FaultProxy, tmp_path:
 
 @pytest.mark.parametrize("kind", ["503", "reset", "stall"])
 def test_an_upload_that_fails_once(bucket: str, proxy: FaultProxy, tmp_path: Path, kind: str) -> None:
-    store = open_store(bucket, patience=Patience(upload_s=3))
+    store = open_store(bucket, retry_policy=RetryPolicy(upload_s=3))
     fault = proxy.arm(kind, times=1, match="PUT ")
     source = tmp_path / "source"
     source.write_bytes(DATA * 3)
@@ -358,9 +358,11 @@ class Clock:
 def attempts(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Attempts:
     """With the default patience, in the clock's time."""
     monkeypatch.setattr("shards.store.retry.time.monotonic", clock.monotonic)
-    place = access.Access(scheme="s3", bucket="b", host="http://host", identity="nobody")
-    client = access.connect(access.find_access("https", "host"), 1, 0)
-    remote = Remote(client=client, key="k", url="s3://b/k", access=place, patience=Patience(), traffic=Traffic())
+    place = credentials.Credentials(scheme="s3", bucket="b", host="http://host", identity="nobody")
+    client = credentials.connect(credentials.find_credentials("https", "host"), 1, 0)
+    remote = Remote(
+        client=client, key="k", url="s3://b/k", credentials=place, retry_policy=RetryPolicy(), traffic=Traffic()
+    )
     found = Attempts(remote)
     monkeypatch.setattr(found.stopped, "wait", clock.wait)
     return found
@@ -422,4 +424,4 @@ def test_progress_restores_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_promises_are_the_defaults() -> None:
-    assert (Patience().request_s, Patience().total_s, Patience().requests) == (10, 60, 8)
+    assert (RetryPolicy().request_s, RetryPolicy().total_s, RetryPolicy().requests) == (10, 60, 8)

@@ -1,4 +1,4 @@
-"""Recipes: the original project's transforms are SciPy's, done otherwise, and have its distributions."""
+"""Recipes: the legacy project's transforms are SciPy's, done otherwise, and have its distributions."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""arrays: what the set holds, in the files and types of the original project, wherever the set is stored and how."""
+"""arrays: what the set holds, in the files and types of the legacy project, wherever the set is stored and how."""
 
 import json
 from collections.abc import Callable

@@ -13,7 +13,7 @@ import pytest
 
 from shards import StorageError
 from shards.errors import ChangedShard, InputError
-from shards.store.retry import Patience
+from shards.store.retry import RetryPolicy
 from tests.faults.proxy import FaultProxy
 from tests.faults.webserver import WebServer
 from tools.commands import fetch as fetching
@@ -34,7 +34,7 @@ Served = Callable[..., WebServer]
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same rules with small ranges and short deadlines, for one file."""
-    monkeypatch.setattr(downloads, "PATIENCE", Patience(request_s=1, total_s=3, wait_s=0.05))
+    monkeypatch.setattr(downloads, "RETRY_POLICY", RetryPolicy(request_s=1, total_s=3, wait_s=0.05))
     monkeypatch.setattr(downloads, "RANGE_BYTES", RANGE)
     monkeypatch.setattr(downloads, "PIECE_BYTES", 4 << 10)
     monkeypatch.setattr(fetching, "FILES", (Published("k49", "k49-train-imgs.npz", MD5),))

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-import tools.commands.sample
 from kkanji.checkpoint import files as checkpoint
 from kkanji.checkpoint.average import average
 from kkanji.checkpoint.export import export
@@ -24,6 +23,7 @@ from shards import InputError
 from shards.output.ownership import MARKER_NAME
 from tests.making import make_font
 from tests.tools.conftest import encode
+from tools.commands import sample as sample_command
 from tools.commands.arrays import arrays
 from tools.commands.balance import balance
 from tools.commands.combine import combine
@@ -185,7 +185,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def settings(world: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("HOME", str(world / "home"))
-    monkeypatch.setattr(tools.sample, "CHARACTERS", "一丁")
+    monkeypatch.setattr(sample_command, "CHARACTERS", "一丁")
     yield
 
 

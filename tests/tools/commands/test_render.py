@@ -1,4 +1,4 @@
-"""render: drawn images join the originals of rare classes, for training only, and change nothing else."""
+"""render: rendered images join the originals of rare classes, for training only, and change nothing else."""
 
 import hashlib
 from collections import Counter
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kkanji.data.training_set import open_set
-from kkanji.evaluation.predict_split import training_drawn, training_originals
+from kkanji.evaluation.predict_split import training_originals, training_rendered
 from shards import InputError, ShardSet
 from tests.making import make_font
 from tools.commands.balance import balance
@@ -43,16 +43,16 @@ def test_rare_classes_get_drawn_images_and_nothing_else_changes(folder: Path, fo
     render(folder, fonts=(fonts,), at_most=5, per_class=6, output=tmp_path / "more")
     before, after = read_originals(folder), read_originals(tmp_path / "more")
     check_images(after)
-    drawn = after.lineages == FONT
-    assert Counter(after.labels[drawn].tolist()) == {2: 6, 3: 6}
-    assert np.array_equal(after.images[~drawn], before.images) and np.array_equal(after.ids[~drawn], before.ids)
+    rendered = after.lineages == FONT
+    assert Counter(after.labels[rendered].tolist()) == {2: 6, 3: 6}
+    assert np.array_equal(after.images[~rendered], before.images) and np.array_equal(after.ids[~rendered], before.ids)
     assert after.classes == before.classes and after.facts["counts"]["font"] == 12
     order = np.lexsort((after.ids, np.array(after.classes.code_points)[after.labels]))
     assert np.array_equal(order, np.arange(len(order)))
     lines = [line.split(",") for line in (tmp_path / "more" / "originals.csv").read_text().splitlines()[1:]]
     members = Counter(line[3].rpartition("/")[0] for line in lines if line[2] == "font")
     assert members == {"one.ttf/U+4E02": 3, "two.ttf/U+4E02": 3, "one.ttf/U+4E03": 6}
-    assert "drawn from the fonts one.ttf, two.ttf" in after.facts["licence"]
+    assert "rendered from the fonts one.ttf, two.ttf" in after.facts["licence"]
 
 
 def test_ids_are_of_the_pixels(folder: Path, fonts: Path, tmp_path: Path) -> None:
@@ -70,9 +70,9 @@ def test_drawn_images_are_for_training_and_the_others_fall_as_before(
     for place in (folder, tmp_path / "more"):
         split(place, overwrite=True, **options)  # type: ignore[arg-type]
     before, after = read_originals(folder), read_originals(tmp_path / "more")
-    numbers, drawn = read_split(after).numbers, after.lineages == FONT
-    assert set(numbers[drawn].tolist()) == {SPLITS.index("train")}
-    assert np.array_equal(numbers[~drawn], read_split(before).numbers)
+    numbers, rendered = read_split(after).numbers, after.lineages == FONT
+    assert set(numbers[rendered].tolist()) == {SPLITS.index("train")}
+    assert np.array_equal(numbers[~rendered], read_split(before).numbers)
 
 
 def test_the_result_is_packed_and_clean(
@@ -84,8 +84,8 @@ def test_the_result_is_packed_and_clean(
     verify(tmp_path / "set")
     manifest = ShardSet(tmp_path / "set").manifest
     assert manifest.history["originals"]["lineage"] == {"known": 27, "font": 4} and manifest.lineage == "known"
-    assert sum(manifest.splits["train"].drawn_per_class) == 4 and manifest.splits["val"].drawn_per_class == ()
-    assert "originals (4 drawn from fonts)" in capsys.readouterr().out
+    assert sum(manifest.splits["train"].rendered_per_class) == 4 and manifest.splits["val"].rendered_per_class == ()
+    assert "originals (4 rendered from fonts)" in capsys.readouterr().out
 
 
 def test_drawn_images_are_counted_in_a_balanced_set_and_are_no_training_originals(
@@ -100,9 +100,9 @@ def test_drawn_images_are_counted_in_a_balanced_set_and_are_no_training_original
     for name, most in (("many", 40), ("one", 1)):
         data = open_set(tmp_path / name)
         used = np.flatnonzero(np.isin(after.ids, data.split("train").sources()))
-        assert training_drawn(data).tolist() == after.drawn(used).tolist()
-        assert (training_originals(data) + training_drawn(data)).tolist() == np.minimum(counts, most).tolist()
-    assert training_drawn(open_set(tmp_path / "many")).sum() == 4
+        assert training_rendered(data).tolist() == after.rendered(used).tolist()
+        assert (training_originals(data) + training_rendered(data)).tolist() == np.minimum(counts, most).tolist()
+    assert training_rendered(open_set(tmp_path / "many")).sum() == 4
 
 
 def test_a_card_counts_drawn_images_apart(folder: Path, fonts: Path, tmp_path: Path) -> None:
@@ -123,11 +123,11 @@ def test_the_half_protocol_draws_no_class_that_it_leaves_out(folder: Path, fonts
     for place in (folder, tmp_path / "more"):
         split(place, protocol="half", overwrite=True)
     before, after = read_originals(folder), read_originals(tmp_path / "more")
-    numbers, drawn = read_split(after).numbers, after.lineages == FONT
-    assert np.array_equal(numbers[~drawn], read_split(before).numbers)
-    single = before.counts(np.arange(len(before.ids)))[after.labels[drawn]] <= 1
+    numbers, rendered = read_split(after).numbers, after.lineages == FONT
+    assert np.array_equal(numbers[~rendered], read_split(before).numbers)
+    single = before.counts(np.arange(len(before.ids)))[after.labels[rendered]] <= 1
     assert set(single.tolist()) == {False, True}
-    assert np.array_equal(numbers[drawn], np.where(single, NO_SPLIT, SPLITS.index("train")))
+    assert np.array_equal(numbers[rendered], np.where(single, NO_SPLIT, SPLITS.index("train")))
 
 
 def test_a_class_without_images_is_drawn(
@@ -165,7 +165,7 @@ def test_what_cannot_be_drawn_is_refused(folder: Path, fonts: Path, tmp_path: Pa
         with pytest.raises(InputError, match=message):
             render(folder, fonts=given, output=tmp_path / "more")
     render(folder, fonts=(fonts,), per_class=1, output=tmp_path / "more")
-    with pytest.raises(InputError, match="has images drawn from fonts already"):
+    with pytest.raises(InputError, match="has images rendered from fonts already"):
         render(tmp_path / "more", fonts=(fonts,), output=tmp_path / "twice")
     with pytest.raises(InputError, match="--per-class 0"):
         render(folder, fonts=(fonts,), per_class=0, output=tmp_path / "twice")

@@ -11,7 +11,7 @@ from fontTools.ttLib.tables._g_l_y_f import Glyph
 from PIL import Image
 
 from shards.errors import InputError
-from tools.brush import PAGE, Gray, Large, draw, generator
+from tools.brush import PAGE, Gray, Large, generator, render_character
 from tools.commands import sample as sample_command
 from tools.commands.sample import FONT_FILES, load_faces, outlines, pixel_hash, sample
 
@@ -76,7 +76,7 @@ def cross() -> Large:
 
 
 def test_a_drawing_has_the_form_of_the_real_images(cross: Large) -> None:
-    pixels = draw(cross, generator(0, "十", 0))
+    pixels = render_character(cross, generator(0, "十", 0))
     assert pixels.shape == (64, 64)
     assert pixels.dtype == np.uint8
     assert 0.05 < pixels.mean() / 255 < 0.5
@@ -86,7 +86,7 @@ def test_a_drawing_has_the_form_of_the_real_images(cross: Large) -> None:
 
 def test_drawings_repeat_by_seed_and_never_else(cross: Large) -> None:
     keys = [(seed, character, number) for seed in (0, 1) for character in "十木" for number in range(5)]
-    first, again = ([pixel_hash(draw(cross, generator(*key))) for key in keys] for _ in range(2))
+    first, again = ([pixel_hash(render_character(cross, generator(*key))) for key in keys] for _ in range(2))
     assert first == again
     assert len(set(first)) == len(keys)
 
@@ -212,6 +212,6 @@ def test_every_character_is_drawn_by_several_faces() -> None:
 @needs_fonts
 def test_committed_images_come_from_the_installed_fonts(committed: dict[Path, Gray]) -> None:
     """All but equal: another release of OpenCV or FreeType may round a few pixels to the next level."""
-    drawn = draw(outlines(load_faces(FONTS), "人")[0], generator(0, "人", 0)).astype(int)
+    drawn = render_character(outlines(load_faces(FONTS), "人")[0], generator(0, "人", 0)).astype(int)
     nearest = min(np.abs(drawn - pixels).mean() for path, pixels in committed.items() if path.parent.name == "U+4EBA")
     assert nearest < 2

@@ -1,4 +1,4 @@
-"""What the original project wrote is read, under a mark that everything made of it keeps: lineage unknown."""
+"""What the legacy project wrote is read, under a mark that everything made of it keeps: lineage unknown."""
 
 import json
 from collections.abc import Callable
