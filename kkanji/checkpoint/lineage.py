@@ -57,7 +57,6 @@ def originals_behind(path: Path) -> NDArray[np.uint64]:
     Raises InputError where that is not known: no list with the weights, and a set of theirs is not at hand any more, is
     of unknown lineage, or is streamed and larger than the cache: to list it, all images would have to be fetched.
     """
-    checkpoint.check(path)
     if checkpoint.has_originals(path):
         return checkpoint.read_originals(path)
     state = checkpoint.read_state(path)
