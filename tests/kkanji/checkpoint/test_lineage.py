@@ -1,6 +1,5 @@
 """When evaluated images count as apart from those that were trained on."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -43,23 +42,7 @@ def checkpoint_of(folder: Path, tiny_set: Path, *, version: str = "", **config: 
     identity = version or open_set(tiny_set).manifest.identity()
     state = {"config": {"data": str(tiny_set)} | config, "data": identity}
     (folder / checkpoint.STATE).write_text(json.dumps(state))
-    for name in (checkpoint.MODEL, checkpoint.CLASSES):
-        (folder / name).touch()
-    return signed(folder)
-
-
-def signed(folder: Path) -> Path:
-    """With a manifest of what is in it now."""
-    (folder / checkpoint.MANIFEST).unlink(missing_ok=True)
-    digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
-    (folder / checkpoint.MANIFEST).write_text(json.dumps(digests))
     return folder
-
-
-def with_originals(folder: Path, content: bytes) -> Path:
-    """With this list of the originals behind its weights."""
-    (folder / checkpoint.ORIGINALS).write_bytes(content)
-    return signed(folder)
 
 
 def test_originals_are_compared_with_all_training_sets_behind_the_weights(tiny_set: Path, tmp_path: Path) -> None:
@@ -83,11 +66,11 @@ def test_weights_with_a_list_of_their_originals_need_no_set(tiny_set: Path, tmp_
     exported = checkpoint_of(tmp_path / "exported", tmp_path, version="gone")
     begun = checkpoint_of(tmp_path / "begun", tiny_set, init=str(exported))
     assert not proven_disjoint(exported, validated) and not proven_disjoint(begun, validated)
-    with_originals(exported, checkpoint.originals_bytes(trained))
+    (exported / checkpoint.ORIGINALS).write_bytes(checkpoint.originals_bytes(trained))
     assert proven_disjoint(exported, validated) and not proven_disjoint(exported, trained[:1])
     assert proven_disjoint(begun, validated)
     assert record(exported, "any set", "known", validated) == {"lineage": "known", "apart": True}
-    with_originals(exported, checkpoint.originals_bytes(np.append(trained, validated[:1])))
+    (exported / checkpoint.ORIGINALS).write_bytes(checkpoint.originals_bytes(np.append(trained, validated[:1])))
     assert not proven_disjoint(begun, validated)
     assert originals_behind(begun).tolist() == sorted({*trained.tolist(), int(validated[0])})
 
@@ -95,7 +78,7 @@ def test_weights_with_a_list_of_their_originals_need_no_set(tiny_set: Path, tmp_
 @pytest.mark.parametrize("content", [b"", b"no array", checkpoint.originals_bytes(np.zeros((2, 2), np.uint64))])
 def test_a_list_that_is_none_claims_nothing(content: bytes, tiny_set: Path, tmp_path: Path) -> None:
     exported = checkpoint_of(tmp_path / "exported", tiny_set)
-    with_originals(exported, content)
+    (exported / checkpoint.ORIGINALS).write_bytes(content)
     with pytest.raises(InputError, match=r"originals\.npy"):
         originals_behind(exported)
     assert not proven_disjoint(exported, open_set(tiny_set).split("val").sources())
@@ -130,7 +113,6 @@ def test_without_the_sets_nothing_is_claimed(tiny_set: Path, tmp_path: Path) -> 
     validated = open_set(tiny_set).split("val").sources()
     silent = checkpoint_of(tmp_path / "silent", tiny_set)
     (silent / checkpoint.STATE).write_text(json.dumps({"config": {}}))
-    signed(silent)
     assert not proven_disjoint(silent, validated)
     assert not proven_disjoint(checkpoint_of(tmp_path / "begun", tiny_set, init=str(tmp_path / "gone")), validated)
     assert not proven_disjoint(checkpoint_of(tmp_path / "moved", tmp_path / "gone", version="any"), validated)
