@@ -15,7 +15,7 @@ from kkanji.augment.policy import Policy
 from kkanji.data.codec import check_header, decode_into
 from shards import CorruptShard, InputError, Order, SplitReader
 from shards.format.layout import IMAGE_SIZE
-from shards.order.sequential import numbers_of
+from shards.order.sequential import by_epoch, numbers_of
 from shards.read.encoded import EncodedReader
 from shards.read.packed import PackedReader
 from shards.read.prefetch import Numbers
@@ -83,11 +83,9 @@ class Source(ABC):
     def _rows(self, policy: Policy, start: int, stop: int) -> Iterator[NDArray[np.float32]]:
         """Augmentation rows of a stretch, which may span epochs."""
         samples, seed = self._feed.order.samples, self._feed.order.seed
-        while start < stop:
-            end = min(stop, (start // samples + 1) * samples)
-            of_epoch = policy.scaled(self._feed.strength(start // samples))
-            yield augment.sample_rows(of_epoch, seed, np.arange(start, end))
-            start = end
+        for epoch, first, last in by_epoch(start, stop, samples):
+            positions = np.arange(first, last) + epoch * samples
+            yield augment.sample_rows(policy.scaled(self._feed.strength(epoch)), seed, positions)
 
     def _checked(self, labels: NDArray[np.integer]) -> NDArray[np.int64]:
         """A label out of range would be a device-side assert on a GPU, which kills the process without saying why."""

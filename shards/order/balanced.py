@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.order.permutation import mix, permute
+from shards.order.sequential import by_epoch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +39,11 @@ class BalancedOrder:
 
     def at(self, start: int, stop: int) -> NDArray[np.int64]:
         """The sample numbers at the stream's positions start..stop-1."""
-        parts = [np.empty(0, np.int64)]
-        while start < stop:
-            epoch, first = divmod(start, self.samples)
-            count = min(stop - start, self.samples - first)
-            parts.append(self._within(epoch, np.arange(first, first + count, dtype=np.uint64)))
-            start += count
-        return np.concatenate(parts)
+        parts = (self._within(*part) for part in by_epoch(start, stop, self.samples))
+        return np.concatenate([np.empty(0, np.int64), *parts])
 
-    def _within(self, epoch: int, positions: NDArray[np.uint64]) -> NDArray[np.int64]:
+    def _within(self, epoch: int, first: int, last: int) -> NDArray[np.int64]:
+        positions = np.arange(first, last, dtype=np.uint64)
         numbers = permute(positions, self.samples, key=mix(mix(self.seed) ^ epoch)).astype(np.int64)
         label = np.searchsorted(self._last_draw, numbers, side="right")
         drawn = (epoch + 1) * self.draws - self._last_draw  # to be added to a number: draws of its class until then

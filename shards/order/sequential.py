@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from shards.order.permutation import mix, permute
 
 TOGETHER = 16_384  # positions looked up at a time
+_NO_NUMBERS = np.empty(0, np.int64)
 
 
 class Order(Protocol):
@@ -48,15 +49,10 @@ class SampleOrder:
 
     def at(self, start: int, stop: int) -> NDArray[np.int64]:
         """The sample numbers at the stream's positions start..stop-1."""
-        parts = []
-        while start < stop:
-            epoch, first = divmod(start, self.samples)
-            count = min(stop - start, self.samples - first)
-            parts.append(self._within(epoch, np.arange(first, first + count, dtype=np.uint64)))
-            start += count
-        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+        return np.concatenate([_NO_NUMBERS, *(self._within(*part) for part in by_epoch(start, stop, self.samples))])
 
-    def _within(self, epoch: int, positions: NDArray[np.uint64]) -> NDArray[np.int64]:
+    def _within(self, epoch: int, first: int, last: int) -> NDArray[np.int64]:
+        positions = np.arange(first, last, dtype=np.uint64)
         if not self.shuffle:
             return positions.astype(np.int64)
         return permute(positions, self.samples, key=mix(mix(self.seed) ^ epoch)).astype(np.int64)
@@ -117,6 +113,18 @@ def numbers_of(order: Order, spans: Iterable[tuple[int, int]]) -> Iterator[NDArr
         first = together[0][0]
         numbers = order.at(first, together[-1][1])
         yield from (numbers[start - first : stop - first] for start, stop in together)
+
+
+def by_epoch(start: int, stop: int, samples: int) -> Iterator[tuple[int, int, int]]:
+    """Cut a span of the stream where epochs of `samples` end.
+
+    Yields the epoch of each part, and its first position and the one after its last, counted from the epoch's start.
+    """
+    while start < stop:
+        epoch, first = divmod(start, samples)
+        last = min(samples, first + stop - start)
+        yield epoch, first, last
+        start += last - first
 
 
 def cut(start: int, stop: int, part: int, parts: int) -> tuple[int, int]:

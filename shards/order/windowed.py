@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.order.permutation import Permutations, mix, permute
-from shards.order.sequential import cut
+from shards.order.sequential import by_epoch, cut
 
 _CACHED = 64  # lanes of an epoch, and groups of a lane, whose tables are kept
 
@@ -42,15 +42,19 @@ class WindowedOrder:
 
     def at(self, start: int, stop: int) -> NDArray[np.int64]:
         """The sample numbers at the stream's positions start..stop-1."""
-        parts = [np.empty(0, np.int64)]
+        parts = (part for span in by_epoch(start, stop, self.samples) for part in self._within(*span))
+        return np.concatenate([np.empty(0, np.int64), *parts])
+
+    def _within(self, epoch: int, first: int, last: int) -> Iterator[NDArray[np.int64]]:
+        """The sample numbers of a part of an epoch, cut where the next lane's turn comes."""
+        epoch_start = epoch * self.samples
+        start, stop = epoch_start + first, epoch_start + last
         while start < stop:
-            epoch = start // self.samples
             lane, lane_end = self._lane_at(start)
-            end = min(stop, lane_end, (epoch + 1) * self.samples)
-            first = self._seen_of_lane(lane, start) - self._seen_of_lane(lane, epoch * self.samples)
-            parts.append(self._lane(epoch, lane).at(first, first + end - start))
+            end = min(stop, lane_end)
+            seen = self._seen_of_lane(lane, start) - self._seen_of_lane(lane, epoch_start)
+            yield self._lane(epoch, lane).at(seen, seen + end - start)
             start = end
-        return np.concatenate(parts)
 
     def _lane_at(self, position: int) -> tuple[int, int]:
         """The lane that a position belongs to, and where in the stream its part of the batch ends."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from shards import Plan, SampleOrder
 from shards.order import sequential as order_module
 from shards.order.permutation import mix, permute
-from shards.order.sequential import cut
+from shards.order.sequential import by_epoch, cut
 
 FULL = 38_800_000
 # sha256 of the first 10,000 numbers of epochs 0, 1, 2 for seed 0: a change would break every run that is to be resumed
@@ -223,3 +223,9 @@ def test_stretches_looked_up_together(lengths: list[tuple[int, int]], together: 
 def test_a_plan_of_nothing_is_refused(field: str) -> None:
     with pytest.raises(ValueError, match=f"{field}=0.*at least 1"):
         Plan(**{"samples": 1, "epochs": 1, "batch_size": 1, field: 0})
+
+
+def test_a_span_is_cut_where_epochs_end() -> None:
+    assert list(by_epoch(3, 22, 10)) == [(0, 3, 10), (1, 0, 10), (2, 0, 2)]
+    assert list(by_epoch(20, 25, 10)) == [(2, 0, 5)]
+    assert list(by_epoch(20, 20, 10)) == []
