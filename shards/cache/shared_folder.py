@@ -8,7 +8,6 @@ and one more for a moment, however many files it holds. What the files are for i
 """
 
 import errno
-import fcntl
 import os
 import re
 import secrets
@@ -22,7 +21,7 @@ from pathlib import Path
 
 from shards.cache.leases import Leases, Survey
 from shards.errors import StorageError
-from shards.output.lock import is_named, try_lock
+from shards.output.lock import is_named, leave_in_children, open_locked, try_lock, unlock
 
 LOCK_NAME = ".lock"
 KEY = re.compile(r"[0-9a-f]{64}\.[a-z0-9][a-z0-9.]*")
@@ -54,7 +53,7 @@ class SharedFolder:
         self.leases = Leases(pid=self._owner)
         with self.locked():
             self._refuse_blind_locks()
-        _living.add(self)
+        leave_in_children(self)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -68,9 +67,7 @@ class SharedFolder:
                 self._appear()
                 yield
             finally:
-                # Closing would not unlock if a fork copied the descriptor just now.
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-                os.close(descriptor)
+                unlock(descriptor)
 
     def save(self, leases: Leases) -> None:
         """Have all others know what this user holds. Only while locked; a disk that refuses leaves it as it was."""
@@ -138,8 +135,10 @@ class SharedFolder:
             if self.closed:
                 raise RuntimeError(f"{self.path}: this cache is closed")
             self.path.mkdir(parents=True, exist_ok=True)
-            if (descriptor := _open_locked(self.path / LOCK_NAME)) is not None:
-                return descriptor
+            with suppress(BlockingIOError, FileNotFoundError):
+                descriptor = open_locked(self.path / LOCK_NAME)
+                if descriptor is not None:
+                    return descriptor
             if time.monotonic() > deadline:
                 found = f"locked by another process for {self._wait_s:g} s"
                 raise StorageError(f"{self.path / LOCK_NAME}: {found}; `fuser` names it: end it and start again")
@@ -159,30 +158,6 @@ class SharedFolder:
         """Some network file systems grant every lock to everybody."""
         if _live_leases(self._lease_path) is None:
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-
-# A fork copies open files, and a file stays locked until every copy is closed: the child's must not outlive the parent.
-_living: "weakref.WeakSet[SharedFolder]" = weakref.WeakSet()
-
-
-def _leave_in_child() -> None:
-    for folder in list(_living):
-        folder.leave()
-
-
-os.register_at_fork(after_in_child=_leave_in_child)
-
-
-def _open_locked(path: Path) -> int | None:
-    """The file of this name, locked; None when somebody else has it locked, or removed it just now."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    locked = False
-    try:
-        locked = try_lock(descriptor) and is_named(descriptor, path)
-        return descriptor if locked else None
-    finally:
-        if not locked:
-            os.close(descriptor)
 
 
 def _live_leases(path: Path) -> Leases | None:

@@ -1,16 +1,14 @@
 """A folder that appears whole or not at all."""
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
-from shards.errors import DISK_FULL, InputError, StorageError
-from shards.output.files import sync_folder, write_file
-from shards.output.lock import holder
-from shards.output.ownership import MARKER_NAME, destination, marker, remove_own
+from shards.errors import DISK_FULL, StorageError
+from shards.output.lock import in_use, is_named, try_lock
+from shards.output.ownership import destination
 
 
 class OutputFolder:
@@ -48,7 +46,7 @@ class OutputFolder:
     ) -> None:
         try:
             if kind is None:
-                self._commit()
+                self._destination.publish(self.partial)
             elif isinstance(error, OSError) and error.errno in DISK_FULL:
                 raise StorageError(self._disk_full(error)) from error
             elif error is not None and not isinstance(error, Exception):  # Ctrl-C, SIGTERM
@@ -61,21 +59,16 @@ class OutputFolder:
     def _take_lock(self) -> None:
         try:
             self._lock = os.open(self.partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine = self._is_mine()
-        except (BlockingIOError, FileNotFoundError):
+            mine = try_lock(self._lock) and self._is_mine()
+        except FileNotFoundError:  # renamed since this process made sure that it is there
             mine = False
         if not mine:
-            self._unlock()
-            who = holder(self.partial) or "another process"
-            raise InputError(f"{self.final}: {who} is writing it; wait for it or choose another --output")
+            self._close()
+            raise in_use(self.final, self.partial)
 
     def _is_mine(self) -> bool:
         """Whether the temporary name still means the locked folder: once renamed, another process may take the name."""
-        try:
-            return os.path.samestat(os.fstat(self._lock), self.partial.stat())
-        except FileNotFoundError:
-            return False
+        return is_named(self._lock, self.partial)
 
     def _clear(self) -> None:
         """Remove what a killed run left, unless a run that has ended since the first look made the output."""
@@ -90,23 +83,12 @@ class OutputFolder:
     def _discard(self) -> None:
         if self._is_mine():
             shutil.rmtree(self.partial, ignore_errors=True)
-        self._unlock()
+        self._close()
 
-    def _unlock(self) -> None:
+    def _close(self) -> None:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
-
-    def _commit(self) -> None:
-        place = self._destination
-        if place.maker:
-            write_file(self.partial / MARKER_NAME, marker(self.partial, place.maker))
-        sync_folder(self.partial)
-        place.check()
-        replaced = place.make_way()
-        self.partial.rename(self.final)
-        sync_folder(self.final.parent)
-        remove_own(replaced, place.maker)
 
     def _disk_full(self, error: OSError) -> str:
         free = shutil.disk_usage(self.partial).free

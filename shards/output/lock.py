@@ -1,4 +1,4 @@
-"""Locks that go with their process, however it ends (flock)."""
+"""Locks that end with their process, however it ends: flock, through this module alone."""
 
 import fcntl
 import os
@@ -7,21 +7,21 @@ import weakref
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from shards.errors import InputError, StorageError
 
 LOCK_NAME = ".lock"
-MOST_NAME_BYTES = 512  # of what a lock file says of its holder
+MOST_NAME_BYTES = 512  # read from a lock file for the name of its holder
 
 
 class FolderLock:
-    """Keeps a folder for one process: `with FolderLock(folder):`; others are refused at once and told who has it.
+    """Reserves a folder for one process: `with FolderLock(folder):`. Others are refused at once and learn its holder.
 
-    The lock is on the file `.lock` inside, which says whose it is, as the kernel does not where that is another
-    machine. A folder that was made for the lock and is still empty at the end is removed again.
+    The lock is on the file `.lock` inside. The file names its holder, because the kernel does not when the holder runs
+    on another machine. A folder that was made for the lock and is still empty at the end is removed again.
 
-    Raises: InputError while another process has it, StorageError where it cannot be made, written or locked.
+    Raises: InputError while another process has it, StorageError if the file cannot be made, written or locked.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,15 +33,16 @@ class FolderLock:
     def __enter__(self) -> Self:
         try:
             self._made = not self.folder.exists()
-            while not self._take():
-                pass
+            self._descriptor = self._take()
             os.truncate(self._descriptor, 0)
             os.pwrite(self._descriptor, _name(os.getpid()).encode(), 0)
+        except BlockingIOError:
+            raise in_use(self.folder, self._path) from None
         except OSError as error:
             self.leave()
             remedy = "choose a folder on a disk that can be written and that locks files"
             raise StorageError(f"{self.folder}: cannot be locked: {error}; {remedy}") from error
-        _held.add(self)
+        leave_in_children(self)
         return self
 
     def __exit__(
@@ -54,47 +55,46 @@ class FolderLock:
                 self._path.unlink()
                 if self._made:
                     self.folder.rmdir()
-        # Closing would not unlock if a fork copied the descriptor just now.
-        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-        self.leave()
+        unlock(self._descriptor)
+        self._descriptor = -1
 
     def leave(self) -> None:
-        """Close this process's file, which unlocks it unless a fork's parent has it open too."""
+        """Close this process's copy of the file; the lock stays if the parent of a fork still has it open."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def _take(self) -> bool:
-        """False where the last holder removed the file, or the folder, just now."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:
-            return False
-        free = try_lock(self._descriptor)
-        taken = free and is_named(self._descriptor, self._path)
-        if not taken:
-            self.leave()
-        if not free:
-            who = holder(self._path) or _named_holder(self._path) or "another process"
-            raise InputError(f"{self.folder}: {who} is writing it; wait for it or choose another --output")
-        return taken
+    def _take(self) -> int:
+        while True:  # until no earlier holder removes the file, or the folder, between opening and locking it
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                descriptor = open_locked(self._path)
+                if descriptor is not None:
+                    return descriptor
 
 
-# A fork copies open files, and a file stays locked until every copy is closed: the child's must not outlive the parent.
-_held: "weakref.WeakSet[FolderLock]" = weakref.WeakSet()
+def open_locked(path: Path, *, wait: bool = False) -> int | None:
+    """A new descriptor of the file, which is made if need be, locked for this process alone.
 
-
-def _leave_in_child() -> None:
-    for lock in list(_held):
-        lock.leave()
-
-
-os.register_at_fork(after_in_child=_leave_in_child)
+    None if another process removed the file before it was locked: a lock on it would exclude nobody, so try again.
+    wait: wait while another process has the lock; otherwise BlockingIOError is raised. Raises: OSError.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    locked = False
+    try:
+        if wait:
+            wait_for_lock(descriptor)
+        elif not try_lock(descriptor):
+            raise BlockingIOError(f"{path} is locked")
+        locked = is_named(descriptor, path)
+    finally:
+        if not locked:
+            os.close(descriptor)
+    return descriptor if locked else None
 
 
 def try_lock(descriptor: int) -> bool:
-    """Lock an open file or folder for this process alone; whether nobody else had it locked."""
+    """Lock an open file or folder for this process alone. Returns False if another process has it locked."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
@@ -102,16 +102,57 @@ def try_lock(descriptor: int) -> bool:
         return False
 
 
+def wait_for_lock(descriptor: int, *, shared: bool = False) -> None:
+    """Lock an open file once no other process has it locked. shared: together with others that share it."""
+    fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+
+
+def unlock(descriptor: int) -> None:
+    """Unlock and close. Closing alone would not unlock if a fork copied the descriptor a moment ago."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
+
+
 def is_named(descriptor: int, path: Path) -> bool:
-    """Whether the name still means the open file."""
+    """Whether the path still leads to the open file."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
 
 
+class Leaver(Protocol):
+    """An object with an open, locked file."""
+
+    def leave(self) -> None:
+        """Close this process's copy of the file."""
+
+
+# A fork copies open files, and a file stays locked until every copy is closed: the child's must not outlive the parent.
+_leavers: "weakref.WeakSet[Leaver]" = weakref.WeakSet()
+
+
+def leave_in_children(lock: Leaver) -> None:
+    """Call `lock.leave()` in every process that this one forks."""
+    _leavers.add(lock)
+
+
+def _leave_all() -> None:
+    for lock in list(_leavers):
+        lock.leave()
+
+
+os.register_at_fork(after_in_child=_leave_all)
+
+
+def in_use(output: Path, locked: Path) -> InputError:
+    """The error for an output that another process is writing. locked: the file or folder that it has locked."""
+    who = holder(locked) or _named_holder(locked) or "another process"
+    return InputError(f"{output}: {who} is writing it; wait for it or choose another --output")
+
+
 def holder(path: Path) -> str | None:
-    """Who has locked a file or folder, as far as this machine's kernel tells (/proc/locks, proc(5))."""
+    """The process that has locked a file or folder, if this machine's kernel knows it (/proc/locks, proc(5))."""
     with suppress(OSError):
         found = path.stat()
         file = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
@@ -123,7 +164,7 @@ def holder(path: Path) -> str | None:
 
 
 def _named_holder(path: Path) -> str:
-    """As the file says, where another machine's process wrote it."""
+    """The holder's name as the lock file has it: the process may run on another machine."""
     with suppress(OSError), path.open("rb") as file:
         text = file.read(MOST_NAME_BYTES).decode(errors="replace")
         return "".join(letter for letter in text if letter.isprintable())

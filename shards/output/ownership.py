@@ -19,6 +19,7 @@ from pathlib import Path, PurePath
 from typing import NamedTuple, NoReturn
 
 from shards.errors import InputError
+from shards.output.files import sync_folder, write_file
 
 MARKER_NAME, FORMAT = ".kkanji-output", "kkanji output 1"
 MARKER_BYTES = 64 << 20  # at most: a million files
@@ -68,13 +69,22 @@ class Destination:
             count = sum(name != MARKER_NAME for name, _ in _entries(self.path))
             sys.stdout.write(f"{self.path}: replaces {count:,} files that {self.maker} made before\n")
 
-    def make_way(self) -> Path:
-        """Rename what is there; returns the name that it then has, to be removed when the new folder is in place."""
+    def publish(self, folder: Path) -> None:
+        """Give a finished folder, on the same disk, its final name, and remove what it replaces.
+
+        Raises: InputError if something that must not be replaced has come to this place meanwhile; OSError.
+        """
+        if self.maker:
+            write_file(folder / MARKER_NAME, marker(folder, self.maker))
+        sync_folder(folder)
+        self.check()
         replaced = self.path.parent / f".{self.path.name}.replaced"
         if self.overwrite and self.path.exists():
-            remove_own(replaced, self.maker)  # left by a run that was killed just there
+            remove_own(replaced, self.maker)  # left by a run that was killed between the two renames
             self.path.rename(replaced)
-        return replaced
+        folder.rename(self.path)
+        sync_folder(self.path.parent)
+        remove_own(replaced, self.maker)
 
     def _input_problem(self) -> str | None:
         for given in self.inputs:

@@ -9,23 +9,22 @@ A tar without a receipt is written again, one with a receipt is read, checked an
 Parts made on machines without a common disk are joined by copying their receipts and tars into one such folder.
 """
 
-import fcntl
 import glob
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from shards import Block, InputError, Manifest, Shard, ShardError, StorageError, read_manifest, write_file
 from shards.format import ustar
 from shards.format.writer import write_manifest
-from shards.output.files import sync_folder
-from shards.output.ownership import MARKER_NAME, Destination, marker, remove_own
+from shards.output.lock import open_locked, try_lock, unlock, wait_for_lock
+from shards.output.ownership import Destination
 from shards.verify.shard import byte_problems, size_problems
 
 PLAN_NAME, LOCK_NAME, RECEIPTS_NAME, SET_NAME = "plan.json", "lock", "receipts", "set"
@@ -105,7 +104,7 @@ class SharedOutput:
         """The tar to write, or None while somebody else writes it."""
         path = self.folder / SET_NAME / name
         with path.open("ab") as file:
-            yield path if _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB) else None
+            yield path if try_lock(file.fileno()) else None
 
     def finished(self, name: str) -> Shard | None:
         """What the receipt says, if there is one that can be read. The tar is not looked at."""
@@ -155,12 +154,15 @@ class SharedOutput:
         """Nobody else begins or ends meanwhile; takes moments. The folder may vanish while one waits for its lock."""
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)
-            path = self.folder / LOCK_NAME
-            with path.open("ab") as file:
-                _lock(file, fcntl.LOCK_EX)
-                if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                    yield
-                    return
+            descriptor = None
+            with suppress(FileNotFoundError):
+                descriptor = open_locked(self.folder / LOCK_NAME, wait=True)
+            if descriptor is not None:
+                break
+        try:
+            yield
+        finally:
+            unlock(descriptor)
 
     def _is_made(self) -> bool:
         """Whether the set is at its place already, as another part or an earlier run made it."""
@@ -191,7 +193,7 @@ class SharedOutput:
             write_file(path, json.dumps(self._plan, ensure_ascii=False) + "\n")
         for name in (RECEIPTS_NAME, SET_NAME):
             (self.folder / name).mkdir(exist_ok=True)
-        _lock(self._open.enter_context(path.open("ab")), fcntl.LOCK_SH)
+        wait_for_lock(self._open.enter_context(path.open("ab")).fileno(), shared=True)
 
     def _refuse_other_plan(self, found: object) -> None:
         """Unless it is nobody's any more and may be replaced."""
@@ -205,18 +207,12 @@ class SharedOutput:
     def _busy(self) -> bool:
         """Whether others take part. Only while alone, and after giving up the own part."""
         with (self.folder / PLAN_NAME).open("ab") as file:
-            return not _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return not try_lock(file.fileno())
 
     def _commit(self, manifest: Manifest, classes_json: str) -> None:
         made = self.folder / SET_NAME
         write_manifest(made, manifest, classes_json)
-        write_file(made / MARKER_NAME, marker(made, self._place.maker))
-        sync_folder(made)
-        self._place.check()
-        replaced = self._place.make_way()
-        made.rename(self.final)
-        sync_folder(self.final.parent)
-        remove_own(replaced, self._place.maker)
+        self._place.publish(made)
         self._discard()
 
     def _discard(self) -> None:
@@ -241,15 +237,6 @@ def _index_is_right(path: Path) -> bool:
     archive = ustar.read_archive(path, max_member_bytes=ustar.MAX_SIZE)
     index = path.with_suffix(".idx")
     return index.is_file() and index.read_text() == ustar.dali_index(archive)
-
-
-def _lock(file: IO[bytes], operation: int) -> bool:
-    """Whether the lock could be had."""
-    try:
-        fcntl.flock(file, operation)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _read_json(path: Path) -> object:

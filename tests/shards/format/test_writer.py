@@ -28,7 +28,7 @@ from shards import (
     write_shard,
 )
 from shards.output import files as output_files
-from shards.output import folder as output_folder
+from shards.output import ownership
 from tests.faults import injector
 from tests.faults.injector import needs_small_disk, on_small_disk
 
@@ -219,10 +219,10 @@ def test_a_second_writer_starting_as_the_first_ends_keeps_its_folder(
     def sync(folder: Path) -> None:
         synced(folder)
         if folder == tmp_path:
-            monkeypatch.setattr(output_folder, "sync_folder", synced)
+            monkeypatch.setattr(ownership, "sync_folder", synced)
             (second.__enter__() / "file").touch()
 
-    monkeypatch.setattr(output_folder, "sync_folder", sync)
+    monkeypatch.setattr(ownership, "sync_folder", sync)
     with OutputFolder(tmp_path / "set", maker="tests"):
         pass
     second.__exit__(None, None, None)
@@ -317,7 +317,7 @@ def test_a_disk_that_refuses_at_the_end_is_named_and_left_clean(
     def refuse(_: Path) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(output_folder, "sync_folder", refuse)
+    monkeypatch.setattr(ownership, "sync_folder", refuse)
     with (
         pytest.raises(StorageError, match=r"set: cannot be written: .*Input/output error"),
         OutputFolder(tmp_path / "set"),
