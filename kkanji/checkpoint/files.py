@@ -27,6 +27,7 @@ from torch.optim import Optimizer
 from kkanji.classes import ClassMap, parse_class_map
 from kkanji.config import FREE_TO_CHANGE, read_json
 from shards import InputError, OutputFolder, write_file
+from shards.checksums import file_digest
 from shards.output.ownership import keep_reason, remove_own
 
 STEP_NAME = re.compile(r"step-\d{9,}")
@@ -136,8 +137,7 @@ def _sha256(file: Path) -> str:
     try:
         if not file.is_file():
             raise CorruptCheckpoint(f"{file}: no such file; {USE_ANOTHER}")
-        with file.open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
+        return file_digest(file)
     except OSError as error:
         raise CorruptCheckpoint(f"{file}: {error.strerror}; {USE_ANOTHER}") from error
 

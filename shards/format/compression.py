@@ -11,7 +11,6 @@ ten times slower.
 """
 
 import os
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import BinaryIO
 import lz4.frame
 import zstandard
 
+from shards.checksums import crc32, next_crc32
 from shards.errors import CorruptShard
 from shards.format import layout
 from shards.format.layout import IMAGE_BYTES, PIXELS_OFFSET, TAR_BLOCK
@@ -58,7 +58,7 @@ def unpack_shard(
             block = shard.blocks[number]
             where = f"{source}: block {layout.block_key(number)} at byte {block.offset}"
             data = os.pread(stored.fileno(), block.bytes, block.offset)
-            _expect(layout.checksum(data), block.crc32, where)
+            _expect(crc32(data), block.crc32, where)
             pieces = _plain_pieces(number, memoryview(data), block.samples, compression, where)
             _expect(_write(file.fileno(), plain[number].offset, pieces), block.plain_crc32, f"{where}, unpacked,")
 
@@ -136,14 +136,14 @@ def _compress(data: memoryview, compression: Compression) -> bytes:
 
 def _write(descriptor: int, offset: int, pieces: Iterable[bytes | memoryview]) -> int:
     """Write pieces one after another; returns their crc32."""
-    crc32 = 0
+    checksum = 0
     for piece in pieces:
-        crc32 = zlib.crc32(piece, crc32)
+        checksum = crc32(piece, checksum)
         rest = memoryview(piece)
         while rest:
             written = os.pwrite(descriptor, rest, offset)
             rest, offset = rest[written:], offset + written
-    return crc32
+    return checksum
 
 
 def _check(path: Path, size: int, blocks: Sequence[Block]) -> str | None:
@@ -159,24 +159,15 @@ def _check(path: Path, size: int, blocks: Sequence[Block]) -> str | None:
 
 def _damage(file: BinaryIO, blocks: Sequence[Block]) -> str | None:
     for number, block in enumerate(blocks):
-        crc32 = _crc32(file, block.bytes)
-        if crc32 != block.crc32:
+        found = next_crc32(file, block.bytes)
+        if found != block.crc32:
             where = f"block {layout.block_key(number)} at byte {block.offset}"
-            return f"{where}: crc32 {crc32:08x}, expected {block.crc32:08x}"
+            return f"{where}: crc32 {found:08x}, expected {block.crc32:08x}"
     end = file.tell()
     while data := file.read(_CHUNK):
         if any(data):
             return f"data in the end of the archive, from byte {end} on; expected zeros"
     return None
-
-
-def _crc32(file: BinaryIO, size: int) -> int:
-    """Of the next bytes; in small parts, for a block of a foreign set may be large."""
-    crc32 = 0
-    while size and (data := file.read(min(size, _CHUNK))):
-        crc32 = zlib.crc32(data, crc32)
-        size -= len(data)
-    return crc32
 
 
 def _expect(found: int, expected: int | None, where: str) -> None:

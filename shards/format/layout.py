@@ -7,7 +7,6 @@ bytes too, hence a shard seen as uint8 [rows, 4096] has one image per row: the r
 """
 
 import tarfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -93,11 +92,6 @@ def end_of_archive() -> bytes:
 def block_key(number: int) -> str:
     """The name that a block's members share."""
     return f"{number:06d}"
-
-
-def checksum(data: bytes | memoryview) -> int:
-    """crc32 of a block's bytes, headers and padding included."""
-    return zlib.crc32(data)
 
 
 def round_up(size: int, multiple: int) -> int:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from shards.checksums import crc32
 from shards.errors import InputError
 from shards.format import layout, ustar
 from shards.format.compression import compress_block
@@ -38,7 +39,7 @@ def encode_block(number: int, block: Samples, path: Path, compression: Compressi
         return StoredBlock(plain, samples)
     if samples > MOST_COMPRESSED:
         raise InputError(f"{path}: a compressed block of {samples} images; expected {MOST_COMPRESSED} at most")
-    return StoredBlock(compress_block(key, plain, samples, compression), samples, layout.checksum(plain))
+    return StoredBlock(compress_block(key, plain, samples, compression), samples, crc32(plain))
 
 
 def write_tar(path: Path, blocks: Iterable[StoredBlock]) -> Shard:
@@ -89,7 +90,7 @@ def check_samples(samples: Samples, path: Path) -> Samples:
 
 
 def _block(offset: int, block: StoredBlock) -> Block:
-    crc32 = layout.checksum(block.data)
+    checksum = crc32(block.data)
     return Block(
-        offset=offset, bytes=len(block.data), samples=block.samples, crc32=crc32, plain_crc32=block.plain_crc32
+        offset=offset, bytes=len(block.data), samples=block.samples, crc32=checksum, plain_crc32=block.plain_crc32
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.checksums import crc32
 from shards.errors import ChangedShard
 from shards.format import layout
 from shards.format.samples import Samples
@@ -34,7 +35,7 @@ class PackedReader(SplitReader):
         super().put(number, path)
         start = self._range.starts[number]
         for block in self._files.shards[number].plain[-1:]:
-            found = layout.checksum(self._range.bytes[start + block.offset :][: block.bytes].data)
+            found = crc32(self._range.bytes[start + block.offset :][: block.bytes].data)
             expected = block.crc32
             if found != expected:
                 where = f"{path}: block at byte {block.offset} has crc32 {found:08x}, expected {expected:08x}"

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 import obstore
 from obstore.exceptions import AlreadyExistsError
 
+from shards.checksums import file_digest
 from shards.errors import ChangedShard, InputError, MissingShard, StorageError
 from shards.output.files import sync_file, sync_folder
 from shards.store.credentials import connect, find_credentials, split_location
@@ -249,12 +250,6 @@ def plain(name: str) -> str:
     if not name or name in (".", "..") or "/" in name or "\0" in name:
         raise InputError(f"{name!r}: not a plain file name")
     return name
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _put(remote: Remote, source: Path | bytes, digest: str, create: bool) -> None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.checksums import crc32
 from shards.errors import ChangedShard, CorruptShard, MissingShard, ShardError, StorageError
 from shards.format import layout, ustar
 from shards.format.compression import unpack_shard
@@ -93,9 +94,10 @@ def byte_problems(where: str, path: Path, shard: Shard, progress: Progress) -> I
                 data = file.read(block.bytes)
                 digest.update(data)
                 progress(len(data))
-                if layout.checksum(data) != block.crc32:
-                    found = f"crc32 {layout.checksum(data):08x}, expected {block.crc32:08x}"
-                    yield f"{where}: block {layout.block_key(number)} at byte {block.offset}: {found}"
+                found = crc32(data)
+                if found != block.crc32:
+                    place = f"{where}: block {layout.block_key(number)} at byte {block.offset}"
+                    yield f"{place}: crc32 {found:08x}, expected {block.crc32:08x}"
             rest = file.read()
     except OSError as error:
         yield f"{where}: {error.strerror}; expected {shard.bytes} bytes"

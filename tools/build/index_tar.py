@@ -3,7 +3,6 @@
 import hashlib
 import os
 import threading
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from kkanji.data.codec import decode
 from shards import Block, CorruptShard, InputError, MissingShard, Shard, write_file
+from shards.checksums import crc32
 from shards.format import ustar
 from shards.format.image_layout import ImageSample, image_table, read_samples, write_table
 from shards.store.store import Store
@@ -128,7 +128,7 @@ class _TarReader:
         last = self._blocks[-1] if self._blocks else None
         if last is None or (good and last.samples):
             start = last.offset + last.bytes if last else 0
-            self._blocks.append(Block(offset=start, bytes=len(data), samples=good, crc32=zlib.crc32(data)))
+            self._blocks.append(Block(offset=start, bytes=len(data), samples=good, crc32=crc32(data)))
             return
-        size, crc32 = last.bytes + len(data), zlib.crc32(data, last.crc32)
-        self._blocks[-1] = replace(last, bytes=size, samples=last.samples + good, crc32=crc32)
+        size, checksum = last.bytes + len(data), crc32(data, last.crc32)
+        self._blocks[-1] = replace(last, bytes=size, samples=last.samples + good, crc32=checksum)

@@ -13,6 +13,7 @@ import tyro
 
 from kkanji.classes import ClassMap, class_map, label
 from shards import IMAGE_BYTES, IMAGE_SIZE, InputError, OutputFolder, write_file
+from shards.checksums import file_digest
 from shards.format.manifest import CLASSES_NAME
 from shards.output.files import sync_file
 from tools.ingest import originals
@@ -159,7 +160,7 @@ def _write_facts(
         "official": _official_counts(found),
         "lineage": dict(Counter(sorted(entry.lineage for entry in found.kept))),
         "classes_without_images": _vanished(found, classes),
-        "images_sha256": originals.file_sha256(folder / originals.IMAGES_NAME),
+        "images_sha256": file_digest(folder / originals.IMAGES_NAME),
         "originals_sha256": table_sha256,
         "sources": [{"name": name, "sha256": sha256 or None} for name, sha256 in identities],
     }

@@ -1,6 +1,5 @@
 """CODH's files, as published: Kuzushiji-Kanji, Kuzushiji-49, Kuzushiji-MNIST."""
 
-import hashlib
 import time
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -8,6 +7,7 @@ from typing import Literal, NamedTuple
 import tyro
 
 from shards import InputError
+from shards.checksums import file_digest
 from tools.ingest.download import download, open_remote
 from tools.ingest.originals import LICENCE
 from tools.progress import count_bytes
@@ -77,8 +77,7 @@ def _check(target: Path, file: Published) -> str:
     """What is to be said of a file that is there."""
     if not file.md5:
         return "there already, no checksum is published"
-    with target.open("rb") as stream:
-        found = hashlib.file_digest(stream, "md5").hexdigest()
+    found = file_digest(target, "md5")
     if found != file.md5:
         raise InputError(
             f"{target}: md5 {found}, expected {file.md5}: damaged or another file; remove it and run again"

@@ -14,11 +14,12 @@ from typing import TypeVar
 import tyro
 
 from shards import CorruptShard, InputError, Manifest, MissingShard, Shard, read_manifest
+from shards.checksums import file_digest
 from shards.format.compression import check_stored
 from shards.format.manifest import CLASSES_NAME, MANIFEST_NAME
 from shards.read.files import COPY_AGAIN
 from shards.store.retry import Workers
-from shards.store.store import Store, file_digest, open_store
+from shards.store.store import Store, open_store
 from shards.verify.verify import OURS
 from tools.progress import count_bytes
 

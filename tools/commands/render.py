@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from kkanji.classes import label
 from shards import IMAGE_SIZE, InputError, OutputFolder, write_file
+from shards.checksums import file_digest
 from shards.format.manifest import CLASSES_NAME
 from shards.output.files import sync_file
 from tools.brush import Face, generator, render_character
@@ -28,7 +29,6 @@ from tools.ingest.originals import (
     Row,
     check_images,
     check_seed,
-    file_sha256,
     original_id,
     read_originals,
 )
@@ -145,7 +145,7 @@ def write_with(folder: Path, combined: Originals, rendered: dict[Row, Gray], fac
     for name, content in ((CLASSES_NAME, combined.classes.to_json()), (originals.DROPPED_NAME, _dropped(combined))):
         write_file(folder / name, content)
     facts = _facts(combined, rendered, faces)
-    facts |= {"images_sha256": file_sha256(folder / originals.IMAGES_NAME), "originals_sha256": table}
+    facts |= {"images_sha256": file_digest(folder / originals.IMAGES_NAME), "originals_sha256": table}
     originals.write_facts(folder / originals.FACTS_NAME, originals.FORMAT, facts)
 
 

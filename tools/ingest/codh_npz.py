@@ -26,8 +26,9 @@ from PIL import Image
 
 from kkanji.classes import parse_label
 from shards import IMAGE_SIZE
+from shards.checksums import file_digest
 from shards.errors import InputError
-from tools.ingest.originals import CHUNK, file_sha256
+from tools.ingest.originals import CHUNK
 from tools.ingest.sources import Found, Official, Source
 
 SIZE = 28
@@ -60,7 +61,7 @@ class NpzImages(Source):
 
     def identities(self) -> list[tuple[str, str]]:
         """See Source."""
-        return [(path.name, file_sha256(path)) for path in (self.path, self.labels_path, self.class_map_path)]
+        return [(path.name, file_digest(path)) for path in (self.path, self.labels_path, self.class_map_path)]
 
     def classes(self) -> tuple[int, ...]:
         """See Source."""

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from kkanji.classes import read_class_map
 from shards import IMAGE_SIZE
+from shards.checksums import file_digest
 from shards.errors import InputError
 from shards.format.manifest import CLASSES_NAME
-from tools.ingest.originals import IMAGES_NAME, file_sha256
+from tools.ingest.originals import IMAGES_NAME
 from tools.ingest.sources import Found, Source
 
 LABELS_NAME = "labels.npy"
@@ -36,7 +37,7 @@ class LegacyArrays(Source):
     def identities(self) -> list[tuple[str, str]]:
         """See Source."""
         names = (IMAGES_NAME, LABELS_NAME, CLASSES_NAME)
-        return [(f"{self.name}/{name}", file_sha256(self.path / name)) for name in names]
+        return [(f"{self.name}/{name}", file_digest(self.path / name)) for name in names]
 
     def classes(self) -> tuple[int, ...]:
         """See Source."""

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from kkanji.classes import ClassMap, parse_label, read_class_map
 from shards import IMAGE_SIZE, InputError, write_file
+from shards.checksums import file_digest
 from shards.order.permutation import mix
 
 IMAGES_NAME, TABLE_NAME, FACTS_NAME = "images.npy", "originals.csv", "originals.json"
@@ -169,7 +170,7 @@ def read_originals(folder: Path) -> Originals:
 def check_images(originals: Originals) -> None:
     """Compare the pixels with their checksum. Raises InputError."""
     path = originals.folder / IMAGES_NAME
-    found, expected = file_sha256(path), originals.facts["images_sha256"]
+    found, expected = file_digest(path), originals.facts["images_sha256"]
     if found != expected:
         raise InputError(f"{path}: sha256 {found}, expected {expected}: damaged or replaced; combine again")
 
@@ -189,7 +190,7 @@ def is_split(folder: Path) -> bool:
     """Whether the two files of a split are there, as they were written."""
     try:
         facts = json.loads((folder / SPLIT_FACTS_NAME).read_text(encoding="utf-8"))
-        return bool(facts["split_sha256"] == file_sha256(folder / SPLIT_TABLE_NAME))
+        return bool(facts["split_sha256"] == file_digest(folder / SPLIT_TABLE_NAME))
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -228,12 +229,6 @@ def write_facts(path: Path, data_format: str, facts: Mapping[str, object]) -> No
     version = VERSION if data_format == FORMAT else SPLIT_VERSION
     content = {"format": data_format, "version": version, **facts}
     write_file(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
-
-
-def file_sha256(path: Path) -> str:
-    """In hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _position(name: str, names: tuple[str, ...]) -> int:

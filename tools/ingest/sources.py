@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from kkanji.classes import parse_label
+from shards.checksums import file_digest
 from shards.errors import InputError
 from tools.ingest import png
-from tools.ingest.originals import Lineage, file_sha256
+from tools.ingest.originals import Lineage
 from tools.ingest.tar_stream import MAX_MEMBER_BYTES, Member, read_archive
 
 Official = Literal["", "train", "test"]
@@ -63,7 +64,7 @@ class Source(ABC):
         """Its files' base names and sha256; of a folder its name, and nothing."""
         if self.path.is_dir():
             return [(self.name, "")]
-        return [(self.name, file_sha256(self.path))]
+        return [(self.name, file_digest(self.path))]
 
     def classes(self) -> tuple[int, ...]:
         """Code points of the classes that it has by its own account, besides those of its images."""

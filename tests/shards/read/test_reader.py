@@ -30,6 +30,7 @@ from shards import (
     StorageError,
     write_manifest,
 )
+from shards.checksums import crc32
 from shards.format import layout
 from shards.read import address_range as mapping
 
@@ -311,8 +312,8 @@ def test_positions_hold_beyond_32_bits(tmp_path: Path, make_samples: MakeSamples
     with (tmp_path / "train-00000.tar").open("wb") as file:
         file.seek(offsets[-1])
         file.write(data + layout.end_of_archive())
-    crc32 = layout.checksum(data)
-    blocks = [Block(offset=offset, bytes=block_bytes, samples=size, crc32=crc32) for offset in offsets]
+    checksum = crc32(data)
+    blocks = [Block(offset=offset, bytes=block_bytes, samples=size, crc32=checksum) for offset in offsets]
     shard = Shard(name="train-00000.tar", bytes=count * block_bytes + 4096, sha256="0" * 64, blocks=tuple(blocks))
     split = Split(shards=(shard,), samples_per_class=(count * size,), originals_per_class=(1,))
     manifest = Manifest(name="", licence="", lineage="unknown", classes=1, seed=0, splits={"train": split})

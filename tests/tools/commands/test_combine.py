@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kkanji.classes import read_class_map
+from shards.checksums import file_digest
 from shards.errors import InputError
 from tools.commands.combine import combine
-from tools.ingest.originals import file_sha256, read_originals
+from tools.ingest.originals import read_originals
 
 Pixels = NDArray[np.uint8]
 Encode = Callable[[Pixels], bytes]
@@ -141,9 +142,9 @@ def test_facts_hold_checksums_name_and_licence(codh_tree: Callable[..., Path], t
     combine((archive,), output=tmp_path / "originals", name="Drawn", licence="CC0")
     facts = json.loads((tmp_path / "originals" / "originals.json").read_text())
     assert (facts["name"], facts["licence"]) == ("Drawn", "CC0")
-    assert facts["sources"] == [{"name": "raw.tar", "sha256": file_sha256(archive)}]
-    assert facts["images_sha256"] == file_sha256(tmp_path / "originals" / "images.npy")
-    assert facts["originals_sha256"] == file_sha256(tmp_path / "originals" / "originals.csv")
+    assert facts["sources"] == [{"name": "raw.tar", "sha256": file_digest(archive)}]
+    assert facts["images_sha256"] == file_digest(tmp_path / "originals" / "images.npy")
+    assert facts["originals_sha256"] == file_digest(tmp_path / "originals" / "originals.csv")
 
 
 def test_files_beside_the_images_are_ignored(tree: Callable[..., Path], tmp_path: Path) -> None:
