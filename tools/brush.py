@@ -66,7 +66,7 @@ class Face:
         if name is None:
             return False
         pen = BoundsPen(self._glyphs)
-        self._glyphs[name].render_character(pen)
+        self._glyphs[name].draw(pen)
         return pen.bounds is not None
 
     def outline(self, character: str) -> Large:

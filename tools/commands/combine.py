@@ -12,19 +12,17 @@ import numpy as np
 import tyro
 
 from kkanji.classes import ClassMap, class_map, label
-from shards import IMAGE_BYTES, IMAGE_SIZE, InputError, OutputFolder, write_file
-from shards.checksums import file_digest
-from shards.format.manifest import CLASSES_NAME
-from shards.output.files import sync_file
-from tools.ingest import originals
+from shards import IMAGE_BYTES, IMAGE_SIZE, InputError, OutputFolder
 from tools.ingest.codh_npz import npz_source, npz_sources
 from tools.ingest.dedupe import BLANK, CONFLICT, IDENTICAL, Entry, Sorted, sort_out
 from tools.ingest.legacy_arrays import LegacyArrays, has_arrays
-from tools.ingest.originals import LICENCE
+from tools.ingest.originals import DROPPED_NAME, IMAGES_NAME, LICENCE, Row, write_originals
 from tools.ingest.sources import ClassFolders, Source
+from tools.ingest.tables import table_text
 from tools.progress import count_images
 
 DROPPED_COLUMNS = ("reason", "label", "source", "member", "id", "official")
+SPOOL_NAME = "pixels.spool"
 SHOWN = 10  # entries named on the screen; dropped.csv names all
 
 
@@ -59,18 +57,16 @@ def combine(
     started = time.perf_counter()
     inputs = find_sources(sources, legacy)
     with OutputFolder(output, maker="combine", inputs=(*sources, *legacy), overwrite=overwrite) as folder:
-        spool = folder / "pixels.spool"
+        spool = folder / SPOOL_NAME
         with spool.open("wb") as file:
             entries = _read_all(inputs, file)
         found = sort_out(entries)
         _require_some(found, inputs)
-        write_images(folder / originals.IMAGES_NAME, spool, [entry.row for entry in found.kept])
-        spool.unlink()
-        classes = class_map(
-            [entry.code_point for entry in entries] + [point for one in inputs for point in one.classes()]
-        )
+        points = [entry.code_point for entry in entries]
+        classes = class_map(points + [point for one in inputs for point in one.classes()])
         title = name if name is not None else " + ".join(sorted({source.title for source in inputs}))
-        _write_facts(folder, inputs, found, classes, {"name": title, "licence": licence})
+        _write(folder, inputs, found, classes, {"name": title, "licence": licence})
+        spool.unlink()
     _report(found, classes, output, time.perf_counter() - started)
 
 
@@ -91,19 +87,8 @@ def _source(path: Path) -> Sequence[Source]:
     if path.suffix == ".npz" and path.is_file():
         return [npz_source(path)]
     if has_arrays(path):
-        raise InputError(f"{path}: arrays of unknown lineage ({originals.IMAGES_NAME}); give them by --legacy {path}")
+        raise InputError(f"{path}: arrays of unknown lineage ({IMAGES_NAME}); give them by --legacy {path}")
     return npz_sources(path) or [ClassFolders(path=path)]
-
-
-def write_images(path: Path, spool: Path, rows: Sequence[int]) -> None:
-    """Write `images.npy` from pixels spooled in the order of reading; memory is the page cache's and one chunk's."""
-    pixels = np.memmap(spool, np.uint8, "r").reshape(-1, IMAGE_BYTES)
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(rows), IMAGE_SIZE, IMAGE_SIZE)}
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for start in range(0, len(rows), originals.CHUNK):
-            file.write(np.take(pixels, rows[start : start + originals.CHUNK], axis=0).tobytes())
-        sync_file(file.fileno())
 
 
 def _read_all(inputs: Sequence[Source], spool: BinaryIO) -> list[Entry]:
@@ -141,18 +126,14 @@ def _require_some(found: Sorted, inputs: Sequence[Source]) -> None:
         raise InputError(f"{names}: all {len(found.dropped)} images are blank or in conflict; expected some to keep")
 
 
-def _write_facts(
-    folder: Path, inputs: Sequence[Source], found: Sorted, classes: ClassMap, described: dict[str, str]
-) -> None:
-    write_file(folder / CLASSES_NAME, classes.to_json())
-    table_sha256 = originals.write_table(
-        folder / originals.TABLE_NAME, originals.TABLE_COLUMNS, map(_table_row, found.kept)
-    )
+def _write(folder: Path, inputs: Sequence[Source], found: Sorted, classes: ClassMap, described: dict[str, str]) -> None:
+    """The originals, their pixels taken from the spool, which has them in the order in which they were read."""
+    pixels = np.memmap(folder / SPOOL_NAME, np.uint8, "r").reshape(-1, IMAGE_SIZE, IMAGE_SIZE)
+    spooled = np.array([entry.row for entry in found.kept], np.int64)
     dropped = (
         (why, label(entry.code_point), entry.source, entry.member, entry.id, entry.official)
         for why, entry in found.dropped
     )
-    originals.write_table(folder / originals.DROPPED_NAME, DROPPED_COLUMNS, dropped)
     identities = sorted(identity for source in inputs for identity in source.identities())
     facts = {
         **described,
@@ -160,15 +141,20 @@ def _write_facts(
         "official": _official_counts(found),
         "lineage": dict(Counter(sorted(entry.lineage for entry in found.kept))),
         "classes_without_images": _vanished(found, classes),
-        "images_sha256": file_digest(folder / originals.IMAGES_NAME),
-        "originals_sha256": table_sha256,
-        "sources": [{"name": name, "sha256": sha256 or None} for name, sha256 in identities],
     }
-    originals.write_facts(folder / originals.FACTS_NAME, originals.FORMAT, facts)
+    write_originals(
+        folder,
+        [_table_row(entry) for entry in found.kept],
+        lambda numbers: np.take(pixels, spooled[numbers], axis=0),
+        classes=classes,
+        dropped=table_text(DROPPED_COLUMNS, dropped),
+        facts=facts,
+        sources=[{"name": name, "sha256": sha256 or None} for name, sha256 in identities],
+    )
 
 
-def _table_row(entry: Entry) -> originals.Row:
-    return originals.Row(
+def _table_row(entry: Entry) -> Row:
+    return Row(
         id=entry.id,
         label=label(entry.code_point),
         source=entry.source,
@@ -208,7 +194,7 @@ def _report(found: Sorted, classes: ClassMap, output: Path, seconds: float) -> N
     for reason, entry in found.dropped[:SHOWN]:
         print(f"{reason}: {label(entry.code_point)} {entry.source}: {entry.member}")
     if len(found.dropped) > SHOWN:
-        print(f"... and {len(found.dropped) - SHOWN} more in {output / originals.DROPPED_NAME}")
+        print(f"... and {len(found.dropped) - SHOWN} more in {output / DROPPED_NAME}")
     vanished = _vanished(found, classes)
     if vanished:
         warnings.warn(f"{len(vanished)} classes have no image left: {' '.join(vanished[:SHOWN])}", stacklevel=2)

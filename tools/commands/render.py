@@ -17,13 +17,10 @@ import tyro
 from numpy.typing import NDArray
 
 from kkanji.classes import label
-from shards import IMAGE_SIZE, InputError, OutputFolder, write_file
-from shards.checksums import file_digest
-from shards.format.manifest import CLASSES_NAME
-from shards.output.files import sync_file
+from shards import IMAGE_SIZE, InputError, OutputFolder
 from tools.brush import Face, generator, render_character
-from tools.ingest import originals
 from tools.ingest.originals import (
+    DROPPED_NAME,
     LINEAGES,
     Originals,
     Row,
@@ -31,11 +28,14 @@ from tools.ingest.originals import (
     check_seed,
     original_id,
     read_originals,
+    read_rows,
+    write_originals,
 )
 from tools.progress import count_images
 
 SOURCE = "font"
 SUFFIXES = (".ttf", ".otf")
+WRITTEN_ANEW = ("format", "version", "images_sha256", "originals_sha256", "sources")  # facts that the writer adds
 Gray = NDArray[np.uint8]
 
 
@@ -132,21 +132,27 @@ def render_classes(
 
 
 def write_with(folder: Path, combined: Originals, rendered: dict[Row, Gray], faces: Sequence[Face]) -> None:
-    """Write originals with the rendered images among them, in the order of all originals: code point, then id."""
-    rows = [*_known_rows(combined), *rendered]
-    code_points = np.array([combined.classes.ids[int(row.label[2:], 16)] for row in rows])
-    code_points = np.array(combined.classes.code_points)[code_points]
-    order = np.lexsort((np.array([int(row.id, 16) for row in rows], np.uint64), code_points))
-    added = np.stack(list(rendered.values()))
-    _write_images(folder / originals.IMAGES_NAME, combined.images, added, order)
-    table = originals.write_table(
-        folder / originals.TABLE_NAME, originals.TABLE_COLUMNS, (rows[number] for number in order)
+    """Write the originals with the rendered images among them."""
+    known, added = combined.images, np.stack(list(rendered.values()))
+
+    def read(numbers: NDArray[np.int64]) -> Gray:
+        """The rendered images are numbered on after the originals."""
+        is_new = numbers >= len(known)
+        pixels = np.empty((len(numbers), IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+        pixels[~is_new] = known[numbers[~is_new]]
+        pixels[is_new] = added[numbers[is_new] - len(known)]
+        return pixels
+
+    fonts = [{"name": face.name, "sha256": face.sha256} for face in faces]
+    write_originals(
+        folder,
+        [*read_rows(combined), *rendered],
+        read,
+        classes=combined.classes,
+        dropped=(combined.folder / DROPPED_NAME).read_text(encoding="utf-8"),
+        facts=_facts(combined, rendered),
+        sources=[*combined.facts["sources"], *fonts],
     )
-    for name, content in ((CLASSES_NAME, combined.classes.to_json()), (originals.DROPPED_NAME, _dropped(combined))):
-        write_file(folder / name, content)
-    facts = _facts(combined, rendered, faces)
-    facts |= {"images_sha256": file_digest(folder / originals.IMAGES_NAME), "originals_sha256": table}
-    originals.write_facts(folder / originals.FACTS_NAME, originals.FORMAT, facts)
 
 
 def _render_class(
@@ -177,35 +183,9 @@ def _row(code_point: int, member: str, digest: bytes) -> Row:
     )
 
 
-def _known_rows(combined: Originals) -> Iterator[Row]:
-    """The table as it is; version 1 lacks three columns."""
-    path = combined.folder / originals.TABLE_NAME
-    if combined.facts["version"] > 1:
-        yield from map(Row._make, originals.parse_table(path.read_bytes(), originals.TABLE_COLUMNS, path))
-        return
-    table = originals.parse_table(path.read_bytes(), originals.TABLE_COLUMNS_1, path)
-    for row, pixels in zip(table, combined.images, strict=True):
-        yield Row._make((*row, hashlib.sha256(pixels.tobytes()).hexdigest(), "", "known"))
-
-
-def _write_images(path: Path, known: Gray, added: Gray, order: NDArray[np.int64]) -> None:
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(order), IMAGE_SIZE, IMAGE_SIZE)}
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for start in range(0, len(order), originals.CHUNK):
-            numbers = order[start : start + originals.CHUNK]
-            pixels, new = np.empty((len(numbers), IMAGE_SIZE, IMAGE_SIZE), np.uint8), numbers >= len(known)
-            pixels[~new], pixels[new] = known[numbers[~new]], added[numbers[new] - len(known)]
-            file.write(pixels.tobytes())
-        sync_file(file.fileno())
-
-
-def _dropped(combined: Originals) -> str:
-    return (combined.folder / originals.DROPPED_NAME).read_text(encoding="utf-8")
-
-
-def _facts(combined: Originals, rendered: dict[Row, Gray], faces: Sequence[Face]) -> dict[str, Any]:
-    facts = {name: value for name, value in combined.facts.items() if name not in ("format", "version")}
+def _facts(combined: Originals, rendered: dict[Row, Gray]) -> dict[str, Any]:
+    """Those of the originals, with the rendered images counted in."""
+    facts = {name: value for name, value in combined.facts.items() if name not in WRITTEN_ANEW}
     labels = {row.label for row in rendered}
     used = {row.member.split("/")[0] for row in rendered}
     return {
@@ -214,5 +194,4 @@ def _facts(combined: Originals, rendered: dict[Row, Gray], faces: Sequence[Face]
         "counts": {**facts["counts"], "font": len(rendered)},
         "lineage": {**facts.get("lineage", {"known": len(combined.ids)}), "font": len(rendered)},
         "classes_without_images": [name for name in facts["classes_without_images"] if name not in labels],
-        "sources": [*facts["sources"], *({"name": face.name, "sha256": face.sha256} for face in faces)],
     }

@@ -15,6 +15,7 @@ from shards.output.ownership import MARKER_NAME, listed, marker_with
 from tools.ingest import originals
 from tools.ingest.originals import NO_SPLIT, SPLITS, Originals, check_seed, read_originals
 from tools.ingest.split_protocols import RULES, folded, halved, shared
+from tools.ingest.tables import parse_table, write_facts, write_table
 
 FILES = (originals.SPLIT_FACTS_NAME, originals.SPLIT_TABLE_NAME)
 SHOWN = 3  # ids named in a message
@@ -85,7 +86,7 @@ def taken_over(combined: Originals, path: Path) -> Division:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; expected a split.csv made by `python -m tools split`") from error
-    rows = originals.parse_table(data, originals.SPLIT_COLUMNS, path)
+    rows = parse_table(data, originals.SPLIT_COLUMNS, path)
     numbers = dict(zip((row[0] for row in rows), originals.split_numbers([row[1] for row in rows], path), strict=True))
     ids = [f"{number:016x}" for number in combined.ids.tolist()]
     _require_same(path, numbers.keys() - set(ids), f"are not in {combined.folder}", len(rows))
@@ -181,10 +182,10 @@ def _refuse_existing(folder: Path, overwrite: bool) -> None:
 def _write(combined: Originals, division: Division) -> None:
     ids = (f"{number:016x}" for number in combined.ids.tolist())
     table = zip(ids, map(originals.split_name, division.numbers.tolist()), strict=True)
-    sha256 = originals.write_table(combined.folder / originals.SPLIT_TABLE_NAME, originals.SPLIT_COLUMNS, table)
+    sha256 = write_table(combined.folder / originals.SPLIT_TABLE_NAME, originals.SPLIT_COLUMNS, table)
     images, classes = _per_split(combined, division.numbers)
     facts = {**division.options, "images": images, "classes": classes, "split_sha256": sha256}
-    originals.write_facts(combined.folder / originals.SPLIT_FACTS_NAME, originals.SPLIT_FORMAT, facts)
+    write_facts(combined.folder / originals.SPLIT_FACTS_NAME, originals.SPLIT_FORMAT, originals.SPLIT_VERSION, facts)
     marker = marker_with(combined.folder, FILES)
     if marker is not None:
         write_file(combined.folder / MARKER_NAME, marker)

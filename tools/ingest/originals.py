@@ -18,11 +18,9 @@ and `font` for images rendered from fonts, which are for training only.
 Version 1, which is still read, has neither sha256 nor official nor lineage: its images are all free and known.
 """
 
-import csv
 import hashlib
-import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -33,7 +31,10 @@ from numpy.typing import NDArray
 from kkanji.classes import ClassMap, parse_label, read_class_map
 from shards import IMAGE_SIZE, InputError, write_file
 from shards.checksums import file_digest
+from shards.format.manifest import CLASSES_NAME
 from shards.order.permutation import mix
+from shards.output.files import sync_file
+from tools.ingest.tables import read_facts, read_table, write_facts, write_table
 
 IMAGES_NAME, TABLE_NAME, FACTS_NAME = "images.npy", "originals.csv", "originals.json"
 DROPPED_NAME = "dropped.csv"
@@ -48,6 +49,10 @@ NO_SPLIT = -1
 FORMAT, VERSION, VERSIONS = "kkanji-originals", 2, (1, 2)
 SPLIT_FORMAT, SPLIT_VERSION = "kkanji-split", 1
 CHUNK = 4096  # images moved at a time: 16 MiB
+LICENCE = (
+    "`KMNIST Dataset` (created by CODH), adapted from `Kuzushiji Dataset` (created by NIJL and others), "
+    "doi:10.20676/00000341, CC BY-SA 4.0"
+)
 
 Lineage = Literal["known", "unknown", "font"]
 LINEAGES: tuple[Lineage, ...] = get_args(Lineage)
@@ -140,10 +145,10 @@ def read_originals(folder: Path) -> Originals:
 
     Raises: InputError when it is not there, not whole or changed.
     """
-    facts = _read_facts(folder / FACTS_NAME, FORMAT, VERSIONS, "python -m tools combine")
+    facts = read_facts(folder / FACTS_NAME, FORMAT, VERSIONS, "python -m tools combine")
     classes = read_class_map(folder)
     columns = TABLE_COLUMNS if facts["version"] > 1 else TABLE_COLUMNS_1
-    table = _read_table(folder / TABLE_NAME, columns, facts["originals_sha256"])
+    table = read_table(folder / TABLE_NAME, columns, facts["originals_sha256"])
     images = _map_images(folder / IMAGES_NAME, len(table))
     added = () if facts["version"] > 1 else ("", "", "known")
     rows = [Row._make((*row, *added)) for row in table]
@@ -167,6 +172,41 @@ def read_originals(folder: Path) -> Originals:
         raise InputError(f"{folder / TABLE_NAME}: {found}; combine again") from error
 
 
+def write_originals(
+    folder: Path,
+    rows: Sequence[Row],
+    read: Callable[[NDArray[np.int64]], NDArray[np.uint8]],
+    *,
+    classes: ClassMap,
+    dropped: str,
+    facts: Mapping[str, object],
+    sources: Sequence[Mapping[str, str | None]],
+) -> None:
+    """Write a folder of originals in their order, by code point and id, with originals.json last.
+
+    rows: the table in any order, each id once. read: the images [n, 64, 64] of the rows with these numbers. dropped:
+    text of dropped.csv. facts: for originals.json, without checksums. sources: name and sha256 of each file.
+    """
+    order = np.array(sorted(range(len(rows)), key=lambda number: _place(rows[number])), np.int64)
+    _write_images(folder / IMAGES_NAME, order, read)
+    table_sha256 = write_table(folder / TABLE_NAME, TABLE_COLUMNS, (rows[number] for number in order))
+    write_file(folder / DROPPED_NAME, dropped)
+    write_file(folder / CLASSES_NAME, classes.to_json())
+    checksums = {"images_sha256": file_digest(folder / IMAGES_NAME), "originals_sha256": table_sha256}
+    write_facts(folder / FACTS_NAME, FORMAT, VERSION, {**facts, **checksums, "sources": sources})
+
+
+def read_rows(originals: Originals) -> list[Row]:
+    """The lines of originals.csv as version 2 has them. Reads the pixels of version 1, which lacks their checksums."""
+    path = originals.folder / TABLE_NAME
+    columns = TABLE_COLUMNS if originals.facts["version"] > 1 else TABLE_COLUMNS_1
+    table = read_table(path, columns, originals.facts["originals_sha256"])
+    if columns is TABLE_COLUMNS:
+        return [Row._make(row) for row in table]
+    digests = (hashlib.sha256(pixels.tobytes()).hexdigest() for pixels in originals.images)
+    return [Row._make((*row, digest, "", "known")) for row, digest in zip(table, digests, strict=True)]
+
+
 def check_images(originals: Originals) -> None:
     """Compare the pixels with their checksum. Raises InputError."""
     path = originals.folder / IMAGES_NAME
@@ -178,9 +218,9 @@ def check_images(originals: Originals) -> None:
 def read_split(originals: Originals) -> SplitTable:
     """The split of these originals. Raises InputError when there is none or it is of others."""
     command = f"python -m tools split {originals.folder}"
-    facts = _read_facts(originals.folder / SPLIT_FACTS_NAME, SPLIT_FORMAT, (SPLIT_VERSION,), command)
+    facts = read_facts(originals.folder / SPLIT_FACTS_NAME, SPLIT_FORMAT, (SPLIT_VERSION,), command)
     path = originals.folder / SPLIT_TABLE_NAME
-    table = _read_table(path, SPLIT_COLUMNS, facts["split_sha256"])
+    table = read_table(path, SPLIT_COLUMNS, facts["split_sha256"])
     if [row[0] for row in table] != [f"{number:016x}" for number in originals.ids.tolist()]:
         raise InputError(f"{path}: not a split of these originals; run `{command} --overwrite`")
     return SplitTable(numbers=split_numbers([row[1] for row in table], path), facts=facts)
@@ -213,22 +253,19 @@ def split_name(number: int) -> str:
     return "none" if number == NO_SPLIT else SPLITS[number]
 
 
-def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """Write a CSV file with a line of column names; returns its sha256."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    data = text.getvalue().encode()
-    write_file(path, data)
-    return hashlib.sha256(data).hexdigest()
+def _place(row: Row) -> tuple[int, str]:
+    """By code point, then id."""
+    return parse_label(row.label, TABLE_NAME), row.id
 
 
-def write_facts(path: Path, data_format: str, facts: Mapping[str, object]) -> None:
-    """Write the JSON file that completes a folder or a split."""
-    version = VERSION if data_format == FORMAT else SPLIT_VERSION
-    content = {"format": data_format, "version": version, **facts}
-    write_file(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+def _write_images(path: Path, order: NDArray[np.int64], read: Callable[[NDArray[np.int64]], NDArray[np.uint8]]) -> None:
+    """Memory is that of one chunk, whatever the number of images."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(order), IMAGE_SIZE, IMAGE_SIZE)}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, len(order), CHUNK):
+            file.write(read(order[start : start + CHUNK]).tobytes())
+        sync_file(file.fileno())
 
 
 def _position(name: str, names: tuple[str, ...]) -> int:
@@ -241,48 +278,6 @@ def _column(rows: Sequence[Row], dtype: type[np.generic], value: Callable[[Row],
     return np.fromiter((value(row) for row in rows), dtype, len(rows))
 
 
-def _read_facts(path: Path, data_format: str, versions: tuple[int, ...], command: str) -> dict[str, Any]:
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; it is written last by `{command}`: run that first") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); run `{command} --overwrite`") from error
-    found = (facts.get("format"), facts.get("version")) if isinstance(facts, dict) else type(facts).__name__
-    if found not in [(data_format, version) for version in versions]:
-        expected = (data_format, versions[-1])
-        raise InputError(f"{path}: found {found}, expected {expected}; run `{command} --overwrite`")
-    return dict(facts)
-
-
-def _read_table(path: Path, columns: tuple[str, ...], sha256: str) -> list[list[str]]:
-    """The rows of a CSV file that must have these bytes."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; make it again") from error
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        raise InputError(f"{path}: sha256 {found}, expected {sha256}: changed since it was written; make it again")
-    return parse_table(data, columns, path)
-
-
-def parse_table(data: bytes, columns: tuple[str, ...], path: Path) -> list[list[str]]:
-    """The rows of a CSV file with a line of these column names. Raises InputError that names `path`."""
-    try:
-        lines = list(csv.reader(io.StringIO(data.decode(), newline=""), strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: no CSV text ({error}); expected columns {', '.join(columns)}") from error
-    header, rows = lines[:1], lines[1:]
-    if header != [list(columns)]:
-        found = header[0][:10] if header else "nothing"
-        raise InputError(f"{path}: columns {found}, expected {list(columns)}; make it again")
-    for number, row in enumerate(rows, 2):
-        if len(row) != len(columns):
-            raise InputError(f"{path}: {len(row)} values in line {number}, expected {len(columns)}; make it again")
-    return rows
-
-
 def _map_images(path: Path, count: int) -> NDArray[np.uint8]:
     try:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -292,9 +287,3 @@ def _map_images(path: Path, count: int) -> NDArray[np.uint8]:
     if images.dtype != np.uint8 or images.shape != expected:
         raise InputError(f"{path}: {images.dtype} {images.shape}, expected uint8 {expected}; combine again")
     return np.asarray(images)
-
-
-LICENCE = (
-    "`KMNIST Dataset` (created by CODH), adapted from `Kuzushiji Dataset` (created by NIJL and others), "
-    "doi:10.20676/00000341, CC BY-SA 4.0"
-)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from shards.errors import InputError
-from tools.ingest.originals import NO_SPLIT, read_originals
+from tools.ingest.originals import NO_SPLIT, check_images, read_originals, read_rows, write_originals
 
 COUNTS = {"U+4E00": 20, "U+4E01": 9}
 
@@ -52,6 +52,32 @@ def test_tables_that_say_something_else_are_refused(
     rewrite(folder, text.replace(found, instead))
     with pytest.raises(InputError, match=rf"originals\.csv: .*({message})"):
         read_originals(folder)
+
+
+def test_originals_are_written_in_the_order_of_code_points_and_ids(
+    originals_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Whatever the order they are given in, and with the columns that version 1 lacks."""
+    folder = originals_folder(COUNTS)
+    expected = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".npy", ".csv")}
+    lines = (folder / "originals.csv").read_text().splitlines()
+    rewrite(folder, "".join(",".join(line.split(",")[:4]) + "\n" for line in lines), version=1)
+    old = read_originals(folder)
+    order = np.random.default_rng(0).permutation(len(old.ids))
+    rows = read_rows(old)
+    (tmp_path / "again").mkdir()
+    write_originals(
+        tmp_path / "again",
+        [rows[number] for number in order],
+        lambda numbers: old.images[order[numbers]],
+        classes=old.classes,
+        dropped=(folder / "dropped.csv").read_text(),
+        facts={"name": "again"},
+        sources=[],
+    )
+    for name in ("images.npy", "originals.csv", "dropped.csv"):
+        assert (tmp_path / "again" / name).read_bytes() == expected[name]
+    check_images(read_originals(tmp_path / "again"))
 
 
 def test_another_version_is_refused(originals_folder: Callable[..., Path]) -> None:

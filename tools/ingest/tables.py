@@ -1,0 +1,76 @@
+"""CSV tables and the JSON files of facts beside them: written at once, checked before anything in them is used."""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from shards import InputError, write_file
+
+
+def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """Write a CSV file with a line of column names. Returns its sha256."""
+    data = table_text(columns, rows).encode()
+    write_file(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def table_text(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A CSV file as text: a line of column names, then the rows."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def read_table(path: Path, columns: tuple[str, ...], sha256: str) -> list[list[str]]:
+    """The rows of a CSV file with this checksum. Raises InputError if it is missing or was changed."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; make it again") from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise InputError(f"{path}: sha256 {found}, expected {sha256}: changed since it was written; make it again")
+    return parse_table(data, columns, path)
+
+
+def parse_table(data: bytes, columns: tuple[str, ...], path: Path) -> list[list[str]]:
+    """The rows of a CSV file with a line of these column names. Raises InputError that names `path`."""
+    try:
+        lines = list(csv.reader(io.StringIO(data.decode(), newline=""), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: no CSV text ({error}); expected columns {', '.join(columns)}") from error
+    header, rows = lines[:1], lines[1:]
+    if header != [list(columns)]:
+        found = header[0][:10] if header else "nothing"
+        raise InputError(f"{path}: columns {found}, expected {list(columns)}; make it again")
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(columns):
+            raise InputError(f"{path}: {len(row)} values in line {number}, expected {len(columns)}; make it again")
+    return rows
+
+
+def write_facts(path: Path, data_format: str, version: int, facts: Mapping[str, object]) -> None:
+    """Write the JSON file that completes a folder or a split."""
+    content = {"format": data_format, "version": version, **facts}
+    write_file(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+
+
+def read_facts(path: Path, data_format: str, versions: tuple[int, ...], command: str) -> dict[str, Any]:
+    """Facts in one of these versions of a format. Raises InputError that names the command which writes them."""
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; it is written last by `{command}`: run that first") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}); run `{command} --overwrite`") from error
+    found = (facts.get("format"), facts.get("version")) if isinstance(facts, dict) else type(facts).__name__
+    if found not in [(data_format, version) for version in versions]:
+        expected = (data_format, versions[-1])
+        raise InputError(f"{path}: found {found}, expected {expected}; run `{command} --overwrite`")
+    return dict(facts)
