@@ -13,8 +13,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from kkanji.checkpoint import files as checkpoint
-from kkanji.checkpoint.files import CLASSES, MODEL, STATE, write_hashed
+from kkanji import checkpoint
+from kkanji.checkpoint import CLASSES, MODEL, STATE, write_hashed
 from shards import InputError, OutputFolder
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kkanji.checkpoint import files as checkpoint
+from kkanji import checkpoint
 from kkanji.data.training_set import fits, open_set
 from shards import InputError
 

@@ -7,7 +7,7 @@ from typing import Any
 import safetensors.torch
 from torch import nn
 
-from kkanji.checkpoint import files as checkpoint
+from kkanji import checkpoint
 from kkanji.classes import ClassMap
 from kkanji.models import create_model
 from shards import InputError

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from kkanji.checkpoint import files as checkpoint
+from kkanji import checkpoint
 from kkanji.data.training_set import class_map, open_set
 from kkanji.evaluation.predict_split import describe, training_originals
 from kkanji.models import create_model

@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from kkanji.checkpoint import files as checkpoint
+from kkanji import checkpoint
 from kkanji.checkpoint.average import average
 from kkanji.checkpoint.load import load_trained
 from kkanji.classes import class_map

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from kkanji.checkpoint import files as checkpoint
-from kkanji.checkpoint.files import CorruptCheckpoint
+from kkanji import checkpoint
+from kkanji.checkpoint import CorruptCheckpoint
 from kkanji.config import MOST_JSON_BYTES
 from shards import InputError
 from tests.faults.savers import save, trained

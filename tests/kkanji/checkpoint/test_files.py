@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from kkanji.checkpoint import files as checkpoint
-from kkanji.checkpoint.files import CorruptCheckpoint
+from kkanji import checkpoint
+from kkanji.checkpoint import CorruptCheckpoint
 from kkanji.classes import class_map
 from shards import InputError
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kkanji.checkpoint import files as checkpoint
+from kkanji import checkpoint
 from kkanji.checkpoint import lineage
 from kkanji.checkpoint.lineage import independence, originals_behind, proven_disjoint, record
 from kkanji.data.training_set import open_set
