@@ -166,7 +166,7 @@ def test_without_a_good_one_it_says_what_to_do(two: tuple[Path, Path]) -> None:
         (path / "manifest.json").write_text("{}")
     with (
         pytest.warns(RuntimeWarning, match="skipped"),
-        pytest.raises(InputError, match=r"no good checkpoint among 2, .* begin again with another --output"),
+        pytest.raises(InputError, match=r"no good checkpoint among 2, .* start again with another --output"),
     ):
         checkpoint.newest(two[0].parent)
 
