@@ -20,7 +20,7 @@ from nvidia.dali.plugin.numba.fn.experimental import numba_function
 from torch import Tensor
 from torch.utils import dlpack
 
-from kkanji.augment import numba_kernels as augment_kernels
+from kkanji.augment import numba_kernels
 from kkanji.data.feed import PARTS, PREFETCH, Arrays, Feed, Source, Span, source_of
 from shards import InputError
 from shards.format.layout import IMAGE_SIZE
@@ -225,16 +225,16 @@ def _image_shapes(outs, _):  # type: ignore[no-untyped-def]
 
 
 def _copy(out, addresses):  # type: ignore[no-untyped-def]
-    augment_kernels.copy_from(addresses, out)
+    numba_kernels.copy_from(addresses, out)
 
 
 def _copy_augmented(out, addresses, rows):  # type: ignore[no-untyped-def]
-    augment_kernels.apply_from(addresses, rows, out)
+    numba_kernels.apply_from(addresses, rows, out)
 
 
 def _augment_one(out, image, row):  # type: ignore[no-untyped-def]
     shape = (1, IMAGE_SIZE, IMAGE_SIZE)
-    augment_kernels.apply(image.reshape(shape), row.reshape((1, row.size)), out.reshape(shape))
+    numba_kernels.apply(image.reshape(shape), row.reshape((1, row.size)), out.reshape(shape))
 
 
 def augment_parts(images: list[Any], rows: list[Any]) -> list[Any]:
@@ -249,7 +249,7 @@ def augment_parts(images: list[Any], rows: list[Any]) -> list[Any]:
     parts, part_rows = ([dlpack.from_dlpack(capsule) for capsule in capsules] for capsules in (images, rows))
     with _stream_of_dali(parts[0].device):
         pixels = torch.stack(parts)
-        flat_rows = torch.stack(part_rows).view(-1, augment_kernels.ROW)
+        flat_rows = torch.stack(part_rows).view(-1, numba_kernels.ROW)
         augmented = triton_kernels.augment(pixels.view(-1, IMAGE_SIZE, IMAGE_SIZE), flat_rows).view(pixels.shape)
     return [dlpack.to_dlpack(part) for part in augmented]  # type: ignore[attr-defined]
 

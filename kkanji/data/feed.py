@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kkanji.augment import policy as augment
-from kkanji.augment.policy import Policy
+from kkanji.augment.policy import Policy, sample_rows
 from kkanji.data.codec import check_header, decode_into
 from shards import CorruptShard, InputError, Order, SplitReader
 from shards.format.layout import IMAGE_SIZE
@@ -86,7 +85,7 @@ class Source(ABC):
         while start < stop:
             end = min(stop, (start // samples + 1) * samples)
             of_epoch = policy.scaled(self._feed.strength(start // samples))
-            yield augment.sample_rows(of_epoch, seed, np.arange(start, end))
+            yield sample_rows(of_epoch, seed, np.arange(start, end))
             start = end
 
     def _checked(self, labels: NDArray[np.integer]) -> NDArray[np.int64]:

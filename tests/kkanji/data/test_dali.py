@@ -17,9 +17,8 @@ import torch
 from nvidia.dali import fn, ops, pipeline_def
 from torch.utils import dlpack
 
-from kkanji.augment import policy as augment
 from kkanji.augment.numba_kernels import ROW
-from kkanji.augment.policy import Policy
+from kkanji.augment.policy import Policy, apply, sample_rows
 from kkanji.data.codec import decode_into
 from kkanji.data.dali import Kind, Loader, augment_parts, build_graph
 from kkanji.data.feed import Feed
@@ -47,7 +46,7 @@ def test_batches_are_the_policy_applied_to_the_stream(tiny_set: Path, policy: Po
     for batch, (start, stop) in zip(batches, STRETCHES, strict=True):
         images, labels, _ = source.reader.gather(source.order.at(start, stop))
         if policy is not None:
-            images = augment.apply(images, augment.sample_rows(policy, 3, np.arange(start, stop)))
+            images = apply(images, sample_rows(policy, 3, np.arange(start, stop)))
         assert np.array_equal(batch.images.numpy(), images[:, None])
         assert np.array_equal(batch.labels.numpy(), labels)
         assert batch.labels.dtype == torch.int64
@@ -156,7 +155,7 @@ def test_encoded_images_are_decoded_and_augmented_by_dali(encoded_set: Path, pol
         for batch, (start, stop) in zip(loader, spans, strict=True):
             images, labels, _ = reader.gather(order.at(start, stop))
             if policy is not None:
-                images = augment.apply(images, augment.sample_rows(policy, 3, np.arange(start, stop)))
+                images = apply(images, sample_rows(policy, 3, np.arange(start, stop)))
             assert np.array_equal(batch.images.numpy(), images[:, None])
             assert np.array_equal(batch.labels.numpy(), labels)
 
@@ -207,14 +206,14 @@ def python_graph(parts: list[list[np.ndarray]]) -> Any:
 def test_dali_has_its_batch_augmented_by_the_gpus_kernel(encoded: bool) -> None:
     """Called by DALI on the CPU: what comes back is what the reference makes of it, bit for bit."""
     images = np.random.default_rng(0).integers(0, 256, (3, 2, 64, 64, 1), np.uint8)
-    rows = augment.sample_rows(Policy(), 0, np.arange(6)).reshape(3, 2, -1)
+    rows = sample_rows(Policy(), 0, np.arange(6)).reshape(3, 2, -1)
     if encoded:
         images, rows = images[:, 0], rows[:, 0]
     graph = python_graph([list(images), list(rows)])
     for _ in range(3):
         (output,) = graph.run()
         found = np.stack([np.asarray(output.at(number)) for number in range(3)])
-        expected = augment.apply(images.reshape(-1, 64, 64), rows.reshape(-1, ROW))
+        expected = apply(images.reshape(-1, 64, 64), rows.reshape(-1, ROW))
         assert np.array_equal(found, expected.reshape(images.shape))
 
 
