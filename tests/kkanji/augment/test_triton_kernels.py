@@ -219,10 +219,10 @@ print([name for name in sys.modules if name.split(".")[0] == "triton"])
 sys.modules["triton"] = None  # as if it were not installed
 for device in (None, 0):
     try:
-        pipeline.build_graph(lambda: [], pipeline.Kind(device_id=device, augmented=True))
+        pipeline.build_graph(lambda: [], pipeline.GraphOptions(device_id=device, augmented=True))
     except Exception as error:
         print(type(error).__name__, error)
 """
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     remedy = "pip install triton, or train with --augment 0"
-    assert found.splitlines() == ["[]", f"InputError augmenting on a GPU takes Triton: {remedy}"]
+    assert found.splitlines() == ["[]", f"InputError augmenting on a GPU needs Triton: {remedy}"]

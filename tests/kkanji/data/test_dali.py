@@ -20,7 +20,7 @@ from torch.utils import dlpack
 from kkanji.augment.numba_kernels import ROW
 from kkanji.augment.policy import Policy, apply, sample_rows
 from kkanji.data.codec import decode_into
-from kkanji.data.dali import Kind, Loader, augment_parts, build_graph
+from kkanji.data.dali import GraphOptions, Loader, augment_parts, build_graph
 from kkanji.data.feed import Feed
 from kkanji.evaluation.predict_split import unaugmented_feed
 from shards import CorruptShard, SampleOrder, ShardSet
@@ -103,13 +103,13 @@ def test_closing_early_ends_all_threads(tiny_set: Path) -> None:
     assert active_count() <= before + os.cpu_count()  # type: ignore[operator]  # the augmentation's pool stays
 
 
-def operators(kind: Kind) -> list[tuple[str, str]]:
+def operators(options: GraphOptions) -> list[tuple[str, str]]:
     """Name and device of each operator, in the order of the data's way through them; copies to the GPU left out."""
 
     def source() -> list[np.ndarray]:
         raise StopIteration
 
-    pipeline = build_graph(source, kind)
+    pipeline = build_graph(source, options)
     pipeline._build_graph()  # checks the graph against every operator's schema, which needs no GPU
     found = []
     for operator in pipeline._ops:
@@ -125,17 +125,23 @@ GATHER, AUGMENT, AUGMENT_GPU = ("NumbaFunction", "cpu"), ("NumbaFunction", "cpu"
 
 @pytest.mark.parametrize("augmented", [False, True])
 def test_the_graph_on_the_cpu(augmented: bool) -> None:
-    assert operators(Kind(device_id=None, augmented=augmented)) == [GATHER]
+    assert operators(GraphOptions(device_id=None, augmented=augmented)) == [GATHER]
     decoder = ("Image", "cpu")
-    assert operators(Kind(device_id=None, augmented=augmented, encoded=True)) == [decoder, AUGMENT][: 1 + augmented]
+    assert (
+        operators(GraphOptions(device_id=None, augmented=augmented, encoded=True))
+        == [decoder, AUGMENT][: 1 + augmented]
+    )
 
 
 @pytest.mark.parametrize("augmented", [False, True])
 def test_the_graph_on_a_gpu(augmented: bool) -> None:
     """Constructed, and so checked by DALI's schemas, without a GPU; it is not run here."""
-    assert operators(Kind(device_id=0, augmented=augmented)) == [GATHER, AUGMENT_GPU][: 1 + augmented]
+    assert operators(GraphOptions(device_id=0, augmented=augmented)) == [GATHER, AUGMENT_GPU][: 1 + augmented]
     decoder = ("Image", "mixed")
-    assert operators(Kind(device_id=0, augmented=augmented, encoded=True)) == [decoder, AUGMENT_GPU][: 1 + augmented]
+    assert (
+        operators(GraphOptions(device_id=0, augmented=augmented, encoded=True))
+        == [decoder, AUGMENT_GPU][: 1 + augmented]
+    )
 
 
 @pytest.fixture(scope="module", params=["png", "jpg"])
@@ -271,7 +277,7 @@ def test_on_a_gpu_all_is_queued_on_the_stream_of_dali(stub_gpu: type[OnGpu], mon
 
 
 def test_dali_does_not_have_the_host_wait_before_the_gpus_function() -> None:
-    pipeline = build_graph(lambda: [], Kind(device_id=0, augmented=True))
+    pipeline = build_graph(lambda: [], GraphOptions(device_id=0, augmented=True))
     pipeline._build_graph()
     (function,) = [operator for operator in pipeline._ops if "PythonFunction" in type(operator._op).__name__]
     assert "synchronize_stream: False" in repr(function.spec)
@@ -301,8 +307,8 @@ def ran_on(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """A loader's graph for a GPU runs on the CPU; the streams that it is run on."""
     ran_on: list[Any] = []
 
-    def build(source: Callable[[], Any], kind: Kind) -> Any:
-        graph = build_graph(source, replace(kind, device_id=None))
+    def build(source: Callable[[], Any], options: GraphOptions) -> Any:
+        graph = build_graph(source, replace(options, device_id=None))
         run = graph.run
 
         def run_on(stream: Any) -> Any:
