@@ -10,8 +10,7 @@ import numpy as np
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
-from kkanji import cli
-from kkanji.checkpoint import files as checkpoint
+from kkanji import checkpoint, cli
 from kkanji.checkpoint import lineage
 from kkanji.checkpoint.load import load_trained
 from kkanji.classes import ClassMap

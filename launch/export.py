@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kkanji import cli
-from kkanji.checkpoint import files as checkpoint
+from kkanji import checkpoint, cli
 from kkanji.checkpoint.export import export
 from kkanji.checkpoint.lineage import independence
 from kkanji.config import read_json

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.peers import Batch, Epoch, Job, probe
-from kkanji.augment import numba_kernels as augment_kernels
+from kkanji.augment import numba_kernels
 from kkanji.augment.policy import Policy, sample_rows
 
 PACKAGES = ("numba",)
@@ -50,7 +50,7 @@ def default(job: Job) -> Epoch:
 def vary(images: Images, policy: Policy, first: int = 0) -> Images:
     """Images numbered from first on, on this thread."""
     out = np.empty_like(images)
-    augment_kernels.apply(images, sample_rows(policy, 0, np.arange(first, first + len(images))), out)
+    numba_kernels.apply(images, sample_rows(policy, 0, np.arange(first, first + len(images))), out)
     return out
 
 

@@ -1,14 +1,31 @@
-"""The augmentation policy: elastic and affine warp (one resampling), noise, erasing.
+"""The augmentation policy: what may happen to a training image, and how much of it.
 
-What happens to an image is a pure function of (policy, seed, its position in the sample stream): `draw` turns that into
-a row of numbers, and a backend applies the row. So every backend, any number of ranks and a resumed run augment alike.
-Two backends apply rows: `apply` here (Numba, the reference; offline tools and the CPU pipeline) and
-`kkanji.augment.triton_kernels` (one Triton kernel; the GPU pipeline). A test holds them to the same images, bit for
-bit.
+This module is the definition; the kernels in this room carry it out. An augmented image is made in this order:
 
-A row, float32 [ROW]: 0-5 the inverse affine map a b c / d e f about the image's centre, 6 standard deviation of the
-noise in gray levels, 7-10 the erased box (left, top, right, bottom; empty when right <= left), 11 noise key, then the
-elastic displacements in pixels, [2, NODES, NODES], x before y.
+1. One bilinear resampling of the image moves every pixel by
+   - an affine map about the image's centre: scale, shear and rotation, each uniform, then a shift, and
+   - an elastic displacement: a coarse grid of normally distributed displacements, interpolated bilinearly. Simard,
+     Steinkraus, Platt, Best practices for convolutional neural networks applied to visual document analysis, ICDAR
+     2003, smooth per-pixel noise with a Gaussian filter instead. A coarse grid gives as smooth a field with 50 random
+     numbers an image in place of 8,192 and two convolutions.
+2. One box is erased to black with some probability: Zhong et al., Random erasing data augmentation, AAAI 2020,
+   arXiv:1708.04896. Here the box may extend beyond the image, and black is the background of the data.
+3. Gaussian noise is added to every pixel.
+
+What happens to an image is a pure function of (policy, seed, its position in the sample stream): `sample_rows` turns
+these into a row of numbers, and a backend applies the row. So an image is augmented alike by the offline tools, by
+every backend, on any number of ranks and in a resumed run. There are two backends: `apply` here (Numba on the CPU, the
+reference) and `kkanji.augment.triton_kernels` (one Triton kernel on the GPU). A test requires their images to be equal
+bit for bit.
+
+A row is float32 [ROW]:
+
+- 0-5: the inverse affine map (a, b, c, d, e, f) about the image's centre. Output pixel (x, y) is taken from
+  (a x + b y + c, d x + e y + f).
+- 6: standard deviation of the noise in gray levels
+- 7-10: the erased box (left, top, right, bottom) in pixels; empty if right <= left
+- 11: key of the noise
+- 12-61: elastic displacements in pixels, [2, NODES, NODES], all x before all y
 """
 
 import os
@@ -19,31 +36,31 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from kkanji.augment import numba_kernels as augment_kernels
+from kkanji.augment import numba_kernels
 from kkanji.augment.numba_kernels import ROW
 from shards.format.layout import IMAGE_SIZE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Policy:
-    """How strongly training images are varied. All zero: not at all."""
+    """How strongly training images are augmented. With all fields at zero they stay as they are."""
 
     elastic_px: float = 1.6
-    """Standard deviation of the elastic displacement at the grid's nodes, pixels."""
+    """Standard deviation of the elastic displacement at the nodes of its grid, in pixels."""
     rotate_degrees: float = 8.0
-    """Rotation about the centre, uniform within plus and minus this."""
+    """Largest rotation about the centre in degrees; uniform in both directions."""
     shear: float = 0.15
-    """Horizontal shear (slant), uniform within plus and minus this."""
+    """Largest horizontal shear (slant), as a fraction of the height; uniform in both directions."""
     scale: float = 0.12
-    """Natural logarithm of the width and height factors, each uniform within plus and minus this."""
+    """Largest natural logarithm of the factors for width and height; each uniform in both directions."""
     shift_px: float = 3.0
-    """Shift along each axis, uniform within plus and minus this, pixels."""
+    """Largest shift along each axis in pixels; uniform in both directions."""
     noise_levels: float = 12.0
-    """An image's noise has a standard deviation uniform from 0 to this, gray levels of 255."""
+    """Largest standard deviation of the noise, in gray levels of 255; uniform from 0 for each image."""
     erase_probability: float = 0.3
-    """Share of images that lose a box."""
+    """Probability that an image loses a box."""
     erase_px: float = 24.0
-    """Sides of that box, each uniform from 0 to this, pixels."""
+    """Largest width and height of that box in pixels; each uniform from 0."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -51,34 +68,34 @@ class Policy:
                 raise ValueError(f"{field.name}={getattr(self, field.name)}; expected 0 or more, below {IMAGE_SIZE}")
 
     def scaled(self, strength: float) -> "Policy":
-        """The same policy, every number times strength."""
+        """The same policy with every field multiplied by strength."""
         return Policy(**{field.name: getattr(self, field.name) * strength for field in fields(self)})
 
     def vector(self) -> NDArray[np.float32]:
-        """The numbers in the order of the fields, for compiled code."""
+        """The fields in their order, float32 [8], for compiled code."""
         return np.array([getattr(self, field.name) for field in fields(self)], np.float32)
 
 
 def sample_rows(policy: Policy, seed: int, positions: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Rows [n, ROW] for the images at these positions of the sample stream."""
+    """Sample the rows float32 [n, ROW] for the images at these positions [n] of the sample stream."""
     rows = np.empty((len(positions), ROW), np.float32)
-    augment_kernels.draw(policy.vector(), np.uint64(seed), positions, rows)
+    numba_kernels.sample(policy.vector(), np.uint64(seed), positions, rows)
     return rows
 
 
 def apply(
     images: NDArray[np.uint8], rows: NDArray[np.float32], out: NDArray[np.uint8] | None = None
 ) -> NDArray[np.uint8]:
-    """Augment images [n, 64, 64] by rows [n, ROW], on all cores."""
+    """Augment images uint8 [n, 64, 64] by rows [n, ROW], on all cores."""
     if out is None:
         out = np.empty(images.shape, np.uint8)
     cores = os.cpu_count() or 1
     parts = (np.array_split(array, cores) for array in (images, rows, out))
-    list(_threads().map(augment_kernels.apply, *parts))
+    list(_threads().map(numba_kernels.apply, *parts))
     return out
 
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    """Ours rather than Numba's: its default threading layer aborts when two threads call parallel code at once."""
+    """Python's threads: Numba's default threading layer aborts if two threads call parallel code at once."""
     return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="kkanji-augment")

@@ -1,8 +1,8 @@
-"""The augmentation policy as one Triton kernel: on a GPU an image is read once, warped, erased, made noisy and written.
+"""The augmentation policy as one Triton kernel: it reads an image once, warps it, erases a box, adds noise, writes it.
 
 The kernel follows the reference, `kkanji.augment.numba_kernels`, operation by operation, and is compiled without fused
-multiply-add: in Triton's interpreter its images are the reference's bit for bit. Nothing but the GPU pipeline imports
-this module, so without a GPU Triton is neither needed nor loaded.
+multiply-add. In Triton's interpreter its images equal the reference's bit for bit. Only the GPU pipeline imports this
+module, so a machine without a GPU neither needs nor loads Triton.
 """
 
 import torch
@@ -10,35 +10,37 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kkanji.augment import numba_kernels as augment_kernels
+from kkanji.augment import numba_kernels
 from shards.format.layout import IMAGE_SIZE
 
-# Triton reads no other globals than constants of its own.
+# A Triton kernel may use globals only if they are tl.constexpr.
 SIZE = tl.constexpr(IMAGE_SIZE)
-ROW = tl.constexpr(augment_kernels.ROW)
-GRID_START = tl.constexpr(augment_kernels.GRID_START)
-NODES = tl.constexpr(augment_kernels.NODES)
-CELL = tl.constexpr(augment_kernels.CELL)
-CENTRE = tl.constexpr(float(augment_kernels.CENTRE))
-SPACING = tl.constexpr(float(augment_kernels.SPACING))
+ROW = tl.constexpr(numba_kernels.ROW)
+GRID_START = tl.constexpr(numba_kernels.GRID_START)
+NODES = tl.constexpr(numba_kernels.NODES)
+CELL = tl.constexpr(numba_kernels.CELL)
+CENTRE = tl.constexpr(float(numba_kernels.CENTRE))
+SPACING = tl.constexpr(float(numba_kernels.SPACING))
 NOISE_UNIT = tl.constexpr(1.7320508 / 256)
 
-# Four warps, so 8 pixels a thread: fewer spill or take 219 registers, eight have 14 % more instructions in all
-# (docs/LOG.md, 2026-11-30). Fused multiply-add would round otherwise than the reference does.
+# Four warps, that is 8 pixels a thread. Fewer warps spill or take 219 registers; eight run 14 % more instructions
+# (docs/LOG.md, 2026-11-30). Fused multiply-add would round differently from the reference.
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
 
 
 def augment(images: Tensor, rows: Tensor, index: Tensor | None = None) -> Tensor:
-    """Images uint8 [N, 64, 64] augmented by rows float32 [n, ROW], on the current stream of their device: [n, 64, 64].
+    """Augment images uint8 [N, 64, 64] by rows float32 [n, ROW]; returns [n, 64, 64].
 
-    index: int64 [n], which image each row is applied to; without it row i goes to image i, and n is N. It must lie
-    within 0 to N - 1: that is for its maker to check, as a check here would have the host wait for the device.
+    The work is queued on the current stream of the images' device.
+
+    index: int64 [n], the image that each row is applied to; without it row i is applied to image i, and n is N. The
+    caller must make sure that it lies within 0 to N - 1: a check here would make the host wait for the device.
     Raises ValueError for other shapes, types or devices.
     """
     _check(images, rows, index)
     augmented = torch.empty((len(rows), IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8, device=images.device)
     if len(rows):
-        with torch.cuda.device_of(images):  # Triton launches on the current device, whatever the tensors' is
+        with torch.cuda.device_of(images):  # Triton launches on the current device, not on that of the tensors
             augment_kernel[len(rows), NODES.value - 1](images, rows, index, augmented, len(images), **OPTIONS)
     return augmented
 
@@ -48,7 +50,7 @@ def _check(images: Tensor, rows: Tensor, index: Tensor | None) -> None:
     if index is not None:
         _check_tensor("index", index, torch.int64, tuple(index.shape[:1]), images.device)
     count = len(images) if index is None else len(index)
-    _check_tensor("rows", rows, torch.float32, (count, augment_kernels.ROW), images.device)
+    _check_tensor("rows", rows, torch.float32, (count, numba_kernels.ROW), images.device)
     if images.device.type == "cpu" and isinstance(augment_kernel, triton.JITFunction):
         raise ValueError("images on cpu; expected a GPU, or TRITON_INTERPRET=1 in the environment before the import")
 
@@ -64,16 +66,18 @@ def _check_tensor(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[in
 
 @triton.jit(do_not_specialize=["count"])
 def augment_kernel(images, rows, index, augmented, count):
-    """One program makes the pixels between two horizontal lines of the elastic grid, [CELL, SIZE] of one image."""
-    number, line = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    """One program computes the pixels between two horizontal lines of the elastic grid: [CELL, SIZE] of one image."""
+    number = tl.program_id(0).to(tl.int64)
+    line = tl.program_id(1)
     row = rows + number * ROW
     source = number
     if index is not None:
         source = tl.load(index + number)
-    x, y = tl.arange(0, SIZE)[None, :], line * CELL + tl.arange(0, CELL)[:, None]
+    x = tl.arange(0, SIZE)[None, :]
+    y = line * CELL + tl.arange(0, CELL)[:, None]
     place_x = _place(row, 0, line, x, y)
     place_y = _place(row, 1, line, x, y)
-    width = tl.where((source >= 0) & (source < count), SIZE, 0)  # no other memory is read, whatever the index holds
+    width = tl.where((source >= 0) & (source < count), SIZE, 0)  # a wrong index yields a black image, and reads nothing
     gray = _sample(images + source * (SIZE * SIZE), width, place_x, place_y)
     gray = tl.where(_inside_box(row, x, y), 0.0, gray)
     gray = gray + _noise(row, y * SIZE + x)
@@ -83,18 +87,20 @@ def augment_kernel(images, rows, index, augmented, count):
 
 @triton.jit
 def _place(row, axis, line, x, y):
-    """Where pixels are taken from along one axis: between the grid's two lines, a frame of one black pixel counted."""
-    above, below = _band(row, axis, line, x), _band(row, axis, line + 1, x)
+    """Source coordinates of pixels along one axis in the framed image, interpolated between two lines of the grid."""
+    above = _band(row, axis, line, x)
+    below = _band(row, axis, line + 1, x)
     place = above + _within_cell(y) * (below - above)
-    place = tl.where(place > 0, place, 0.0)  # this way round for the sake of nan
+    place = tl.where(place > 0, place, 0.0)  # a nan becomes 0 as well
     return tl.minimum(place, SIZE + 1.0)
 
 
 @triton.jit
 def _band(row, axis, line, x):
-    """The same for pixels on a horizontal line of the grid."""
-    along_x, along_y = tl.load(row + 3 * axis), tl.load(row + 3 * axis + 1)
-    shift = tl.load(row + 3 * axis + 2) + CENTRE + 1.0
+    """Source coordinates of the pixels on a horizontal line of the grid."""
+    along_x = tl.load(row + 3 * axis)
+    along_y = tl.load(row + 3 * axis + 1)
+    shift = tl.load(row + 3 * axis + 2) + CENTRE + 1.0  # one pixel more for the frame
     start = along_y * (SPACING * line.to(tl.float32) - CENTRE) + shift
     node = row + GRID_START + (axis * NODES + line) * NODES + x // CELL
     left = tl.load(node)
@@ -104,10 +110,10 @@ def _band(row, axis, line, x):
 
 @triton.jit
 def _within_cell(pixel):
-    """Where pixels lie between two nodes, 0 to 1: augment_kernels.WITHIN.
+    """Places of pixels in their cell of the grid, 0 to 1: numba_kernels.WITHIN, computed.
 
-    A product in double precision rounds to the exact quotient, for each of the 64 pixels; single precision would not,
-    and an exact division has branches.
+    A product in double precision rounds to the correct quotient for each of the 64 pixels. In single precision it would
+    not, and a correctly rounded division takes branches.
     """
     nodes = (pixel.to(tl.float64) * (1 / SPACING)).to(tl.float32)
     return nodes - (pixel // CELL).to(tl.float32)
@@ -115,12 +121,17 @@ def _within_cell(pixel):
 
 @triton.jit
 def _sample(image, width, place_x, place_y):
-    """Bilinear samples in whole gray levels; black outside, and everywhere in an image of no width."""
-    left, top = tl.floor(place_x), tl.floor(place_y)
-    fx, fy = place_x - left, place_y - top
-    x, y = left.to(tl.int32) - 1, top.to(tl.int32) - 1
-    top_left, top_right = _pixel(image, width, x, y), _pixel(image, width, x + 1, y)
-    low_left, low_right = _pixel(image, width, x, y + 1), _pixel(image, width, x + 1, y + 1)
+    """Bilinear samples in whole gray levels; black outside, and everywhere if the width is 0."""
+    left = tl.floor(place_x)
+    top = tl.floor(place_y)
+    fx = place_x - left
+    fy = place_y - top
+    x = left.to(tl.int32) - 1  # without the frame
+    y = top.to(tl.int32) - 1
+    top_left = _pixel(image, width, x, y)
+    top_right = _pixel(image, width, x + 1, y)
+    low_left = _pixel(image, width, x, y + 1)
+    low_right = _pixel(image, width, x + 1, y + 1)
     upper = top_left + fx * (top_right - top_left)
     lower = low_left + fx * (low_right - low_left)
     return tl.floor(upper + fy * (lower - upper) + 0.5)
@@ -134,7 +145,7 @@ def _pixel(image, width, x, y):
 
 @triton.jit
 def _inside_box(row, x, y):
-    """Whether pixels' centres lie in the erased box."""
+    """Whether the centres of pixels lie in the erased box."""
     inside_x = (x >= tl.load(row + 7)) & (x < tl.load(row + 9))
     inside_y = (y >= tl.load(row + 8)) & (y < tl.load(row + 10))
     return inside_x & inside_y
@@ -142,7 +153,7 @@ def _inside_box(row, x, y):
 
 @triton.jit
 def _noise(row, pixel):
-    """Noise in gray levels: the four bytes of each pixel's bits, summed."""
+    """Noise in gray levels: for each pixel the sum of the four bytes of its hash."""
     deviation = tl.load(row + 6)
     scale = tl.where(deviation > 0, deviation, 0.0) * NOISE_UNIT
     bits = _pixel_bits(tl.load(row + 11).to(tl.uint32), pixel.to(tl.uint32))

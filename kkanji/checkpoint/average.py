@@ -1,8 +1,8 @@
-"""The mean of several checkpoints' weights as one checkpoint: it reads like the mean of their readings, at one's cost.
+"""Average the weights of several checkpoints into one: about as accurate as their ensemble, at the cost of one network.
 
-Wortsman et al., Model soups, ICML 2022, section 2 (uniform soup). It holds for networks that were trained on from the
-same weights and stayed near each other; the mean of networks that began apart reads nothing. Batch norm's statistics
-are averaged as the weights are, which is right to the same degree.
+Wortsman et al., Model soups, ICML 2022, section 2 (uniform soup). It works for networks that were fine-tuned from the
+same weights and stayed close to each other. The mean of independently initialised networks predicts nothing. Batch
+norm's running statistics are averaged like the weights, an approximation that holds under the same condition.
 """
 
 import json
@@ -13,16 +13,16 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from kkanji.checkpoint import files as checkpoint
-from kkanji.checkpoint.files import CLASSES, MODEL, STATE, write_hashed
+from kkanji import checkpoint
+from kkanji.checkpoint import CLASSES, MODEL, STATE, write_hashed
 from shards import InputError, OutputFolder
 
 
 def average(paths: Sequence[Path], output: Path, *, overwrite: bool = False) -> None:
-    """Write a checkpoint for use of the mean of the others' weights; what else it says of its training is the first's.
+    """Write a checkpoint with the mean of the weights, for evaluation and prediction.
 
-    Raises InputError as `checkpoint.check`, and if there are less than two, if they are of different networks or
-    characters, or if the output is in use.
+    Its options and other state are those of the first checkpoint. Raises InputError as `checkpoint.check` does, and if
+    there are fewer than two checkpoints, if their architectures or characters differ, or if the output is in use.
     """
     if len(paths) < 2:
         raise InputError(f"--checkpoints: {len(paths)}, expected two or more")
@@ -45,7 +45,7 @@ def average(paths: Sequence[Path], output: Path, *, overwrite: bool = False) -> 
 
 
 def _mean(tensors: Sequence[Tensor]) -> Tensor:
-    """Summed in float32; of a count, such as batch norm's of its batches, the first."""
+    """The mean, summed in float32. Of counters, such as batch norm's number of batches, the first is kept."""
     first = tensors[0]
     if not first.is_floating_point():
         return first
@@ -53,10 +53,13 @@ def _mean(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _check_alike(first: Path, other: Path) -> None:
-    one, two = (checkpoint.read_state(path)["config"] for path in (first, other))
-    kinds = [(config["model"], config.get("head", "linear")) for config in (one, two)]
-    if kinds[0] != kinds[1]:
-        (model, head), (expected, its_head) = kinds[1], kinds[0]
-        raise InputError(f"{other}: {model} with a {head} head, expected {expected} with a {its_head} head as {first}")
+    expected, found = _architecture(first), _architecture(other)
+    if found != expected:
+        raise InputError(f"{other}: {found}; expected {expected} as in {first}")
     if checkpoint.read_classes(first).identity() != checkpoint.read_classes(other).identity():
-        raise InputError(f"{other}: tells other characters apart than {first}; average runs on one set of characters")
+        raise InputError(f"{other}: has other classes than {first}; average checkpoints with the same characters")
+
+
+def _architecture(path: Path) -> str:
+    config = checkpoint.read_state(path)["config"]
+    return f"{config['model']} with a {config.get('head', 'linear')} head"

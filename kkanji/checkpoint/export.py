@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kkanji.checkpoint import files as checkpoint
-from kkanji.checkpoint.files import CLASSES, MODEL, ORIGINALS, STATE, write_hashed
+from kkanji import checkpoint
+from kkanji.checkpoint import CLASSES, MODEL, ORIGINALS, STATE, write_hashed
 from kkanji.checkpoint.lineage import originals_behind
 from kkanji.checkpoint.load import network_of
 from kkanji.glyphs import render_glyph

@@ -1,8 +1,15 @@
-"""Checkpoints: folders that are whole or absent, hashed, without pickle.
+"""Checkpoint folders: complete or absent, hashed, without pickle.
 
-`RUN/checkpoints/step-000001234/` holds `model.safetensors` (to be evaluated and used), `training.safetensors` (to go on
-from, where the model is an average), `optimizer.safetensors`, `state.json`, `index.json` (the class map) and, written
-last, `manifest.json` with the sha256 of the others. `best` and `last` are links to two of them.
+`RUN/checkpoints/step-000001234/` holds
+
+- `model.safetensors`: the weights to evaluate and to use
+- `training.safetensors`: the weights to resume from, if the model above is their average
+- `optimizer.safetensors`: the optimizer's state
+- `state.json`: options, progress, data and versions
+- `index.json`: the class map
+- `manifest.json`: the sha256 of the other files, written last
+
+`best` and `last` are symbolic links to two of these folders.
 """
 
 import hashlib
@@ -31,20 +38,26 @@ from shards.checksums import file_digest
 from shards.output.ownership import keep_reason, remove_own
 
 STEP_NAME = re.compile(r"step-\d{9,}")
-KEEP = 2  # newest ones kept beside the best: one to go on from, one to fall back to
-MANIFEST, MODEL, STATE, CLASSES = "manifest.json", "model.safetensors", "state.json", "index.json"
-ORIGINALS = "originals.npy"  # only with weights that are for use: a run's own are in its shard set
-TRAINING, OPTIMIZER = "training.safetensors", "optimizer.safetensors"
-USABLE = (MODEL, STATE, CLASSES)
+KEEP = 2  # newest checkpoints kept beside the best: one to resume from, one to fall back to
+MANIFEST = "manifest.json"
+MODEL = "model.safetensors"
+STATE = "state.json"
+CLASSES = "index.json"
+TRAINING = "training.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+ORIGINALS = "originals.npy"  # only in exported models: a run finds its originals in its shard set
+USABLE = (MODEL, STATE, CLASSES)  # enough to evaluate and predict; resuming needs the optimizer too
 FILES = (*USABLE, ORIGINALS, TRAINING, OPTIMIZER)
-FILE_NAME, SHA256 = re.compile(r"\w[\w.-]{0,254}", re.ASCII), re.compile(r"[0-9a-f]{64}")
-SHOWN = 80  # characters of what is wrong in a manifest
+# Only plain names may be opened: a manifest is input, and "../x" in it would lead out of the folder.
+FILE_NAME = re.compile(r"\w[\w.-]{0,254}", re.ASCII)
+SHA256 = re.compile(r"[0-9a-f]{64}")
+SHOWN = 80  # characters of a bad manifest entry that the message quotes
 USE_ANOTHER = "use another checkpoint"
-NOTHING_LEFT = "put a copy of a good one there, or begin again with another --output"
+NOTHING_LEFT = "put a copy of a good one there, or start again with another --output"
 
 
 class CorruptCheckpoint(InputError):
-    """A checkpoint's files are not what its manifest says."""
+    """A file of a checkpoint is missing or differs from the manifest."""
 
 
 def save(
@@ -58,9 +71,9 @@ def save(
     classes: ClassMap,
     best: bool,
 ) -> Path:
-    """Save as step `step`, point `last` (and `best`) at it, then remove what is no longer needed.
+    """Write the checkpoint of a step, point `last` (and `best`) at it, then remove older checkpoints of the run.
 
-    average: the model to evaluate and to use, if it is not `model`, the one that is trained.
+    average: the model to evaluate and to use, if that is not `model` itself but a moving average of it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:09d}"
@@ -84,9 +97,9 @@ def save(
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest checkpoint to go on from; None if there is none at all.
+    """The newest intact checkpoint to resume from; None if the folder holds no checkpoint.
 
-    Each newer one that is damaged is named in a warning. Raises InputError if all are.
+    Warns of each damaged checkpoint that it skips. Raises InputError if all are damaged.
     """
     paths = _steps(folder)
     for path in reversed(paths):
@@ -101,13 +114,14 @@ def newest(folder: Path) -> Path | None:
 
 
 def check(path: Path, *, needed: Iterable[str] = USABLE) -> None:
-    """Compare every file with the manifest, and look for those that are needed.
+    """Compare every file with the manifest's sha256, and make sure that the needed files are listed.
 
-    Raises InputError (no such checkpoint) or CorruptCheckpoint.
+    Raises InputError if there is no such checkpoint, and CorruptCheckpoint if a file is missing or altered.
     """
     if not path.is_dir():
         raise InputError(f"{path}: no such checkpoint; expected a folder RUN/checkpoints/best, last or step-...")
     digests = _read_manifest(path)
+    # A file that lies there but is not listed would be loaded unchecked.
     present = [name for name in FILES if (path / name).exists()]
     for name in (*needed, *present):
         if name not in digests:
@@ -119,7 +133,7 @@ def check(path: Path, *, needed: Iterable[str] = USABLE) -> None:
 
 
 def _read_manifest(path: Path) -> dict[str, str]:
-    """The sha256 of each file by its name. It has none itself: a change of a digest or a name makes it wrong."""
+    """File name -> sha256. The manifest needs no hash of its own: any change of a name or a digest makes it wrong."""
     if not (path / MANIFEST).is_file():
         raise CorruptCheckpoint(f"{path}: no {MANIFEST}; a checkpoint is a folder such as RUN/checkpoints/best")
     try:
@@ -143,32 +157,35 @@ def _sha256(file: Path) -> str:
 
 
 def identity(path: Path) -> str:
-    """sha256 of the manifest, which has those of all other files: equal for equal checkpoints and for no others."""
+    """sha256 of the manifest. It contains the hashes of all other files, so only equal checkpoints share it."""
     return hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What `save` was given as state, and the optimizer's groups."""
+    """The state that was passed to `save`, with the optimizer's parameter groups under "optimizer"."""
     return read_json(path / STATE)
 
 
 def usable_state(path: Path) -> dict[str, Any]:
-    """Its state without what only going on with the training needs."""
+    """The state without the entries that only resuming needs."""
     return {name: value for name, value in read_state(path).items() if name not in ("optimizer", "progress")}
 
 
 def read_classes(path: Path) -> ClassMap:
-    """The classes that the checkpoint's model tells apart."""
+    """The classes of the checkpoint's model."""
     return parse_class_map((path / CLASSES).read_text(encoding="utf-8"), str(path / CLASSES))
 
 
 def has_originals(path: Path) -> bool:
-    """Whether the weights come with the list of the originals that they learned from, as `launch/export.py` adds it."""
+    """Whether the checkpoint lists the original images behind its weights. `launch/export.py` adds that list."""
     return (path / ORIGINALS).is_file()
 
 
 def read_originals(path: Path) -> NDArray[np.uint64]:
-    """That list, the originals' ids [n]. Raises InputError."""
+    """Ids of the original images that the weights were trained on, uint64 [n].
+
+    Raises CorruptCheckpoint if the file is not such an array.
+    """
     try:
         originals: NDArray[np.uint64] = np.load(path / ORIGINALS, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -179,19 +196,19 @@ def read_originals(path: Path) -> NDArray[np.uint64]:
 
 
 def originals_bytes(originals: NDArray[np.uint64]) -> bytes:
-    """The file for a list of originals."""
+    """The content of `originals.npy`."""
     file = io.BytesIO()
     np.save(file, originals, allow_pickle=False)
     return file.getvalue()
 
 
 def load_model(path: Path, model: nn.Module) -> None:
-    """Put the checkpoint's weights into a model of the same architecture and classes."""
+    """Load the checkpoint's weights into a model of the same architecture and classes."""
     _load(path / MODEL, model)
 
 
 def load_training(path: Path, model: nn.Module, average: nn.Module | None) -> None:
-    """Put the weights to go on from into a model, and their average into its copy if there is one."""
+    """Load the weights to resume from into `model`, and the averaged weights into `average` if the run keeps one."""
     _load(path / (TRAINING if average else MODEL), model)
     if average:
         _load(path / MODEL, average)
@@ -205,7 +222,7 @@ def _load(file: Path, model: nn.Module) -> None:
 
 
 def load_optimizer(path: Path, optimizer: Optimizer) -> None:
-    """Put the checkpoint's optimizer state into an optimizer of the same kind over the same parameters."""
+    """Load the checkpoint's optimizer state into an optimizer of the same kind over the same parameters."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in safetensors.torch.load_file(path / OPTIMIZER).items():
@@ -215,14 +232,14 @@ def load_optimizer(path: Path, optimizer: Optimizer) -> None:
 
 
 def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
-    """The value with the parameter's strides: fused optimizers walk through both in the order of their memory."""
+    """The value with the parameter's strides: fused optimizers traverse both in memory order."""
     if value.shape != parameter.shape:
         return value
     return torch.empty_like(parameter, dtype=value.dtype, device="cpu").copy_(value)
 
 
 def write_hashed(folder: Path, contents: Mapping[str, str | bytes]) -> None:
-    """Files, and the manifest with the sha256 of each, into an open output folder."""
+    """Write files into an open output folder, and after them the manifest with the sha256 of each."""
     digests = {}
     for name, content in contents.items():
         write_file(folder / name, content)
@@ -231,7 +248,7 @@ def write_hashed(folder: Path, contents: Mapping[str, str | bytes]) -> None:
 
 
 def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    """`PARAMETER.KEY` -> tensor; every optimizer offered keeps tensors only."""
+    """`PARAMETER.KEY` -> tensor. All optimizers that kkanji offers keep only tensors as state."""
     state = optimizer.state_dict()["state"]
     return {
         f"{number}.{key}": torch.as_tensor(value) for number, entry in state.items() for key, value in entry.items()
@@ -239,7 +256,7 @@ def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def _optimizer_groups(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """The groups' options; LAMB keeps its step counter, a tensor, among them."""
+    """Options of the parameter groups, as plain numbers: LAMB keeps its step counter, a tensor, among them."""
     groups: list[dict[str, Any]] = optimizer.state_dict()["param_groups"]
     return [{key: _plain(value) for key, value in group.items()} for group in groups]
 
@@ -249,12 +266,12 @@ def _plain(value: Any) -> Any:
 
 
 def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """safetensors stores contiguous tensors only; channels_last ones are not."""
+    """Copies on the CPU. safetensors stores only contiguous tensors, and channels_last tensors are not."""
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def _link(link: Path, target: Path) -> None:
-    """Point a link at a checkpoint, atomically."""
+    """Point a link at a checkpoint: a rename replaces the old link atomically, so it never dangles."""
     if link.exists() and not link.is_symlink():
         _set_aside(link)
     temporary = link.with_name(f".{link.name}.partial")
@@ -264,14 +281,15 @@ def _link(link: Path, target: Path) -> None:
 
 
 def _steps(folder: Path) -> list[Path]:
-    """What is named as a run names its checkpoints, in their order; copies under other names are their owners'."""
+    """Paths named as a run names its checkpoints, oldest first. Anything else belongs to the user."""
     return sorted(path for path in folder.glob("step-*") if STEP_NAME.fullmatch(path.name))
 
 
 def _purge(folder: Path, run: str, *, newest: Path) -> None:
-    """Remove checkpoints that are no longer needed, of those that this run wrote and nobody has touched since.
+    """Remove all but the KEEP newest and the best of the checkpoints that this run wrote and nobody has changed since.
 
-    Of a later step than the newest is only what was skipped as damaged: it must not count as one to fall back to.
+    A checkpoint of a later step than the newest is one that `newest` skipped as damaged. It must not count as the one
+    to fall back to.
     """
     best = (folder / "best").resolve()
     steps = (path for path in _steps(folder) if path.name <= newest.name)
@@ -282,25 +300,29 @@ def _purge(folder: Path, run: str, *, newest: Path) -> None:
 
 
 def _maker(path: Path, run: str) -> str:
-    """Who a checkpoint's marker must name: a copy of another run's, or under another step's name, is not this one."""
+    """The maker that the folder's ownership marker must name.
+
+    It names the run and the step, so that a copy of another run or of another step does not pass for this checkpoint.
+    """
     return f"training {run}, {path.name}"
 
 
 def _run_identity(state: Mapping[str, Any]) -> str:
-    """The same however often the run is resumed: a hash of its data and of the options that it cannot change."""
+    """A hash of the run's data and of the options that resuming cannot change; it stays the same when resumed."""
     options = {name: value for name, value in state.get("config", {}).items() if name not in FREE_TO_CHANGE}
     content = json.dumps([state.get("data"), options], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def _keep_others(path: Path, run: str) -> None:
-    """Rename what is in a new checkpoint's place, unless this run wrote it and it is to be written again."""
+    """Rename whatever occupies a new checkpoint's path, unless this run wrote it: then it may be overwritten."""
     if path.is_symlink() or (path.exists() and keep_reason(path, _maker(path, run))):
         _set_aside(path)
 
 
 def _set_aside(path: Path) -> None:
+    """Rename to the first free name of `NAME-kept`, `NAME-kept1`, ... and warn."""
     names = (path.with_name(f"{path.name}-kept{number or ''}") for number in itertools.count())
     kept = next(name for name in names if not name.exists() and not name.is_symlink())
     path.rename(kept)
-    warnings.warn(f"{path}: not what this run wrote; kept as {kept.name}", RuntimeWarning, stacklevel=2)
+    warnings.warn(f"{path}: not written by this run; kept as {kept.name}", RuntimeWarning, stacklevel=2)

@@ -1,4 +1,8 @@
-"""Whether evaluated images are apart from those a model was trained on: every figure needs that beside it."""
+"""Whether a model was trained on any of the images that it is evaluated on.
+
+An accuracy means something only if the evaluated images are disjoint from the training images. Images are compared by
+the original that each was made from, as augmented copies of one original differ in every pixel.
+"""
 
 from collections.abc import Mapping
 from functools import reduce
@@ -8,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kkanji.checkpoint import files as checkpoint
+from kkanji import checkpoint
 from kkanji.data.training_set import fits, open_set
 from shards import InputError
 
@@ -16,34 +20,45 @@ Independence = Literal["proven", "unknown", "trained on"]
 
 
 def independence(data: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Independence:
-    """Judge by what a run recorded of its set (`data` of config.json) and by its evaluation.json.
+    """Whether the evaluated images are proven to be disjoint from the training images.
 
-    Proven: another split of the very set that was trained on, whose images all have their original on record (a set is
-    packed, and verified, only if its splits share no original); or images compared with all that were trained on.
+    data: what the run recorded about its training set, `data` in config.json. evaluation: its evaluation.json.
+
+    There are two proofs. Either the evaluated split belongs to the training set itself and the set's lineage is known:
+    a set is packed, and passes verification, only if its splits share no original. Or the evaluation compared its
+    originals with all originals behind the weights and found none in common.
     """
     if evaluation.get("split") == "train":
         return "trained on"
-    same = data.get("lineage") == "known" and evaluation.get("data") == data.get("identity")
-    known = evaluation.get("lineage") == "known"
-    return "proven" if known and (same or evaluation.get("apart")) else "unknown"
+    if evaluation.get("lineage") != "known":
+        return "unknown"
+    same_set = data.get("lineage") == "known" and evaluation.get("data") == data.get("identity")
+    return "proven" if same_set or compared_disjoint(evaluation) else "unknown"
+
+
+def compared_disjoint(evaluation: Mapping[str, Any]) -> bool:
+    """Whether an evaluation.json says that the originals were compared and none was in common."""
+    return bool(evaluation.get("disjoint", evaluation.get("apart")))  # "apart" until November 2026
 
 
 def record(path: Path, data: str, lineage: str, sources: NDArray[np.uint64]) -> dict[str, Any]:
-    """What an evaluation of a checkpoint records for `independence`.
+    """The entries of evaluation.json that `independence` needs.
 
-    data, lineage, sources: the evaluated set's identity and lineage, and the images' originals.
-    Where weights are a mean, that they were evaluated on the set of one of the runs says nothing of the others.
+    path: the evaluated checkpoint. data, lineage: identity and lineage of the evaluated set. sources: ids of the
+    originals behind the evaluated images, [n].
     """
     state = checkpoint.read_state(path)
-    own = data == state.get("data") and not learned_from(state["config"]) and not checkpoint.has_originals(path)
-    disjoint = not own and proven_disjoint(path, sources)
+    # Splits of the run's own set need no comparison: `independence` sees from the identity that they are disjoint.
+    own_set = data == state.get("data") and not learned_from(state["config"]) and not checkpoint.has_originals(path)
+    disjoint = not own_set and proven_disjoint(path, sources)
+    # The identity of one run's set proves nothing about the other runs that the weights are averaged from.
     if state["config"].get("averaged") and not disjoint:
         lineage = "unknown: averaged with weights that are not proven to be trained without these images"
-    return {"lineage": lineage, "apart": disjoint}
+    return {"lineage": lineage, "disjoint": disjoint}
 
 
 def proven_disjoint(path: Path, sources: NDArray[np.uint64]) -> bool:
-    """Whether a checkpoint's weights are known to have seen none of these originals."""
+    """Whether a checkpoint's weights are known not to have been trained on any of these originals."""
     try:
         return not np.isin(sources, originals_behind(path)).any()
     except InputError:
@@ -51,30 +66,32 @@ def proven_disjoint(path: Path, sources: NDArray[np.uint64]) -> bool:
 
 
 def originals_behind(path: Path) -> NDArray[np.uint64]:
-    """All originals that a checkpoint's weights learned from: in its own training, and in that of the weights which it
-    began with, was taught by or was averaged with. Sorted [n].
+    """Ids of all originals behind a checkpoint's weights, sorted [n].
 
-    Raises InputError where that is not known: no list with the weights, and a set of theirs is not at hand any more, is
-    of unknown lineage, or is streamed and larger than the cache: to list it, all images would have to be fetched.
+    These are the originals of its own training set and, recursively, those of the checkpoints that it was initialised
+    from, distilled from or averaged with.
+
+    Raises InputError if they are not known: the checkpoint lists none, and one of the training sets is gone, has
+    changed, is of unknown lineage, or is streamed and larger than the cache, so that all its images would be fetched.
     """
     if checkpoint.has_originals(path):
         return checkpoint.read_originals(path)
     state = checkpoint.read_state(path)
     config = state["config"]
     if "data" not in config:
-        raise InputError(f"{path}: does not say which originals it was trained on")
+        raise InputError(f"{path}: does not list the originals that it was trained on")
     data = open_set(config["data"])
     if data.manifest.identity() != state.get("data"):
-        raise InputError(f"{config['data']}: another set than {path} was trained on")
+        raise InputError(f"{config['data']}: not the set that {path} was trained on")
     if data.manifest.lineage != "known":
-        raise InputError(f"{config['data']}: of lineage {data.manifest.lineage}, expected known")
+        raise InputError(f"{config['data']}: lineage {data.manifest.lineage}; expected known")
     if not fits(data):
-        raise InputError(f"{config['data']}: larger than the cache, expected one that fits, for its originals")
+        raise InputError(f"{config['data']}: larger than the cache; expected a set that fits, to list its originals")
     own = np.unique(data.split("train", check=True).sources())
     return reduce(np.union1d, map(originals_behind, learned_from(config)), own)
 
 
 def learned_from(config: Mapping[str, Any]) -> list[Path]:
-    """The checkpoints that a run of these options began with or was taught by, or that weights were averaged with."""
+    """The checkpoints that a run with these options was initialised from, distilled from or averaged with."""
     others = (config.get("init"), *config.get("teachers", ()), *config.get("averaged", ()))
     return [Path(path) for path in others if path]

@@ -1,4 +1,4 @@
-"""The network that a checkpoint holds the weights of."""
+"""From a checkpoint folder to a network: rebuild its architecture and load its weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,22 +7,22 @@ from typing import Any
 import safetensors.torch
 from torch import nn
 
-from kkanji.checkpoint import files as checkpoint
+from kkanji import checkpoint
 from kkanji.classes import ClassMap
 from kkanji.models import create_model
 from shards import InputError
 
-CLASS_ROWS = ("classifier.weight", "classifier.bias")  # [C, ...]: a row a class
+CLASS_ROWS = ("classifier.weight", "classifier.bias")  # [C, ...]: one row for each class
 
 
 def network_of(state: Mapping[str, Any], classes: int) -> nn.Module:
-    """The architecture of a checkpoint's state, its weights not loaded."""
+    """A network of the architecture that a checkpoint's state names, with random weights."""
     options = state["config"]
-    return create_model(options["model"], classes, options.get("head", "linear"))  # early runs had but one head
+    return create_model(options["model"], classes, options.get("head", "linear"))  # early runs recorded no head
 
 
 def load_trained(path: Path) -> nn.Module:
-    """A checkpoint's network with the weights that are to be used. Raises InputError as `checkpoint.check`."""
+    """A checkpoint's network with its weights for use. Raises InputError as `checkpoint.check` does."""
     checkpoint.check(path)
     model = network_of(checkpoint.read_state(path), len(checkpoint.read_classes(path)))
     checkpoint.load_model(path, model)
@@ -30,15 +30,16 @@ def load_trained(path: Path) -> nn.Module:
 
 
 def initial_weights(path: Path, model: nn.Module, classes: ClassMap) -> None:
-    """Put a checkpoint's weights into a model of the same architecture that tells other characters apart.
+    """Load a checkpoint's weights into a model of the same architecture, whose classes may be others.
 
-    A character that the checkpoint does not know keeps what the model has for it. Raises InputError as
-    `checkpoint.check`, or if the network is another.
+    The classifier's rows are matched by character. A character that the checkpoint does not know keeps the model's row.
+    Raises InputError as `checkpoint.check` does, or if the architectures differ.
     """
     checkpoint.check(path)
     known = checkpoint.read_classes(path).ids
-    rows = [(number, known[point]) for point, number in classes.ids.items() if point in known]
-    own, theirs = (list(numbers) for numbers in zip(*rows, strict=True)) if rows else ([], [])
+    shared = [point for point in classes.ids if point in known]
+    own = [classes.ids[point] for point in shared]
+    theirs = [known[point] for point in shared]
     values = safetensors.torch.load_file(path / checkpoint.MODEL)
     state = model.state_dict()
     for name, value in values.items():
@@ -49,4 +50,4 @@ def initial_weights(path: Path, model: nn.Module, classes: ClassMap) -> None:
         model.load_state_dict(values)
     except RuntimeError as error:
         network = checkpoint.read_state(path)["config"]["model"]
-        raise InputError(f"--init {path}: weights of {network}, which do not fit: {error}") from error
+        raise InputError(f"--init {path}: weights of {network} do not fit this model: {error}") from error

@@ -1,1 +1,1 @@
-"""A shard set as a training sees it: labels and counts, order, decoding, and the DALI graph that feeds the network."""
+"""From a shard set to batches on the device: labels and counts, order, decoding, and the DALI graph."""

@@ -1,6 +1,8 @@
-"""One image of 64x64 gray pixels as a PNG or JPEG file: encoded, decoded, and refused before decoding if it is not one.
+"""PNG and JPEG files of one image of 64x64 gray pixels: encode, decode, and refuse any other image before decoding.
 
-A few bytes can claim 65,535 pixels a side; so size and kind are read from the file's header first.
+A file's way to pixels: its header is checked first, as a few bytes can claim 65,535 pixels a side and make a decoder
+allocate gigabytes; then, where files are converted, its checksums or its end; then OpenCV decodes it. The loader leaves
+decoding to DALI and uses only the check of the header (`kkanji.data.feed`).
 """
 
 import struct
@@ -17,33 +19,36 @@ from shards.format.layout import IMAGE_SIZE
 
 Buffer = bytes | memoryview | NDArray[np.uint8]
 
-# On 1,500 of the real originals: level 6 with run lengths takes 1,493 bytes an image and encodes 7,600 images/s on one
-# core; level 9 1,527 bytes and 1,500 images/s. As JPEG of quality 90 they take 1,924 bytes: ink is nearly two-valued.
+# Measured on 1,500 originals: level 6 with run lengths takes 1,493 bytes an image and encodes 7,600 images/s on one
+# core; level 9 takes 1,527 bytes and encodes 1,500 images/s. JPEG of quality 90 takes 1,924 bytes: ink is nearly
+# two-valued, which suits PNG.
 _PNG_OPTIONS = (cv2.IMWRITE_PNG_COMPRESSION, 6, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
 JPEG_QUALITY = 90
-PNG_SIGNATURE, _JPEG_SIGNATURE = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
-_PNG_HEADER_BYTES = 33
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_HEADER_BYTES = 33  # signature and the whole IHDR chunk
 _SIZE = IMAGE_SIZE.to_bytes(4)
 _PNG_START = PNG_SIGNATURE + b"\0\0\0\x0dIHDR" + _SIZE + _SIZE + b"\x08\0"  # 8-bit gray of 64x64 pixels
 _PNG_COLOURS = {0: "gray", 2: "RGB", 3: "palette", 4: "gray with alpha", 6: "RGB with alpha"}
+_JPEG_SIGNATURE = b"\xff\xd8\xff"
+_JPEG_END = b"\xff\xd9"
 _JPEG_FRAME = struct.Struct(">BHHB")  # bit depth, height, width, channels
-_JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers that carry a size (ITU-T T.81, table B.1)
+_JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers of frame headers (ITU-T T.81, table B.1)
 _KIND = f"{IMAGE_SIZE}x{IMAGE_SIZE} pixels, 8-bit gray"
 _REMEDY = "convert it or leave it out"
 _DAMAGED = "fetch it again or leave it out"
 
 
 def encode(pixels: NDArray[np.uint8], image_format: Literal["png", "jpg"]) -> bytes:
-    """The file of an image [64, 64]. PNG keeps every pixel, JPEG does not."""
+    """Encode an image [64, 64]. PNG is lossless, JPEG is not."""
     options = (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY) if image_format == "jpg" else _PNG_OPTIONS
     _, data = cv2.imencode(f".{image_format}", pixels, options)
     return data.tobytes()
 
 
 def decode_into(data: Buffer, out: NDArray[np.uint8]) -> None:
-    """Write the pixels into out [64, 64]. Raises InputError with what is wrong.
+    """Decode a file into out [64, 64]. Raises InputError if it is not a 64x64 gray PNG or JPEG.
 
-    OpenCV decodes 34,000 of the real images a second on one core, Pillow 13,000.
+    By OpenCV: it decodes 34,000 originals a second on one core, Pillow 13,000.
     """
     check_header(data)
     try:
@@ -57,15 +62,15 @@ def decode_into(data: Buffer, out: NDArray[np.uint8]) -> None:
 
 
 def decode(data: bytes) -> NDArray[np.uint8]:
-    """The pixels [64, 64] of a file that is checked as far as its kind allows.
+    """Check a file as far as its format allows, and decode it to pixels [64, 64].
 
-    A PNG's checksums are compared, because a decoder may let a damaged chunk pass, and an animated one is refused. A
-    JPEG has no checksums: it must be whole. Raises InputError with what is wrong.
+    The checksums of a PNG are compared, because a decoder may accept a damaged chunk; an animated PNG is refused. JPEG
+    has no checksums, so only its end is checked. Raises InputError if the file is anything else or damaged.
     """
     check_header(data)
     if data.startswith(PNG_SIGNATURE):
         _check_png_chunks(data)
-    elif not data.endswith(b"\xff\xd9"):
+    elif not data.endswith(_JPEG_END):
         raise InputError(f"cut short after {len(data)} bytes, without the end of a JPEG: {_DAMAGED}")
     pixels = np.empty((IMAGE_SIZE, IMAGE_SIZE), np.uint8)
     decode_into(data, pixels)
@@ -73,7 +78,7 @@ def decode(data: bytes) -> NDArray[np.uint8]:
 
 
 def check_header(data: Buffer) -> None:
-    """Refuse a file that does not say of itself that it is 64x64 gray. Raises InputError with what it is instead."""
+    """Refuse a file that is not 64x64 gray by its own header. Raises InputError with what was found instead."""
     start = bytes(data[:_PNG_HEADER_BYTES])
     if start.startswith(_PNG_START):
         return
@@ -100,7 +105,7 @@ def _png_fault(start: bytes) -> str:
 
 
 def _check_png_chunks(data: bytes) -> None:
-    """Every chunk whole, its crc32 right, IEND the last, and no animation."""
+    """Raise InputError unless every chunk is complete with a correct crc32, IEND is the last, and none animates."""
     position, kind = len(PNG_SIGNATURE), b""
     while kind != b"IEND":
         end = position + 8 + int.from_bytes(data[position : position + 4])
@@ -109,7 +114,7 @@ def _check_png_chunks(data: bytes) -> None:
             raise InputError(f"cut short after {len(data)} bytes; expected a PNG of {_KIND}: {_DAMAGED}")
         if zlib.crc32(data[position + 4 : end]) != int.from_bytes(data[end : end + 4]):
             raise InputError(f"crc32 of chunk {kind!r} at byte {position} is wrong; {_DAMAGED}")
-        if kind == b"acTL":
+        if kind == b"acTL":  # animation control
             raise InputError(f"an animated PNG; expected one image of {_KIND}: {_REMEDY}")
         position = end + 4
     if position != len(data):
@@ -117,7 +122,7 @@ def _check_png_chunks(data: bytes) -> None:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int, int, int]:
-    """Bit depth, height, width and channels that a JPEG's frame header states."""
+    """Bit depth, height, width and channels from the frame header of a JPEG."""
     for marker, position in _jpeg_segments(data):
         if marker in _JPEG_FRAMES and position + 8 <= len(data):
             return _JPEG_FRAME.unpack_from(data, position + 2)
@@ -125,7 +130,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int, int, int]:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """Marker and position of its length, for each segment before the pixels."""
+    """For each segment before the pixels: its marker, and the position of its length."""
     position = 2
     while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] not in (0xD9, 0xDA):
         if data[position + 1] == 0xFF:  # a fill byte

@@ -1,7 +1,14 @@
-"""The DALI pipeline: pixels to the device -> augmented -> torch. The only file that imports DALI.
+"""The DALI pipeline: from the addresses of pixels to augmented batches in torch. The only file that imports DALI.
 
-One graph serves both devices. The state of a run stays outside of it: the source is told which stretches of the sample
-stream to bring, in which order, and everything random about a sample follows from its position there.
+An image's way through the graph, on the CPU and on a GPU:
+
+- packed shards: compiled code copies pixels from the mapped shards into DALI's memory (`_gathered`)
+- PNG and JPEG shards: DALI decodes the files (`_decoded`); on a GPU JPEG is decoded there, PNG on the CPU
+- augmentation: on the CPU in the same pass as the copy (Numba); on a GPU after the transfer, by one Triton kernel
+- torch: the outputs are handed over by DLPack, without a copy
+
+The graph holds no state of a run. The external source (`kkanji.data.feed`) decides which samples come next, and all
+that is random about a sample follows from its position in the sample stream.
 """
 
 import os
@@ -20,14 +27,14 @@ from nvidia.dali.plugin.numba.fn.experimental import numba_function
 from torch import Tensor
 from torch.utils import dlpack
 
-from kkanji.augment import numba_kernels as augment_kernels
-from kkanji.data.feed import PARTS, PREFETCH, Arrays, Feed, Source, Span, source_of
+from kkanji.augment import numba_kernels
+from kkanji.data.feed import PARTS, PREFETCH, Arrays, ExternalSource, Feed, Span, external_source
 from shards import InputError
 from shards.format.layout import IMAGE_SIZE
 from shards.read.encoded import EncodedReader
 
-# Else a batch's memory comes from malloc, which gives it back to the system after each batch: a third of the time of
-# gathering went into page faults (docs/LOG.md, 2026-11-23). DALI reads this at its first allocation.
+# Buffers above this size come from DALI's pool. malloc would return them to the system after each batch, and a third
+# of the time to gather went into page faults (docs/LOG.md, 2026-11-23). DALI reads this at its first allocation.
 os.environ.setdefault("DALI_MALLOC_POOL_THRESHOLD", "1M")
 
 
@@ -36,31 +43,32 @@ class Batch:
     """One micro-batch on the device."""
 
     images: Tensor
-    """uint8 [B, 1, 64, 64], to be normalised (`kkanji.pixels`): float32 takes four times as long to write on a CPU."""
+    """Gray levels uint8 [B, 1, 64, 64]. `kkanji.pixels` normalises them later: float32 takes four times the memory."""
     labels: Tensor
-    """int64 [B]"""
+    """Class numbers int64 [B]."""
 
 
 class Loader:
-    """Micro-batches of a feed, one for each stretch of its sample stream, ready ahead of use.
+    """Micro-batches of a feed, one for each span of its sample stream, prefetched.
 
-    DALI works ahead in threads of its own; what happens in the consumer's is to locate the batch that DALI is to bring
-    next. `wait_s` adds up the seconds that the consumer spent here. Nothing ends early in silence.
+    DALI works ahead in its own threads; the consumer's thread only calls the external source, which locates a later
+    batch. `wait_s` is the sum of the seconds that the consumer spent in here.
     """
 
     def __init__(self, feed: Feed, spans: Iterable[Span], device: torch.device, *, largest: int, threads: int = 2):
+        """largest: samples in the longest span. threads: DALI's threads on the CPU."""
         self.wait_s = 0.0
         self._device = device
-        self._source = source_of(feed, spans)
+        self._source = external_source(feed, spans)
         encoded = isinstance(feed.reader, EncodedReader)
-        kind = Kind(
+        options = GraphOptions(
             device_id=None if device.type == "cpu" else (device.index or 0),
             augmented=feed.policy is not None,
             batch_size=largest if encoded else PARTS,
             encoded=encoded,
             threads=threads,
         )
-        self._pipeline = _take_pipeline(kind, self._source)
+        self._pipeline = _take_pipeline(options, self._source)
         self._ended = False
         self._in_use: deque[tuple[Batch, torch.cuda.Event]] = deque()
 
@@ -70,14 +78,14 @@ class Loader:
             self._keep_until_used(batch)
 
     def close(self) -> None:
-        """Free the pipeline, or keep it for the next loader, once the GPU is done with all batches."""
+        """Wait until the GPU is done with all batches, then free the pipeline or keep it for the next loader."""
         if self._device.type != "cpu":
-            self._mark().synchronize()
+            self._record_event().synchronize()
         self._in_use.clear()
         if self._ended:
-            self._pipeline.give_back()
+            self._pipeline.keep_for_next()
         else:
-            self._pipeline.graph._shutdown()  # waits for copies under way, before what they read is unmapped
+            self._pipeline.graph._shutdown()  # waits for copies in progress, before the shards they read are unmapped
         self._source.close()
 
     def __enter__(self) -> "Loader":
@@ -87,12 +95,15 @@ class Loader:
         self.close()
 
     def _next(self) -> Batch | None:
-        """The next batch; None after the last one."""
+        """The next batch; None after the last one.
+
+        Raises CorruptShard for a damaged image, and RuntimeError if the pipeline ends before its source.
+        """
         start = perf_counter()
         try:
             images, labels = self._pipeline.graph.run(self._stream())
         except RuntimeError:
-            self._source.name_damage()
+            self._source.raise_if_damaged()
             raise
         except StopIteration:
             self._ended = self._source.ended
@@ -101,116 +112,146 @@ class Loader:
             return None
         finally:
             self.wait_s += perf_counter() - start
-        count, parts = self._source.counts.popleft(), not self._pipeline.kind.encoded
-        pixels, numbers = (_to_torch(output, parts=parts)[:count] for output in (images, labels))
+        count = self._source.counts.popleft()
+        in_parts = not self._pipeline.options.encoded
+        pixels, numbers = (_to_torch(output, in_parts=in_parts)[:count] for output in (images, labels))
         return Batch(images=pixels.movedim(3, 1), labels=numbers)
 
     def _stream(self) -> torch.cuda.Stream | None:
-        """Where a batch is used. Its outputs are ordered on that stream; without one the host would wait for them."""
+        """The stream that will use the batch. DALI orders its outputs on it; without one the host waits for them."""
         return None if self._device.type == "cpu" else torch.cuda.current_stream(self._device)
 
     def _keep_until_used(self, batch: Batch) -> None:
-        """DALI may reuse a batch's memory once we let go of it, so hold it until the GPU is done with it."""
+        """Hold a batch until the GPU is done with it: DALI reuses its memory as soon as nothing refers to it."""
         if self._device.type == "cpu":
             return
-        self._in_use.append((batch, self._mark()))
+        self._in_use.append((batch, self._record_event()))
         while self._in_use and self._in_use[0][1].query():
             self._in_use.popleft()
 
-    def _mark(self) -> torch.cuda.Event:
-        """Comes to pass when the GPU has done all that it was given so far."""
+    def _record_event(self) -> torch.cuda.Event:
+        """An event that completes when the GPU has finished all work queued so far."""
         event = torch.cuda.Event()
         event.record()
         return event
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Kind:
-    """What makes one graph differ from another."""
+class GraphOptions:
+    """Options that a graph is built with. Graphs with equal options are interchangeable."""
 
     device_id: int | None
-    """A GPU, or None for the CPU."""
+    """Number of the GPU; None for the CPU."""
     augmented: bool = False
+    """Whether the source also gives augmentation rows; false by default."""
     batch_size: int = PARTS
-    """DALI samples in a batch: parts of a packed batch, images of an encoded one."""
+    """DALI samples in a batch: parts of a packed batch (the default), or images of an encoded one."""
     encoded: bool = False
-    """Whether images are decoded from PNG or JPEG files."""
+    """Whether images are PNG or JPEG files to decode; false by default."""
     threads: int = 2
+    """DALI's threads on the CPU; 2 by default."""
 
     @property
     def device(self) -> str:
-        """DALI's name of it."""
+        """DALI's name of the device."""
         return "cpu" if self.device_id is None else "gpu"
 
 
-def build_graph(source: Callable[[], Arrays], kind: Kind) -> Pipeline:
-    """The pipeline. Its outputs: images uint8 [.., 64, 64, 1] and labels int64 [..]; .. is PARTS, n or n if encoded."""
-    return _graph(source, kind, batch_size=kind.batch_size, device_id=kind.device_id, num_threads=kind.threads)
+def build_graph(source: Callable[[], Arrays], options: GraphOptions) -> Pipeline:
+    """Build the pipeline. Its outputs are images uint8 and labels int64.
+
+    Packed: [PARTS, n, 64, 64, 1] and [PARTS, n]. Encoded: [n, 64, 64, 1] and [n].
+    """
+    return _graph(
+        source,
+        options,
+        batch_size=options.batch_size,
+        device_id=options.device_id,
+        num_threads=options.threads,
+    )
+
+
+# Type and number of dimensions of the source's arrays, for one DALI sample: addresses of a part's images or the bytes
+# of a file, labels, augmentation rows.
+_PACKED_INPUTS = ((types.INT64, 1), (types.INT64, 1), (types.FLOAT, 2))
+_ENCODED_INPUTS = ((types.UINT8, 1), (types.INT64, 0), (types.FLOAT, 1))
 
 
 @pipeline_def(prefetch_queue_depth=PREFETCH)
-def _graph(source: Callable[[], Arrays], kind: Kind) -> tuple[Any, Any]:
-    """Each of a packed batch's PARTS is one DALI sample, so that DALI's cost for a sample hardly counts."""
-    inputs = (_ENCODED if kind.encoded else _PACKED)[: 3 if kind.augmented else 2]
+def _graph(source: Callable[[], Arrays], options: GraphOptions) -> tuple[Any, Any]:
+    """A part of a packed batch is one DALI sample: with hundreds of images in it, DALI's overhead hardly counts."""
+    inputs = _ENCODED_INPUTS if options.encoded else _PACKED_INPUTS
+    if not options.augmented:
+        inputs = inputs[:2]
     dtypes, ndims = (list(column) for column in zip(*inputs, strict=True))
     where, labels, *rows = fn.external_source(source, num_outputs=len(inputs), batch=True, dtype=dtypes, ndim=ndims)
-    pixels, on_cpu = _decoded if kind.encoded else _gathered, kind.device == "cpu"
-    images = pixels(where, rows if on_cpu else [], kind.device)
-    if on_cpu:
-        return images, labels
-    return _augmented(images, rows[0].gpu()) if rows else images, labels.gpu()
+    pixels = _decoded if options.encoded else _gathered
+    if options.device == "cpu":
+        return pixels(where, rows, options.device), labels
+    images = pixels(where, [], options.device)
+    return _augmented_on_gpu(images, rows[0].gpu()) if rows else images, labels.gpu()
 
 
-def _augmented(images: Any, rows: Any) -> Any:
-    """DALI calls augment_parts without waiting for its inputs: that function uses the stream on which they come."""
+def _augmented_on_gpu(images: Any, rows: Any) -> Any:
+    """Augment by Triton. DALI calls augment_parts without waiting, as that works on the stream of its inputs."""
     if find_spec("triton") is None:
-        raise InputError("augmenting on a GPU takes Triton: pip install triton, or train with --augment 0")
+        raise InputError("augmenting on a GPU needs Triton: pip install triton, or train with --augment 0")
     return fn.dl_tensor_python_function(
         images, rows, device="gpu", function=augment_parts, batch_processing=True, synchronize_stream=False
     )
 
 
-# Type and dimensions of what the source brings: addresses of a part's images or a file, labels, augmentation rows.
-_PACKED = ((types.INT64, 1), (types.INT64, 1), (types.FLOAT, 2))
-_ENCODED = ((types.UINT8, 1), (types.INT64, 0), (types.FLOAT, 1))
-
-
 def _gathered(addresses: Any, rows: list[Any], device: str) -> Any:
-    """Compiled code copies pixels from the shards' mappings into DALI's memory, augmented by rows if there are any."""
-    given = [types.INT64, types.FLOAT], [1, 2]
-    images = _compiled(_copy_augmented if rows else _copy, _part_shapes, [addresses, *rows], given, dimensions=4)
+    """Copy pixels from the mapped shards into DALI's memory, augmented if there are rows."""
+    images = _compiled(
+        _copy_augmented if rows else _copy,
+        _part_shapes,
+        [addresses, *rows],
+        in_types=[types.INT64, types.FLOAT],
+        in_dimensions=[1, 2],
+        out_dimensions=4,
+    )
     return images if device == "cpu" else images.gpu()
 
 
 def _decoded(files: Any, rows: list[Any], device: str) -> Any:
-    """PNG or JPEG files as images; compiled code augments them by rows if there are any."""
+    """Decode PNG or JPEG files, and augment the images if there are rows."""
     images = fn.decoders.image(files, device="cpu" if device == "cpu" else "mixed", output_type=types.GRAY)
-    given = [types.UINT8, types.FLOAT], [3, 1]
-    return _compiled(_augment_one, _image_shapes, [images, *rows], given, dimensions=3) if rows else images
+    if not rows:
+        return images
+    return _compiled(
+        _augment_one,
+        _image_shapes,
+        [images, *rows],
+        in_types=[types.UINT8, types.FLOAT],
+        in_dimensions=[3, 1],
+        out_dimensions=3,
+    )
 
 
 def _compiled(
     run: Callable[..., None],
     shapes: Callable[..., None],
     inputs: list[Any],
-    given: tuple[list[Any], list[int]],
     *,
-    dimensions: int,
+    in_types: list[Any],
+    in_dimensions: list[int],
+    out_dimensions: int,
 ) -> Any:
-    """A function that Numba compiles, run on each DALI sample; given: types and dimensions of the inputs."""
+    """An operator that runs a function, compiled by Numba, on each DALI sample; its output is uint8."""
     return numba_function(
         *inputs,
         run_fn=run,
         setup_fn=shapes,
-        in_types=given[0][: len(inputs)],
-        ins_ndim=given[1][: len(inputs)],
+        in_types=in_types[: len(inputs)],
+        ins_ndim=in_dimensions[: len(inputs)],
         out_types=[types.UINT8],
-        outs_ndim=[dimensions],
+        outs_ndim=[out_dimensions],
         batch_processing=False,
     )
 
 
-# Compiled by Numba; shapes are [output][sample][axis].
+# Numba compiles the next functions and infers their types. Shapes are indexed [output][sample][axis].
 def _part_shapes(outs, ins):  # type: ignore[no-untyped-def]
     for sample in range(len(outs[0])):
         outs[0][sample][0] = ins[0][sample][0]
@@ -225,37 +266,38 @@ def _image_shapes(outs, _):  # type: ignore[no-untyped-def]
 
 
 def _copy(out, addresses):  # type: ignore[no-untyped-def]
-    augment_kernels.copy_from(addresses, out)
+    numba_kernels.copy_from(addresses, out)
 
 
 def _copy_augmented(out, addresses, rows):  # type: ignore[no-untyped-def]
-    augment_kernels.apply_from(addresses, rows, out)
+    numba_kernels.apply_from(addresses, rows, out)
 
 
 def _augment_one(out, image, row):  # type: ignore[no-untyped-def]
     shape = (1, IMAGE_SIZE, IMAGE_SIZE)
-    augment_kernels.apply(image.reshape(shape), row.reshape((1, row.size)), out.reshape(shape))
+    numba_kernels.apply(image.reshape(shape), row.reshape((1, row.size)), out.reshape(shape))
 
 
 def augment_parts(images: list[Any], rows: list[Any]) -> list[Any]:
-    """Augment a batch's parts, or images, on the device where DALI has them: DLPack capsules in, DLPack capsules out.
+    """Augment the parts, or images, of a batch on their device: DLPack capsules in, DLPack capsules out.
 
-    On a GPU all work is queued on DALI's own stream: behind what brings the inputs, before DALI's copy of the result,
-    and beside the training step. DALI begins that copy when this function has returned, and then lets go of the result;
-    torch gives its memory to nothing but later work on the same stream, so it lasts until the copy is done.
+    On a GPU all work is queued on DALI's own stream: after the work that produces the inputs, before DALI's copy of the
+    result, and in parallel to the training step. DALI starts that copy after this function returns, and then drops the
+    result. Its memory still lasts until the copy is done, as torch reuses it only for later work on the same stream.
     """
-    from kkanji.augment import triton_kernels
+    from kkanji.augment import triton_kernels  # here, as a machine without a GPU may lack Triton
 
-    parts, part_rows = ([dlpack.from_dlpack(capsule) for capsule in capsules] for capsules in (images, rows))
-    with _stream_of_dali(parts[0].device):
+    parts = [dlpack.from_dlpack(capsule) for capsule in images]
+    part_rows = [dlpack.from_dlpack(capsule) for capsule in rows]
+    with _dali_stream(parts[0].device):
         pixels = torch.stack(parts)
-        flat_rows = torch.stack(part_rows).view(-1, augment_kernels.ROW)
+        flat_rows = torch.stack(part_rows).view(-1, numba_kernels.ROW)
         augmented = triton_kernels.augment(pixels.view(-1, IMAGE_SIZE, IMAGE_SIZE), flat_rows).view(pixels.shape)
     return [dlpack.to_dlpack(part) for part in augmented]  # type: ignore[attr-defined]
 
 
-def _stream_of_dali(device: torch.device) -> AbstractContextManager[None]:
-    """In which torch and Triton use the stream that DALI runs the present Python function on."""
+def _dali_stream(device: torch.device) -> AbstractContextManager[None]:
+    """A context in which torch and Triton use the stream of DALI's current Python function."""
     if device.type == "cpu":
         return nullcontext()
     handle = ops.PythonFunction.current_stream().ptr  # type: ignore[attr-defined]
@@ -263,34 +305,36 @@ def _stream_of_dali(device: torch.device) -> AbstractContextManager[None]:
 
 
 class _Pipeline:
-    """A built graph, whose source can be exchanged once it has ended."""
+    """A built graph whose source can be replaced once it has ended."""
 
-    def __init__(self, kind: Kind) -> None:
-        self.kind = kind
-        self.source: Source | None = None
-        self.graph = build_graph(self._bring, kind)
+    def __init__(self, options: GraphOptions) -> None:
+        self.options = options
+        self.source: ExternalSource | None = None
+        self.graph = build_graph(self._call_source, options)
 
-    def give_back(self) -> None:
-        """Keep it for the next loader of the kind; only after its source's end."""
+    def keep_for_next(self) -> None:
+        """Keep the graph for the next loader with equal options. Only after its source has ended."""
         self.source = None
         self.graph.reset()
-        _idle[self.kind] = self
+        _idle[self.options] = self
 
-    def _bring(self) -> Arrays:
+    def _call_source(self) -> Arrays:
         assert self.source is not None  # noqa: S101  (set before the first run)
         return self.source()
 
 
-_idle: dict[Kind, _Pipeline] = {}  # compiling a graph's functions takes a second or two; evaluations come often
+# Compiling the functions of a graph takes a second or two, and a run evaluates often.
+_idle: dict[GraphOptions, _Pipeline] = {}
 
 
-def _take_pipeline(kind: Kind, source: Source) -> _Pipeline:
-    pipeline = _idle.pop(kind, None) or _Pipeline(kind)
+def _take_pipeline(options: GraphOptions, source: ExternalSource) -> _Pipeline:
+    """An idle pipeline with these options, or a new one."""
+    pipeline = _idle.pop(options, None) or _Pipeline(options)
     pipeline.source = source
     return pipeline
 
 
-def _to_torch(output: Any, *, parts: bool) -> Tensor:
-    """Zero-copy: the batch's images, or its parts one after another."""
+def _to_torch(output: Any, *, in_parts: bool) -> Tensor:
+    """A DALI output as a tensor that shares its memory, parts joined."""
     tensor = dlpack.from_dlpack(output.as_tensor())
-    return tensor.flatten(0, 1) if parts else tensor
+    return tensor.flatten(0, 1) if in_parts else tensor

@@ -1,4 +1,16 @@
-"""What the DALI pipeline is fed with, stretch by stretch: where images lie, their labels, how they are augmented."""
+"""The input of the DALI graph: for each micro-batch, where its images lie, their labels and their augmentation rows.
+
+An image's way through this room, for packed shards:
+
+1. The trainer asks for spans (start, stop) of the sample stream, one for each micro-batch.
+2. The order turns a span into sample numbers; the reader makes sure that their shards are mapped into memory, and
+   fetches ahead what later spans need.
+3. An external source (here) gives DALI the addresses of the pixels, the labels, and the augmentation rows, which depend
+   on nothing but the policy, the seed and the positions in the stream.
+4. The graph (`kkanji.data.dali`) copies the pixels from these addresses, augments them, and hands them to torch.
+
+Shards of PNG or JPEG images differ in step 3: the source gives DALI the files' bytes, and the graph decodes them.
+"""
 
 from abc import ABC, abstractmethod
 from collections import deque
@@ -10,8 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kkanji.augment import policy as augment
-from kkanji.augment.policy import Policy
+from kkanji.augment.policy import Policy, sample_rows
 from kkanji.data.codec import check_header, decode_into
 from shards import CorruptShard, InputError, Order, SplitReader
 from shards.format.layout import IMAGE_SIZE
@@ -20,46 +31,53 @@ from shards.read.encoded import EncodedReader
 from shards.read.packed import PackedReader
 from shards.read.prefetch import Numbers
 
-PREFETCH = 2  # batches that DALI has ready or under way
-KEEP = PREFETCH + 2  # batches whose files stay where they were located: DALI has not copied the last ones yet
-PARTS = 8  # that a packed batch is cut into, for DALI's threads: 4 gather at 65 % of NumPy's limit, 8 at 71 %
+PREFETCH = 2  # batches that DALI has ready or is working on
+KEEP = PREFETCH + 2  # batches whose pixels stay mapped: DALI copies them only after the source has given addresses
+# Parts that a packed batch is cut into, so that DALI's threads share the work: with 4 parts they gather at 65 % of
+# NumPy's limit, with 8 at 71 %.
+PARTS = 8
 Span = tuple[int, int]
+"""(start, stop) in the sample stream, which runs on through the epochs."""
 Arrays = list[Any]
 """One entry for each input of the graph: an array, or a list of arrays of different lengths."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Feed:
-    """What a loader brings: samples of a split, in an order, augmented or not."""
+    """What a loader delivers: samples of a split in an order, augmented or not."""
 
     reader: SplitReader
+    """Reader of the split's images."""
     order: Order
+    """Order of the samples in each epoch."""
     classes: int
+    """Number of classes; labels must be below it."""
     policy: Policy | None = None
-    """None: images as they are."""
+    """Augmentation policy; None delivers images as they are."""
     class_numbers: NDArray[np.int64] | None = None
-    """Of each stored label [labels], where a model numbers its classes otherwise than the set does."""
+    """The model's class number for each stored label [labels]; None if the model numbers classes as the set does."""
     strength: Callable[[int], float] = lambda _: 1.0
-    """Of the policy in an epoch."""
+    """Factor for the policy in each epoch; 1 by default."""
 
 
-class Source(ABC):
-    """Called for each batch; raises StopIteration after the last stretch.
+class ExternalSource(ABC):
+    """The callable behind DALI's `fn.external_source`: each call gives the inputs of one batch.
 
-    What it locates outlives DALI's use of it: shards stay mapped for KEEP batches.
+    Raises StopIteration after the last span. The memory that its addresses point to outlives DALI's use of it: shards
+    stay mapped for KEEP batches.
     """
 
     def __init__(self, feed: Feed, spans: Iterable[Span]) -> None:
         self._feed = feed
-        self._stretches, ahead = tee(spans)
+        self._spans, ahead = tee(spans)
         self._numbers = feed.reader.follow(numbers_of(feed.order, ahead), keep=KEEP)
         self.counts: deque[int] = deque()
-        """Images of the batches that DALI has not given out yet; parts are padded."""
+        """Images in each batch that DALI has not delivered yet. The batches themselves are padded to equal parts."""
         self.ended = False
-        """Whether all stretches were brought: any other StopIteration is an error, not the end."""
+        """Whether all spans were delivered. Any other StopIteration is an error, not the end."""
 
     def __call__(self) -> Arrays:
-        span = next(self._stretches, None)
+        span = next(self._spans, None)
         if span is None:
             self.ended = True
             raise StopIteration
@@ -70,25 +88,28 @@ class Source(ABC):
 
     @abstractmethod
     def _arrays(self, numbers: Numbers, rows: list[NDArray[np.float32]]) -> Arrays:
-        """The graph's inputs: images, labels and, if there are any, augmentation rows [n, ROW]."""
+        """The graph's inputs: images, labels and, if they are to be augmented, rows [n, ROW]."""
 
-    def name_damage(self) -> None:
-        """When DALI refused a batch: raise CorruptShard if an image of those under way is at fault."""
-        return  # pixels stored as they are cannot be refused
+    def raise_if_damaged(self) -> None:
+        """Called when DALI failed on a batch: raises CorruptShard if one of the images in progress is damaged."""
+        return  # packed pixels need no decoding, so DALI cannot fail on them
 
     def close(self) -> None:
-        """Let go of shards that were fetched ahead."""
+        """Release the shards that were fetched ahead."""
         self._numbers.close()
 
     def _rows(self, policy: Policy, start: int, stop: int) -> Iterator[NDArray[np.float32]]:
-        """Augmentation rows of a stretch, which may span epochs."""
+        """Augmentation rows of a span, cut at the ends of epochs, as the strength may differ between them."""
         samples, seed = self._feed.order.samples, self._feed.order.seed
         for epoch, first, last in by_epoch(start, stop, samples):
             positions = np.arange(first, last) + epoch * samples
-            yield augment.sample_rows(policy.scaled(self._feed.strength(epoch)), seed, positions)
+            yield sample_rows(policy.scaled(self._feed.strength(epoch)), seed, positions)
 
     def _checked(self, labels: NDArray[np.integer]) -> NDArray[np.int64]:
-        """A label out of range would be a device-side assert on a GPU, which kills the process without saying why."""
+        """The model's class numbers. Raises CorruptShard for a label out of range.
+
+        On a GPU such a label would be a device-side assert, which kills the process without a reason.
+        """
         numbers = self._feed.class_numbers
         known = self._feed.classes if numbers is None else len(numbers)
         if labels.min() < 0 or labels.max() >= known:
@@ -97,8 +118,8 @@ class Source(ABC):
         return labels.astype(np.int64) if numbers is None else numbers[labels]
 
 
-class PackedSource(Source):
-    """Of packed shards: addresses of pixels, in PARTS of one length."""
+class PackedExternalSource(ExternalSource):
+    """For packed shards: addresses of the pixels, in PARTS of equal length."""
 
     def __init__(self, reader: PackedReader, feed: Feed, spans: Iterable[Span]) -> None:
         super().__init__(feed, spans)
@@ -109,29 +130,31 @@ class PackedSource(Source):
         return [_parts(addresses), _parts(self._checked(labels)), *map(_parts, rows)]
 
 
-class EncodedSource(Source):
-    """Of shards of PNG or JPEG images: their files."""
+class EncodedExternalSource(ExternalSource):
+    """For shards of PNG or JPEG images: the bytes of each file."""
 
     def __init__(self, reader: EncodedReader, feed: Feed, spans: Iterable[Span]) -> None:
         super().__init__(feed, spans)
         self._reader = reader
-        self._under_way: deque[Numbers] = deque(maxlen=KEEP)
+        self._in_progress: deque[Numbers] = deque(maxlen=KEEP)
 
     def _arrays(self, numbers: Numbers, rows: list[NDArray[np.float32]]) -> Arrays:
-        self._under_way.append(numbers)
+        self._in_progress.append(numbers)
         files, labels = self._reader.files(numbers)
-        self._refuse(numbers, files, check_header)  # a decoder would take another size, and hundreds of megabytes
+        # DALI would decode an image of any size, and a header of a few bytes can claim gigabytes.
+        self._check_each(numbers, files, check_header)
         return [files, self._checked(labels), *rows]
 
-    def name_damage(self) -> None:
-        """Decode again what DALI may have failed at, one image at a time."""
+    def raise_if_damaged(self) -> None:
+        """Decode the images in progress again, one at a time: DALI does not say which of a batch it failed on."""
         pixels = np.empty((IMAGE_SIZE, IMAGE_SIZE), np.uint8)
-        for numbers in self._under_way:
-            self._refuse(numbers, self._reader.files(numbers)[0], lambda data: decode_into(data, pixels))
+        for numbers in self._in_progress:
+            self._check_each(numbers, self._reader.files(numbers)[0], lambda data: decode_into(data, pixels))
 
-    def _refuse(
+    def _check_each(
         self, numbers: Numbers, files: list[NDArray[np.uint8]], check: Callable[[NDArray[np.uint8]], None]
     ) -> None:
+        """Raise CorruptShard, with shard and member, for the first file that fails the check."""
         for number, data in zip(numbers, files, strict=True):
             try:
                 check(data)
@@ -139,17 +162,20 @@ class EncodedSource(Source):
                 raise CorruptShard(f"{self._reader.where(int(number))}: {error}") from error
 
 
-def source_of(feed: Feed, spans: Iterable[Span]) -> PackedSource | EncodedSource:
-    """The source that fits the feed's reader."""
+def external_source(feed: Feed, spans: Iterable[Span]) -> ExternalSource:
+    """The source for the feed's kind of reader. Raises TypeError for an unknown kind."""
     if isinstance(feed.reader, EncodedReader):
-        return EncodedSource(feed.reader, feed, spans)
+        return EncodedExternalSource(feed.reader, feed, spans)
     if isinstance(feed.reader, PackedReader):
-        return PackedSource(feed.reader, feed, spans)
-    raise TypeError(f"{type(feed.reader).__name__}: expected a reader of packed or of encoded images")
+        return PackedExternalSource(feed.reader, feed, spans)
+    raise TypeError(f"{type(feed.reader).__name__}: expected PackedReader or EncodedReader")
 
 
 def _parts(array: NDArray[Any]) -> NDArray[Any]:
-    """A batch in PARTS of one length, which makes its output one tensor: the last image stands in for missing ones."""
+    """A batch [n, ...] as PARTS of equal length, [PARTS, ceil(n / PARTS), ...], padded with copies of the last image.
+
+    DALI outputs parts of equal length as one tensor, so no copy is needed to join them.
+    """
     length = -(-len(array) // PARTS)
     missing = PARTS * length - len(array)
     padded = np.concatenate([array, array[-1:].repeat(missing, axis=0)]) if missing else array

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kkanji.checkpoint import files as checkpoint
+from kkanji import checkpoint
 from kkanji.checkpoint.load import load_trained
 from kkanji.classes import ClassMap
 from kkanji.inference.image_files import SUFFIXES, load_character

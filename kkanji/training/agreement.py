@@ -21,8 +21,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object, parse_flag_from_env
 from torch import Tensor
 
-from kkanji import __version__
-from kkanji.checkpoint import files as checkpoint
+from kkanji import __version__, checkpoint
 from kkanji.classes import ClassMap
 from kkanji.cli import INPUT_ERROR
 from kkanji.config import TrainConfig

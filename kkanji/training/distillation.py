@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kkanji.checkpoint import files as checkpoint
+from kkanji import checkpoint
 from kkanji.checkpoint.load import load_trained
 from kkanji.classes import ClassMap, label
 from shards import InputError

@@ -17,8 +17,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from kkanji import checkpoint
 from kkanji.augment.policy import Policy
-from kkanji.checkpoint import files as checkpoint
 from kkanji.checkpoint.lineage import learned_from
 from kkanji.checkpoint.load import initial_weights
 from kkanji.classes import ClassMap

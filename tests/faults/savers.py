@@ -25,7 +25,7 @@ import torch
 from torch import nn
 from torch.optim import Adam, Optimizer
 
-from kkanji.checkpoint import files as checkpoint
+from kkanji import checkpoint
 from kkanji.classes import class_map
 from shards import InputError
 from tests.faults.injector import answer

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from kkanji.checkpoint import files as checkpoint
+from kkanji import checkpoint
 from kkanji.data.training_set import class_map, open_set
 from kkanji.evaluation.predict_split import describe, training_originals
 from kkanji.models import create_model
@@ -182,7 +182,7 @@ def test_a_mean_of_runs_is_evaluated_and_exported_as_the_first_ones(best: Path, 
     shutil.copytree(best, other)
     average(AverageConfig(checkpoints=(best, other), output=mean))
     evaluate(EvaluateConfig(checkpoint=mean, data=str(tiny_set)))
-    assert evaluation(best)["checkpoint"] == "averaged" and evaluation(best)["apart"] is False
+    assert evaluation(best)["checkpoint"] == "averaged" and evaluation(best)["disjoint"] is False
     export(ExportConfig(checkpoint=mean, output=tmp_path / "model"))
     card = (tmp_path / "model" / "README.md").read_text()
     assert "then averaged with other runs' weights" in card and "unknown lineage" in card
@@ -201,7 +201,7 @@ def test_an_exported_folder_proves_what_it_never_saw(best: Path, tiny_set: Path,
     for split, disjoint in (("val", True), ("train", False)):
         options = {"data": str(tiny_set), "split": split, "output": elsewhere}
         evaluate(EvaluateConfig(checkpoint=tmp_path / "model", **options))  # type: ignore[arg-type]
-        assert json.loads((elsewhere / "evaluation.json").read_text())["apart"] is disjoint
+        assert json.loads((elsewhere / "evaluation.json").read_text())["disjoint"] is disjoint
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kkanji.checkpoint import files as checkpoint
+from kkanji import checkpoint
 from kkanji.checkpoint.lineage import proven_disjoint
 from kkanji.data.training_set import class_map, open_set
 from kkanji.inference.predict import Predictor

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kkanji.augment import numba_kernels as augment_kernels
+from kkanji.augment import numba_kernels
 from kkanji.augment.policy import Policy, sample_rows
 from shards import IMAGE_SIZE, InputError
 
@@ -55,7 +55,7 @@ def fingerprint(recipe: Recipe) -> str:
 def by_policy(policy: Policy, images: Images, seed: int, numbers: Numbers) -> Images:
     """As online training varies them. [n, 64, 64]. On the calling thread alone; holds no GIL."""
     out = np.empty_like(images)
-    augment_kernels.apply(images, sample_rows(policy, seed, numbers), out)
+    numba_kernels.apply(images, sample_rows(policy, seed, numbers), out)
     return out
 
 

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from kkanji.augment import policy as augment
 from kkanji.augment.numba_kernels import GRID_START, ROW
-from kkanji.augment.policy import Policy
+from kkanji.augment.policy import Policy, apply, sample_rows
 
 COUNT = 400
 STILL = Policy(**{field.name: 0.0 for field in fields(Policy)})
@@ -24,7 +23,7 @@ def images() -> NDArray[np.uint8]:
 
 
 def rows_of(policy: Policy, seed: int = 0, count: int = COUNT) -> NDArray[np.float32]:
-    return augment.sample_rows(policy, seed, np.arange(count))
+    return sample_rows(policy, seed, np.arange(count))
 
 
 def only(**strengths: float) -> Policy:
@@ -32,12 +31,12 @@ def only(**strengths: float) -> Policy:
 
 
 def test_no_strength_changes_nothing(images: NDArray[np.uint8]) -> None:
-    assert np.array_equal(augment.apply(images, rows_of(STILL)), images)
+    assert np.array_equal(apply(images, rows_of(STILL)), images)
 
 
 def test_the_input_is_left_alone(images: NDArray[np.uint8]) -> None:
     before = images.copy()
-    augment.apply(images, rows_of(Policy()))
+    apply(images, rows_of(Policy()))
     assert np.array_equal(images, before)
 
 
@@ -47,15 +46,15 @@ def test_senseless_rows_read_no_other_memory(images: NDArray[np.uint8], column: 
     """As compiled code would, and crash: what comes out does not matter."""
     rows = rows_of(STILL, count=20)
     rows[:, column] = value
-    assert augment.apply(images[:20], rows).shape == (20, 64, 64)
+    assert apply(images[:20], rows).shape == (20, 64, 64)
 
 
 def test_a_row_depends_on_its_position_alone(images: NDArray[np.uint8]) -> None:
     """Not on its batch: ranks, micro-batches and resumed runs augment alike."""
     rows = rows_of(Policy(), seed=7)
     positions = np.array([3, 399, 17])
-    assert np.array_equal(augment.sample_rows(Policy(), 7, positions), rows[positions])
-    assert np.array_equal(augment.apply(images[positions], rows[positions]), augment.apply(images, rows)[positions])
+    assert np.array_equal(sample_rows(Policy(), 7, positions), rows[positions])
+    assert np.array_equal(apply(images[positions], rows[positions]), apply(images, rows)[positions])
 
 
 def test_seeds_and_positions_differ() -> None:
@@ -89,7 +88,7 @@ def test_noise_level_in_pixels() -> None:
     gray = np.full((200, 64, 64), 128, np.uint8)
     rows = rows_of(STILL, count=200)
     rows[:, 6] = 10
-    noise = augment.apply(gray, rows).astype(float) - 128
+    noise = apply(gray, rows).astype(float) - 128
     assert noise.std() == pytest.approx(10, rel=0.02)
     assert abs(noise.mean()) < 0.1
     neighbours = np.corrcoef(noise[:, :, 1:].ravel(), noise[:, :, :-1].ravel())[0, 1]
@@ -99,7 +98,7 @@ def test_noise_level_in_pixels() -> None:
 def test_pixels_move_as_far_as_the_policy_says() -> None:
     """Measured in images whose gray tells where a pixel came from."""
     ramp = np.broadcast_to(4 * np.arange(64, dtype=np.uint8), (4000, 64, 64))
-    moved = augment.apply(ramp, rows_of(only(elastic_px=2.0), count=4000)) / 4 - np.arange(64)
+    moved = apply(ramp, rows_of(only(elastic_px=2.0), count=4000)) / 4 - np.arange(64)
     assert abs(moved[:, 16:48, 16:48].mean()) < 0.05
     t = np.arange(64) / 15.75 % 1
     of_axis = (1 - t) ** 2 + t**2  # variance of the mean of two nodes, weighted
@@ -109,7 +108,7 @@ def test_pixels_move_as_far_as_the_policy_says() -> None:
 
 def test_as_many_pixels_are_erased_as_the_policy_says() -> None:
     white = np.full((8000, 64, 64), 255, np.uint8)
-    erased = augment.apply(white, rows_of(only(erase_probability=0.3, erase_px=24), count=8000)) == 0
+    erased = apply(white, rows_of(only(erase_probability=0.3, erase_px=24), count=8000)) == 0
     assert erased[:, 12:52, 12:52].mean() == pytest.approx(0.3 * (12 / 64) ** 2, rel=0.05)
     assert erased.any(axis=(1, 2)).mean() == pytest.approx(0.3, rel=0.1)
 
@@ -118,7 +117,7 @@ def test_erasing_blackens_exactly_the_box() -> None:
     white = np.full((1, 64, 64), 255, np.uint8)
     rows = rows_of(STILL, count=1)
     rows[0, 7:11] = 10.5, 20.0, 30.0, 25.0
-    erased = augment.apply(white, rows)[0] == 0
+    erased = apply(white, rows)[0] == 0
     assert erased[20:25, 11:30].all()
     assert erased.sum() == 5 * 19
 
@@ -126,7 +125,7 @@ def test_erasing_blackens_exactly_the_box() -> None:
 def test_a_shift_is_a_shift(images: NDArray[np.uint8]) -> None:
     rows = rows_of(STILL)
     rows[:, 2], rows[:, 5] = 2, -3
-    shifted = augment.apply(images, rows)
+    shifted = apply(images, rows)
     assert np.array_equal(shifted[:, 3:, :62], images[:, :61, 2:])
     assert not shifted[:, :3].any()
 

@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from kkanji.augment import policy as augment
 from kkanji.augment import triton_kernels
 from kkanji.augment.numba_kernels import GRID_START, ROW
-from kkanji.augment.policy import Policy
+from kkanji.augment.policy import Policy, apply, sample_rows
 from tests.kkanji.augment.triton_interpreter import interpreted
 
 KERNEL = interpreted()  # once: hypothesis calls a test many times
@@ -35,7 +34,7 @@ def random_images(count: int) -> NDArray[np.uint8]:
 
 
 def rows_of(policy: Policy, count: int, seed: int = 0) -> NDArray[np.float32]:
-    return augment.sample_rows(policy, seed, np.arange(count))
+    return sample_rows(policy, seed, np.arange(count))
 
 
 def augmented(
@@ -62,7 +61,7 @@ POLICIES = st.builds(Policy, **{field.name: STRENGTHS for field in fields(Policy
 @example(policy=Policy(), seed=0, images="random")
 def test_every_policy_gives_the_references_images(policy: Policy, seed: int, images: str) -> None:
     rows = rows_of(policy, 2, seed)
-    assert np.array_equal(augmented(IMAGES[images], rows), augment.apply(IMAGES[images], rows))
+    assert np.array_equal(augmented(IMAGES[images], rows), apply(IMAGES[images], rows))
 
 
 def numbers(count: int, low: float, high: float) -> st.SearchStrategy[NDArray[np.float32]]:
@@ -84,7 +83,7 @@ ROWS = st.tuples(
 @given(row=ROWS, images=st.sampled_from(sorted(IMAGES)))
 def test_every_row_gives_the_references_images(row: NDArray[np.float32], images: str) -> None:
     rows = np.stack([row, row])
-    assert np.array_equal(augmented(IMAGES[images], rows), augment.apply(IMAGES[images], rows))
+    assert np.array_equal(augmented(IMAGES[images], rows), apply(IMAGES[images], rows))
 
 
 def test_no_strength_changes_nothing() -> None:
@@ -95,7 +94,7 @@ def test_no_strength_changes_nothing() -> None:
 @pytest.mark.parametrize("count", [0, 1, 7, 33])
 def test_any_number_of_images(count: int) -> None:
     images, rows = random_images(count), rows_of(Policy(), count)
-    assert np.array_equal(augmented(images, rows), augment.apply(images, rows))
+    assert np.array_equal(augmented(images, rows), apply(images, rows))
 
 
 @pytest.mark.parametrize("index", [[], [4], [0, 0, 0], [3, 1, 4, 1, 0, 2, 4, 4]])
@@ -103,7 +102,7 @@ def test_through_an_index_is_gathered_first_bit_for_bit(index: list[int]) -> Non
     images, numbers, rows = random_images(5), np.array(index, np.int64), rows_of(Policy(), len(index))
     found = augmented(images, rows, numbers)
     assert np.array_equal(found, augmented(images[numbers], rows))
-    assert np.array_equal(found, augment.apply(images[numbers], rows))
+    assert np.array_equal(found, apply(images[numbers], rows))
 
 
 def test_an_index_out_of_range_reads_no_other_memory() -> None:
@@ -220,10 +219,10 @@ print([name for name in sys.modules if name.split(".")[0] == "triton"])
 sys.modules["triton"] = None  # as if it were not installed
 for device in (None, 0):
     try:
-        pipeline.build_graph(lambda: [], pipeline.Kind(device_id=device, augmented=True))
+        pipeline.build_graph(lambda: [], pipeline.GraphOptions(device_id=device, augmented=True))
     except Exception as error:
         print(type(error).__name__, error)
 """
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     remedy = "pip install triton, or train with --augment 0"
-    assert found.splitlines() == ["[]", f"InputError augmenting on a GPU takes Triton: {remedy}"]
+    assert found.splitlines() == ["[]", f"InputError augmenting on a GPU needs Triton: {remedy}"]

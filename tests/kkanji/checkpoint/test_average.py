@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from kkanji.checkpoint import files as checkpoint
+from kkanji import checkpoint
 from kkanji.checkpoint.average import average
 from kkanji.checkpoint.load import load_trained
 from kkanji.classes import class_map
@@ -55,8 +55,8 @@ def test_what_has_no_mean_is_refused_and_nothing_is_written(tmp_path: Path) -> N
     hiragana = save(tmp_path / "hiragana", 0, points=(0x3042, 0x3044, 0x3046))
     for paths, message in (
         ([first], "--checkpoints: 1, expected two or more"),
-        ([first, cosine], r"a cosine head, expected kkanji_efficientnet_fused_s with a linear head"),
-        ([first, hiragana], "tells other characters apart"),
+        ([first, cosine], r"a cosine head; expected kkanji_efficientnet_fused_s with a linear head"),
+        ([first, hiragana], "has other classes than"),
         ([first, tmp_path / "gone"], "no such checkpoint"),
     ):
         with pytest.raises(InputError, match=message):

@@ -8,8 +8,8 @@ import timm
 import torch
 
 import kkanji.models
+from kkanji import checkpoint
 from kkanji.checkpoint import export as exporting
-from kkanji.checkpoint import files as checkpoint
 from kkanji.checkpoint.export import ONNX, Reader, compare, export, trial_images
 from kkanji.classes import class_map
 from kkanji.inference.predict import Predictor

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from kkanji.checkpoint import files as checkpoint
-from kkanji.checkpoint.files import CorruptCheckpoint
+from kkanji import checkpoint
+from kkanji.checkpoint import CorruptCheckpoint
 from kkanji.config import MOST_JSON_BYTES
 from shards import InputError
 from tests.faults.savers import save, trained
@@ -166,7 +166,7 @@ def test_without_a_good_one_it_says_what_to_do(two: tuple[Path, Path]) -> None:
         (path / "manifest.json").write_text("{}")
     with (
         pytest.warns(RuntimeWarning, match="skipped"),
-        pytest.raises(InputError, match=r"no good checkpoint among 2, .* begin again with another --output"),
+        pytest.raises(InputError, match=r"no good checkpoint among 2, .* start again with another --output"),
     ):
         checkpoint.newest(two[0].parent)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from accelerate import Accelerator
 
-from kkanji.checkpoint import files as checkpoint
+from kkanji import checkpoint
 from kkanji.classes import ClassMap
 from kkanji.classes import class_map as made_of
 from kkanji.config import TrainConfig

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from kkanji.checkpoint import files as checkpoint
-from kkanji.checkpoint.files import CorruptCheckpoint
+from kkanji import checkpoint
+from kkanji.checkpoint import CorruptCheckpoint
 from kkanji.classes import class_map
 from shards import InputError
 
@@ -168,7 +168,7 @@ def test_what_is_in_a_new_checkpoints_place_is_kept_beside(tmp_path: Path, targe
     else:
         (run / "step-000000003").symlink_to(tmp_path / target)
     before = everything(archive)
-    with pytest.warns(RuntimeWarning, match="not what this run wrote; kept as step-000000003-kept"):
+    with pytest.warns(RuntimeWarning, match="not written by this run; kept as step-000000003-kept"):
         path = save(run, 3)
     assert everything(archive) == before
     assert checkpoint.newest(run) == path and not path.is_symlink()
@@ -189,7 +189,7 @@ def test_links_that_users_made_real_dangling_or_foreign(tmp_path: Path) -> None:
     shutil.copytree(run / "step-000000001", run / "last")
     (run / "best").unlink()
     (run / "best").symlink_to("step-000000009")
-    with pytest.warns(RuntimeWarning, match="last: not what this run wrote; kept as last-kept"):
+    with pytest.warns(RuntimeWarning, match="last: not written by this run; kept as last-kept"):
         save(run, 2)
     (run / "best").unlink()
     (run / "best").symlink_to(archive)

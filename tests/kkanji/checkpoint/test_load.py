@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kkanji.checkpoint import files as checkpoint
+from kkanji import checkpoint
 from kkanji.checkpoint.load import initial_weights, load_trained
 from kkanji.classes import class_map
 from kkanji.config import Head
@@ -44,7 +44,7 @@ def test_characters_are_matched_and_new_ones_keep_their_own_weights(tmp_path: Pa
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     path = save(tmp_path, "cosine")
-    with pytest.raises(InputError, match=r"--init .*weights of kkanji_efficientnet_fused_s, which do not fit"):
+    with pytest.raises(InputError, match=r"--init .*weights of kkanji_efficientnet_fused_s do not fit"):
         initial_weights(path, create_model(NETWORK, 3, "linear"), KNOWN)
 
 

@@ -17,11 +17,10 @@ import torch
 from nvidia.dali import fn, ops, pipeline_def
 from torch.utils import dlpack
 
-from kkanji.augment import policy as augment
 from kkanji.augment.numba_kernels import ROW
-from kkanji.augment.policy import Policy
+from kkanji.augment.policy import Policy, apply, sample_rows
 from kkanji.data.codec import decode_into
-from kkanji.data.dali import Kind, Loader, augment_parts, build_graph
+from kkanji.data.dali import GraphOptions, Loader, augment_parts, build_graph
 from kkanji.data.feed import Feed
 from kkanji.evaluation.predict_split import unaugmented_feed
 from shards import CorruptShard, SampleOrder, ShardSet
@@ -47,7 +46,7 @@ def test_batches_are_the_policy_applied_to_the_stream(tiny_set: Path, policy: Po
     for batch, (start, stop) in zip(batches, STRETCHES, strict=True):
         images, labels, _ = source.reader.gather(source.order.at(start, stop))
         if policy is not None:
-            images = augment.apply(images, augment.sample_rows(policy, 3, np.arange(start, stop)))
+            images = apply(images, sample_rows(policy, 3, np.arange(start, stop)))
         assert np.array_equal(batch.images.numpy(), images[:, None])
         assert np.array_equal(batch.labels.numpy(), labels)
         assert batch.labels.dtype == torch.int64
@@ -104,13 +103,13 @@ def test_closing_early_ends_all_threads(tiny_set: Path) -> None:
     assert active_count() <= before + os.cpu_count()  # type: ignore[operator]  # the augmentation's pool stays
 
 
-def operators(kind: Kind) -> list[tuple[str, str]]:
+def operators(options: GraphOptions) -> list[tuple[str, str]]:
     """Name and device of each operator, in the order of the data's way through them; copies to the GPU left out."""
 
     def source() -> list[np.ndarray]:
         raise StopIteration
 
-    pipeline = build_graph(source, kind)
+    pipeline = build_graph(source, options)
     pipeline._build_graph()  # checks the graph against every operator's schema, which needs no GPU
     found = []
     for operator in pipeline._ops:
@@ -126,17 +125,23 @@ GATHER, AUGMENT, AUGMENT_GPU = ("NumbaFunction", "cpu"), ("NumbaFunction", "cpu"
 
 @pytest.mark.parametrize("augmented", [False, True])
 def test_the_graph_on_the_cpu(augmented: bool) -> None:
-    assert operators(Kind(device_id=None, augmented=augmented)) == [GATHER]
+    assert operators(GraphOptions(device_id=None, augmented=augmented)) == [GATHER]
     decoder = ("Image", "cpu")
-    assert operators(Kind(device_id=None, augmented=augmented, encoded=True)) == [decoder, AUGMENT][: 1 + augmented]
+    assert (
+        operators(GraphOptions(device_id=None, augmented=augmented, encoded=True))
+        == [decoder, AUGMENT][: 1 + augmented]
+    )
 
 
 @pytest.mark.parametrize("augmented", [False, True])
 def test_the_graph_on_a_gpu(augmented: bool) -> None:
     """Constructed, and so checked by DALI's schemas, without a GPU; it is not run here."""
-    assert operators(Kind(device_id=0, augmented=augmented)) == [GATHER, AUGMENT_GPU][: 1 + augmented]
+    assert operators(GraphOptions(device_id=0, augmented=augmented)) == [GATHER, AUGMENT_GPU][: 1 + augmented]
     decoder = ("Image", "mixed")
-    assert operators(Kind(device_id=0, augmented=augmented, encoded=True)) == [decoder, AUGMENT_GPU][: 1 + augmented]
+    assert (
+        operators(GraphOptions(device_id=0, augmented=augmented, encoded=True))
+        == [decoder, AUGMENT_GPU][: 1 + augmented]
+    )
 
 
 @pytest.fixture(scope="module", params=["png", "jpg"])
@@ -156,7 +161,7 @@ def test_encoded_images_are_decoded_and_augmented_by_dali(encoded_set: Path, pol
         for batch, (start, stop) in zip(loader, spans, strict=True):
             images, labels, _ = reader.gather(order.at(start, stop))
             if policy is not None:
-                images = augment.apply(images, augment.sample_rows(policy, 3, np.arange(start, stop)))
+                images = apply(images, sample_rows(policy, 3, np.arange(start, stop)))
             assert np.array_equal(batch.images.numpy(), images[:, None])
             assert np.array_equal(batch.labels.numpy(), labels)
 
@@ -207,14 +212,14 @@ def python_graph(parts: list[list[np.ndarray]]) -> Any:
 def test_dali_has_its_batch_augmented_by_the_gpus_kernel(encoded: bool) -> None:
     """Called by DALI on the CPU: what comes back is what the reference makes of it, bit for bit."""
     images = np.random.default_rng(0).integers(0, 256, (3, 2, 64, 64, 1), np.uint8)
-    rows = augment.sample_rows(Policy(), 0, np.arange(6)).reshape(3, 2, -1)
+    rows = sample_rows(Policy(), 0, np.arange(6)).reshape(3, 2, -1)
     if encoded:
         images, rows = images[:, 0], rows[:, 0]
     graph = python_graph([list(images), list(rows)])
     for _ in range(3):
         (output,) = graph.run()
         found = np.stack([np.asarray(output.at(number)) for number in range(3)])
-        expected = augment.apply(images.reshape(-1, 64, 64), rows.reshape(-1, ROW))
+        expected = apply(images.reshape(-1, 64, 64), rows.reshape(-1, ROW))
         assert np.array_equal(found, expected.reshape(images.shape))
 
 
@@ -272,7 +277,7 @@ def test_on_a_gpu_all_is_queued_on_the_stream_of_dali(stub_gpu: type[OnGpu], mon
 
 
 def test_dali_does_not_have_the_host_wait_before_the_gpus_function() -> None:
-    pipeline = build_graph(lambda: [], Kind(device_id=0, augmented=True))
+    pipeline = build_graph(lambda: [], GraphOptions(device_id=0, augmented=True))
     pipeline._build_graph()
     (function,) = [operator for operator in pipeline._ops if "PythonFunction" in type(operator._op).__name__]
     assert "synchronize_stream: False" in repr(function.spec)
@@ -302,8 +307,8 @@ def ran_on(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """A loader's graph for a GPU runs on the CPU; the streams that it is run on."""
     ran_on: list[Any] = []
 
-    def build(source: Callable[[], Any], kind: Kind) -> Any:
-        graph = build_graph(source, replace(kind, device_id=None))
+    def build(source: Callable[[], Any], options: GraphOptions) -> Any:
+        graph = build_graph(source, replace(options, device_id=None))
         run = graph.run
 
         def run_on(stream: Any) -> Any:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kkanji.checkpoint import files as checkpoint
+from kkanji import checkpoint
 from kkanji.classes import class_map
 from kkanji.inference.predict import BATCH, Predictor, list_images, predict_files
 from kkanji.models import create_model

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kkanji.checkpoint import files as checkpoint
+from kkanji import checkpoint
 from kkanji.checkpoint.load import load_trained
 from kkanji.classes import class_map
 from kkanji.models import create_model

@@ -6,7 +6,7 @@ import torch
 from timm.optim import muon
 from torch import Tensor, nn
 
-from kkanji.checkpoint import files as checkpoint
+from kkanji import checkpoint
 from kkanji.classes import class_map
 from kkanji.config import OptimizerName
 from kkanji.models import create_model

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from kkanji.checkpoint import files as checkpoint
+from kkanji import checkpoint
 from kkanji.checkpoint.average import average
 from kkanji.checkpoint.export import export
 from kkanji.classes import class_map
