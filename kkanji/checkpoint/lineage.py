@@ -1,4 +1,4 @@
-"""Whether evaluated images are apart from those a model was trained on: every figure needs that beside it."""
+"""Whether evaluated images are disjoint from those a model was trained on; every figure is shown with the answer."""
 
 from collections.abc import Mapping
 from functools import reduce
@@ -25,7 +25,12 @@ def independence(data: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Inde
         return "trained on"
     same = data.get("lineage") == "known" and evaluation.get("data") == data.get("identity")
     known = evaluation.get("lineage") == "known"
-    return "proven" if known and (same or evaluation.get("apart")) else "unknown"
+    return "proven" if known and (same or is_disjoint(evaluation)) else "unknown"
+
+
+def is_disjoint(evaluation: Mapping[str, Any]) -> bool:
+    """Whether an evaluation.json records disjoint images; in earlier files the field is called `apart`."""
+    return bool(evaluation.get("disjoint", evaluation.get("apart")))
 
 
 def record(path: Path, data: str, lineage: str, sources: NDArray[np.uint64]) -> dict[str, Any]:
@@ -39,7 +44,7 @@ def record(path: Path, data: str, lineage: str, sources: NDArray[np.uint64]) -> 
     disjoint = not own and proven_disjoint(path, sources)
     if state["config"].get("averaged") and not disjoint:
         lineage = "unknown: averaged with weights that are not proven to be trained without these images"
-    return {"lineage": lineage, "apart": disjoint}
+    return {"lineage": lineage, "disjoint": disjoint}
 
 
 def proven_disjoint(path: Path, sources: NDArray[np.uint64]) -> bool:

@@ -143,7 +143,7 @@ def test_the_card_has_the_figures_and_the_folder_the_temperature(best: Path, tin
     evaluate(EvaluateConfig(checkpoint=best, data=str(tiny_set), temperature=True))
     export(ExportConfig(checkpoint=best, output=tmp_path / "model"))
     card, found = (tmp_path / "model" / "README.md").read_text(), evaluation(best)
-    assert f"top-1 {found['top1']:.2%}" in card and "proven apart from training" in card and "- Data: drawn" in card
+    assert f"top-1 {found['top1']:.2%}" in card and "proven disjoint from training" in card and "- Data: drawn" in card
     assert f"Temperature {found['temperature']['value']:.3f}, fitted on 36 images of split `val`" in card
     assert checkpoint.read_state(tmp_path / "model")["temperature"] == found["temperature"]["value"]
 
@@ -182,7 +182,7 @@ def test_a_mean_of_runs_is_evaluated_and_exported_as_the_first_ones(best: Path, 
     shutil.copytree(best, other)
     average(AverageConfig(checkpoints=(best, other), output=mean))
     evaluate(EvaluateConfig(checkpoint=mean, data=str(tiny_set)))
-    assert evaluation(best)["checkpoint"] == "averaged" and evaluation(best)["apart"] is False
+    assert evaluation(best)["checkpoint"] == "averaged" and evaluation(best)["disjoint"] is False
     export(ExportConfig(checkpoint=mean, output=tmp_path / "model"))
     card = (tmp_path / "model" / "README.md").read_text()
     assert "then averaged with other runs' weights" in card and "unknown lineage" in card
@@ -201,7 +201,7 @@ def test_an_exported_folder_proves_what_it_never_saw(best: Path, tiny_set: Path,
     for split, disjoint in (("val", True), ("train", False)):
         options = {"data": str(tiny_set), "split": split, "output": elsewhere}
         evaluate(EvaluateConfig(checkpoint=tmp_path / "model", **options))  # type: ignore[arg-type]
-        assert json.loads((elsewhere / "evaluation.json").read_text())["apart"] is disjoint
+        assert json.loads((elsewhere / "evaluation.json").read_text())["disjoint"] is disjoint
 
 
 @pytest.fixture

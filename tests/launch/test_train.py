@@ -162,7 +162,7 @@ def test_a_run_is_taught_by_others(undisturbed: Path, tiny_set: Path, tmp_path: 
     checkpoint = run / "checkpoints" / "best"
     evaluated = start(str(ROOT / "launch/evaluate.py"), "--checkpoint", str(checkpoint), "--data", str(tiny_set))
     assert evaluated.returncode == 0, evaluated.stderr
-    assert json.loads((run / "evaluation.json").read_text())["apart"]
+    assert json.loads((run / "evaluation.json").read_text())["disjoint"]
     labels = start(
         *train_command(tiny_set, tmp_path / "labels", *options, "--distillation-weight", "0", "--epochs", "1")
     )

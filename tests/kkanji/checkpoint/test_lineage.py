@@ -1,4 +1,4 @@
-"""When evaluated images count as apart from those that were trained on."""
+"""When evaluated images count as disjoint from those that were trained on."""
 
 import json
 from pathlib import Path
@@ -25,11 +25,12 @@ VALIDATED = {"split": "val", "lineage": "known", "data": "a"}
         ({}, {}, "proven"),
         ({}, {"split": "train"}, "trained on"),
         ({}, {"data": "b"}, "unknown"),
-        ({}, {"data": "b", "apart": True}, "proven"),
+        ({}, {"data": "b", "disjoint": True}, "proven"),
+        ({}, {"data": "b", "apart": True}, "proven"),  # an evaluation.json of an earlier version
         ({"lineage": "unknown: it began with weights"}, {}, "unknown"),
-        ({"lineage": "unknown: it began with weights"}, {"apart": True}, "proven"),
+        ({"lineage": "unknown: it began with weights"}, {"disjoint": True}, "proven"),
         ({}, {"lineage": "unknown"}, "unknown"),
-        ({}, {"lineage": "unknown", "apart": True}, "unknown"),
+        ({}, {"lineage": "unknown", "disjoint": True}, "unknown"),
     ],
 )
 def test_the_verdict(data: dict[str, str], evaluation: dict[str, Any], verdict: str) -> None:
@@ -69,7 +70,7 @@ def test_weights_with_a_list_of_their_originals_need_no_set(tiny_set: Path, tmp_
     (exported / checkpoint.ORIGINALS).write_bytes(checkpoint.originals_bytes(trained))
     assert proven_disjoint(exported, validated) and not proven_disjoint(exported, trained[:1])
     assert proven_disjoint(begun, validated)
-    assert record(exported, "any set", "known", validated) == {"lineage": "known", "apart": True}
+    assert record(exported, "any set", "known", validated) == {"lineage": "known", "disjoint": True}
     (exported / checkpoint.ORIGINALS).write_bytes(checkpoint.originals_bytes(np.append(trained, validated[:1])))
     assert not proven_disjoint(begun, validated)
     assert originals_behind(begun).tolist() == sorted({*trained.tolist(), int(validated[0])})
@@ -89,7 +90,7 @@ def test_a_mean_is_proven_only_if_each_of_its_parts_is(tiny_set: Path, tmp_path:
     validated = data.split("val").sources()
     evaluated = (data.manifest.identity(), "known", validated)
     first = checkpoint_of(tmp_path / "first", tiny_set)
-    assert record(first, *evaluated) == {"lineage": "known", "apart": False}  # a split of its own set
+    assert record(first, *evaluated) == {"lineage": "known", "disjoint": False}  # a split of its own set
     mean = checkpoint_of(tmp_path / "mean", tiny_set, averaged=[str(other)])
     checkpoint_of(other, tiny_set)
     assert independence(DATA, VALIDATED | record(mean, *evaluated)) == "proven"

@@ -17,7 +17,7 @@ from PIL import Image
 
 from kkanji.evaluation.predictions import Predictions, load_predictions
 from kkanji.report import write_report
-from kkanji.report._log import read_log
+from kkanji.report.log import read_log
 from shards.errors import InputError
 
 CHARACTERS = tuple("\U00024fa3一二三人入大犬太土士己已巳日目白百千干于天夫末")

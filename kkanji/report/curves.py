@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from kkanji.report._log import Curve, TrainingLog
-from kkanji.report._style import Chart, Palette, tidy
-from kkanji.report._text import percent, quantity
+from kkanji.report.log import Curve, TrainingLog
+from kkanji.report.style import Chart, Palette, tidy
+from kkanji.report.text import percent, quantity
 
 SMOOTHED_FROM = 120  # points; fewer are drawn as they are
 SMOOTHED_PIECES = 60

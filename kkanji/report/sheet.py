@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw
 
 from kkanji.glyphs import code_point, font, render_glyph
-from kkanji.report._cards import Card
-from kkanji.report._style import LIGHT
-from kkanji.report._text import percent, quantity
+from kkanji.report.cards import Card
+from kkanji.report.style import LIGHT
+from kkanji.report.text import percent, quantity
 
 COLUMNS = 4
 CARD_WIDTH, CARD_HEIGHT = 432, 178

@@ -16,11 +16,11 @@ from kkanji.evaluation.calibration import Accepted
 from kkanji.evaluation.confusion import ClassRecall
 from kkanji.evaluation.metrics import interval
 from kkanji.glyphs import code_point, font_subset, has_glyph, render_glyph
-from kkanji.report import _anchors
-from kkanji.report._cards import Card
-from kkanji.report._run import Run
-from kkanji.report._style import Chart
-from kkanji.report._text import counted, percent, quantity
+from kkanji.report import published
+from kkanji.report.cards import Card
+from kkanji.report.run import Run
+from kkanji.report.style import Chart
+from kkanji.report.text import counted, percent, quantity
 
 GLYPH_SIZE = 80
 FIRST_EAST_ASIAN = "\u2e80"  # where the radicals, kana and kanji begin
@@ -70,7 +70,7 @@ def page_html(content: Content) -> str:
         run=content.run,
         style=_resource("style.css"),
         font=_data("font/woff", font_subset(_shown(content))),
-        anchors=_anchors if _anchors.applies(content.run.data.classes) else None,
+        anchors=published if published.applies(content.run.data.classes) else None,
         interval=interval,
         options=_rows(content.run.config),
         environment_rows=_rows(content.run.environment),

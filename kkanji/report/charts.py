@@ -13,10 +13,10 @@ from kkanji.evaluation.calibration import Calibration
 from kkanji.evaluation.confusion import ClassRecall
 from kkanji.evaluation.metrics import interval
 from kkanji.glyphs import code_point, has_glyph
-from kkanji.report._anchors import PUBLISHED_TOP1, applies
-from kkanji.report._run import Bin, Run
-from kkanji.report._style import Chart, Palette, tidy
-from kkanji.report._text import counted, percent, quantity
+from kkanji.report.published import PUBLISHED_TOP1, applies
+from kkanji.report.run import Bin, Run
+from kkanji.report.style import Chart, Palette, tidy
+from kkanji.report.text import counted, percent, quantity
 
 FEW_IMAGES = 20  # a calibration bin with fewer is drawn hollow: its accuracy is mostly chance
 LABEL_POINTS = 9.5

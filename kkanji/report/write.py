@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from kkanji.evaluation.calibration import accept, calibrate
 from kkanji.evaluation.confusion import lowest_recall, most_confused
 from kkanji.evaluation.predictions import Predictions
-from kkanji.report._cards import Card, ImagesOf, make_cards
-from kkanji.report._charts import calibration_chart, rarity_chart, recall_chart
-from kkanji.report._curves import CURVES, curve_charts
-from kkanji.report._page import Content, Figure, page_html
-from kkanji.report._run import Run, read_run
-from kkanji.report._sheet import draw_sheet, sheet_png
-from kkanji.report._style import DARK, LIGHT, Chart, chart_png
+from kkanji.report.cards import Card, ImagesOf, make_cards
+from kkanji.report.charts import calibration_chart, rarity_chart, recall_chart
+from kkanji.report.curves import CURVES, curve_charts
+from kkanji.report.page import Content, Figure, page_html
+from kkanji.report.run import Run, read_run
+from kkanji.report.sheet import draw_sheet, sheet_png
+from kkanji.report.style import DARK, LIGHT, Chart, chart_png
 from shards.output.files import write_file
 
 PAGE_NAME = "report.html"

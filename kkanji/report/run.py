@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from kkanji.checkpoint.lineage import Independence, independence
+from kkanji.checkpoint.lineage import Independence, independence, is_disjoint
 from kkanji.evaluation.calibration import Temperature
 from kkanji.evaluation.metrics import MEASURES
 from kkanji.evaluation.predictions import Predictions, load_predictions
-from kkanji.report._log import TrainingLog, read_log
+from kkanji.report.log import TrainingLog, read_log
 from shards.errors import InputError
 
 MAKERS = {
@@ -90,12 +90,12 @@ class Run:
     predictions: Predictions
 
     def independence(self) -> Independence:
-        """Whether the evaluated images are apart from those trained on."""
+        """Whether the evaluated images are disjoint from those trained on."""
         evaluated = {
             "split": self.evaluation.split,
             "lineage": self.evaluation.lineage,
             "data": self.evaluation.data,
-            "apart": self.evaluation.disjoint,
+            "disjoint": self.evaluation.disjoint,
         }
         return independence(self.data.description, evaluated)
 
@@ -153,7 +153,7 @@ def _read_evaluation(path: Path) -> Evaluation:
         checkpoint=_get(record, "checkpoint", str, path),
         lineage=_get(record, "lineage", str, path),
         data=_get(record, "data", str, path),
-        disjoint=bool(record.get("apart")),
+        disjoint=is_disjoint(record),
         views=_get(record, "tta", int, path),
         metrics={name: _number(record, name, path) for name in MEASURES},
         bins=tuple(_read_bin(entry, path) for entry in _get(record, "bins", list, path)),
