@@ -25,10 +25,10 @@ def independence(data: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Inde
         return "trained on"
     same = data.get("lineage") == "known" and evaluation.get("data") == data.get("identity")
     known = evaluation.get("lineage") == "known"
-    return "proven" if known and (same or is_disjoint(evaluation)) else "unknown"
+    return "proven" if known and (same or compared_disjoint(evaluation)) else "unknown"
 
 
-def is_disjoint(evaluation: Mapping[str, Any]) -> bool:
+def compared_disjoint(evaluation: Mapping[str, Any]) -> bool:
     """Whether an evaluation.json records disjoint images; in earlier files the field is called `apart`."""
     return bool(evaluation.get("disjoint", evaluation.get("apart")))
 

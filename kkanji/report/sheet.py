@@ -1,4 +1,4 @@
-"""The misreadings as one PNG sheet, for print and slides: ink on paper, four cards in a row."""
+"""The confusions as one PNG sheet, for print and slides: ink on paper, four cards in a row."""
 
 import io
 from collections.abc import Sequence
@@ -64,8 +64,8 @@ def _paste_ink(sheet: Image.Image, strokes: NDArray[np.uint8], corner: tuple[int
 def _lines(card: Card) -> tuple[str, str, str]:
     confusion = card.confusion
     return (
-        f"{card.rank}.  {code_point(card.true)} read as {code_point(card.predicted)}",
-        f"{quantity(confusion.count)} of {quantity(confusion.true_images)} images ({percent(card.share)}), "
+        f"{card.rank}.  {code_point(card.true)} predicted as {code_point(card.predicted)}",
+        f"{quantity(confusion.count)} of {quantity(confusion.true_images)} images ({percent(card.fraction)}), "
         f"mean probability {percent(confusion.probability, 0)}",
         f"training images: {quantity(card.true_training)} and {quantity(card.predicted_training)}",
     )

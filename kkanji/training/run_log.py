@@ -15,7 +15,7 @@ from tqdm import tqdm
 from kkanji.config import strict_json
 from kkanji.evaluation.calibration import accept
 from kkanji.evaluation.predictions import Predictions
-from kkanji.report import ImagesOf, misread_sheet
+from kkanji.report import ImagesOf, confusion_sheet
 
 LOG_NAME = "log.jsonl"
 THRESHOLDS = 101  # of the precision-recall curve
@@ -62,7 +62,7 @@ class RunLog:
         if self.enabled:
             self._write("evaluation", values["split"], values, EVALUATION)
 
-    def readings(
+    def predictions(
         self,
         split: str,
         samples: int,
@@ -72,13 +72,15 @@ class RunLog:
         training_counts: NDArray[np.int64],
         images_of: ImagesOf,
     ) -> None:
-        """Add an evaluation's misread images and precision-recall curve to TensorBoard; arguments of `write_report`."""
+        """Add an evaluation's confusions and precision-recall curve to TensorBoard; arguments of `write_report`."""
         if not self.enabled:
             return
-        self._add_curve(f"{split}/accepted_readings", predictions, samples)
-        sheet = misread_sheet(predictions, characters=characters, training_counts=training_counts, images_of=images_of)
+        self._add_curve(f"{split}/accepted_predictions", predictions, samples)
+        sheet = confusion_sheet(
+            predictions, characters=characters, training_counts=training_counts, images_of=images_of
+        )
         if sheet is not None:
-            self._board.add_image(f"{split}/misread", sheet, samples, dataformats="HWC")
+            self._board.add_image(f"{split}/confusions", sheet, samples, dataformats="HWC")
 
     def note(self, event: str, text: str, **values: Any) -> None:
         """Log anything else: start, resume, checkpoint."""

@@ -271,7 +271,7 @@ class Trainer:
         del summary["bins"]
         position = self._position()
         log.evaluation(split="val", **position, **summary, images_per_s=rate)
-        log.readings(
+        log.predictions(
             "val",
             position["samples"],
             predictions,

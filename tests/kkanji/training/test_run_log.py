@@ -19,7 +19,7 @@ from tests.faults.writers import fork, wait
 from tests.kkanji.evaluation.readings import read_from
 
 PROBABILITIES = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.7, 0.3]])
-LABELS = torch.tensor([0, 1, 0, 0])  # the third is misread
+LABELS = torch.tensor([0, 1, 0, 0])  # the third is predicted wrongly
 
 EVALUATED: dict[str, Any] = {"split": "val", "images": 10, "top1": 0.5, "top5": 0.5}
 EVALUATED |= {"balanced_accuracy": 0.5, "f1_weighted": 0.5}
@@ -32,7 +32,7 @@ def images_of(positions: NDArray[np.int64]) -> NDArray[np.uint8]:
 def show(log: RunLog, probabilities: torch.Tensor) -> None:
     counts = np.array([3, 1])
     predictions = read_from(probabilities, LABELS)
-    log.readings("val", 100, predictions, characters="一二", training_counts=counts, images_of=images_of)
+    log.predictions("val", 100, predictions, characters="一二", training_counts=counts, images_of=images_of)
 
 
 def open_log(run: Path, *, seen: int = 0, total: int = 100, enabled: bool = True, **options: Any) -> RunLog:
@@ -58,14 +58,14 @@ def board(run: Path) -> Any:
     return accumulator
 
 
-def test_misread_glyphs_and_the_curve_are_in_tensorboard(tmp_path: Path) -> None:
+def test_confusions_and_the_precision_recall_curve_are_in_tensorboard(tmp_path: Path) -> None:
     with open_log(tmp_path) as log:
         show(log, PROBABILITIES)
     found = board(tmp_path)
-    (picture,) = found.Images("val/misread")
+    (picture,) = found.Images("val/confusions")
     with Image.open(io.BytesIO(picture.encoded_image_string)) as image:
         assert image.width > 300 and np.asarray(image).std() > 10
-    (curve,) = found.Tensors("val/accepted_readings")
+    (curve,) = found.Tensors("val/accepted_predictions")
     true_positives, false_positives, true_negatives, false_negatives, precision, recall = make_ndarray(
         curve.tensor_proto
     )
@@ -77,7 +77,7 @@ def test_misread_glyphs_and_the_curve_are_in_tensorboard(tmp_path: Path) -> None
     assert false_positives[at].tolist() == [1, 0, 0, 0, 0]
 
 
-def test_without_a_misreading_there_is_no_picture(tmp_path: Path) -> None:
+def test_without_a_mistake_there_is_no_picture(tmp_path: Path) -> None:
     with open_log(tmp_path) as log:
         show(log, torch.eye(2)[LABELS])
     assert board(tmp_path).Tags()["images"] == []
