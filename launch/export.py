@@ -30,8 +30,8 @@ Reads one character from a 64x64 gray image, white ink on black. A checkpoint of
 {rows}
 """
 VERDICTS = {
-    "proven": "whose originals are proven apart from training",
-    "unknown": "of unknown lineage: not proven apart from training",
+    "proven": "whose originals are proven disjoint from training",
+    "unknown": "of unknown lineage: not proven disjoint from training",
     "trained on": "the very images it was trained on, so this says nothing of unseen handwriting",
 }
 ONNX_LINE = (

@@ -1,10 +1,10 @@
-"""The report of a run: what was trained, how it went, which characters are misread, as one HTML file.
+"""The report of a run: what was trained, how it went, which characters are confused, as one HTML file.
 
-`_run` and `_log` read a run's files, `_curves`, `_charts` and `_sheet` draw, `_page` fills `template.html`, `_write`
-puts it all in place. Nothing here trains, evaluates or reads shards: images come from a function that the caller gives.
+`run` and `log` read a run's files; `curves`, `charts` and `sheet` draw; `page` fills `template.html`; `write` puts
+everything in place. Nothing here trains, evaluates or reads shards: the caller passes a function that returns images.
 """
 
-from kkanji.report._cards import ImagesOf
-from kkanji.report._write import misread_sheet, write_report
+from kkanji.report.cards import ImagesOf
+from kkanji.report.write import confusion_sheet, write_report
 
-__all__ = ["ImagesOf", "misread_sheet", "write_report"]
+__all__ = ["ImagesOf", "confusion_sheet", "write_report"]

@@ -1,8 +1,8 @@
-"""What a run says while it runs: lines for people, `log.jsonl` for machines, TensorBoard, a progress bar."""
+"""The output of a running training: lines for people, `log.jsonl` for machines, TensorBoard, a progress bar."""
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from kkanji.config import strict_json
 from kkanji.evaluation.calibration import accept
 from kkanji.evaluation.predictions import Predictions
-from kkanji.report import ImagesOf, misread_sheet
+from kkanji.report import ImagesOf, confusion_sheet
 
 LOG_NAME = "log.jsonl"
 THRESHOLDS = 101  # of the precision-recall curve
@@ -36,28 +36,33 @@ EVALUATION = (
 class RunLog:
     """The log of one run, on the main process only: `enabled` false makes every call do nothing."""
 
-    def __init__(self, run: Path, *, total_images: int, seen_images: int, enabled: bool) -> None:
+    def __init__(
+        self, run: Path, *, total_images: int, seen_images: int, enabled: bool, options: Mapping[str, Any]
+    ) -> None:
+        """seen_images: images trained on so far, the position of the last point to keep. options: for TensorBoard."""
         self.enabled = enabled
         if not enabled:
             return
         run.mkdir(parents=True, exist_ok=True)
         _drop_cut_line(run / LOG_NAME)
         self._file = (run / LOG_NAME).open("a", encoding="utf-8", buffering=1)
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=seen_images)
+        # TensorBoard drops points at `purge_step` and later; the one at the checkpoint itself was logged before it.
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=seen_images + 1)
+        self._board.add_text("options", _markdown_table(options), seen_images)
         self._bar = tqdm(total=total_images, initial=seen_images, unit=" images", disable=not sys.stderr.isatty())
 
     def step(self, **values: Any) -> None:
-        """A training log line; values as LINE and `log.jsonl` name them."""
+        """Log a training step; values are named as in LINE and `log.jsonl`."""
         if self.enabled:
             self._bar.update(values["samples"] - self._bar.n)
             self._write("step", "train", values, LINE + STREAMING if "fetched_bytes" in values else LINE)
 
     def evaluation(self, **values: Any) -> None:
-        """The measures after an evaluation."""
+        """Log the metrics of an evaluation."""
         if self.enabled:
             self._write("evaluation", values["split"], values, EVALUATION)
 
-    def readings(
+    def predictions(
         self,
         split: str,
         samples: int,
@@ -67,16 +72,18 @@ class RunLog:
         training_counts: NDArray[np.int64],
         images_of: ImagesOf,
     ) -> None:
-        """The misread glyphs and the precision-recall curve of an evaluation, for TensorBoard; as `write_report`."""
+        """Add an evaluation's confusions and precision-recall curve to TensorBoard; arguments of `write_report`."""
         if not self.enabled:
             return
-        self._add_curve(f"{split}/accepted_readings", predictions, samples)
-        sheet = misread_sheet(predictions, characters=characters, training_counts=training_counts, images_of=images_of)
+        self._add_curve(f"{split}/accepted_predictions", predictions, samples)
+        sheet = confusion_sheet(
+            predictions, characters=characters, training_counts=training_counts, images_of=images_of
+        )
         if sheet is not None:
-            self._board.add_image(f"{split}/misread", sheet, samples, dataformats="HWC")
+            self._board.add_image(f"{split}/confusions", sheet, samples, dataformats="HWC")
 
     def note(self, event: str, text: str, **values: Any) -> None:
-        """Anything else: start, resume, checkpoint."""
+        """Log anything else: start, resume, checkpoint."""
         if self.enabled:
             self._file.write(strict_json({"event": event, **values}) + "\n")
             self._bar.write(text, file=sys.stdout)
@@ -93,11 +100,12 @@ class RunLog:
             self._file.close()
 
     def _add_curve(self, tag: str, predictions: Predictions, samples: int) -> None:
-        """Accepting readings of at least some probability: how many of them are right, and of all images how many."""
+        """Precision and recall when only predictions of at least some probability are accepted."""
         rows = accept(predictions, np.linspace(0, 1, THRESHOLDS).tolist())
         right, accepted = (np.array([getattr(row, name) for row in rows]) for name in ("right", "images"))
         precision, recall = np.divide(right, accepted, np.ones(len(rows)), where=accepted > 0), right / len(predictions)
-        counts = (right, accepted - right, np.zeros_like(right), len(predictions) - right)  # every image is to be read
+        # Every image should be predicted, so there are no true negatives.
+        counts = (right, accepted - right, np.zeros_like(right), len(predictions) - right)
         self._board.add_pr_curve_raw(tag, *counts, precision, recall, samples, num_thresholds=THRESHOLDS)
 
     def _write(self, event: str, group: str, values: dict[str, Any], line: str) -> None:
@@ -105,8 +113,16 @@ class RunLog:
         for name, value in values.items():
             if isinstance(value, float) and math.isfinite(value) and name not in ("epoch", "seconds"):
                 self._board.add_scalar(f"{group}/{name}", value, values["samples"])
+        self._board.flush()  # a run killed from here on has its last point; a resume does not log it again
         self._bar.write(line.format(**values), file=sys.stdout)
         sys.stdout.flush()
+
+
+def _markdown_table(options: Mapping[str, Any]) -> str:
+    """TensorBoard renders texts as Markdown; code spans keep paths and names as they are."""
+    cells = ((str(value).replace("`", "'").replace("|", "\\|") for value in option) for option in options.items())
+    rows = (f"| `{name}` | `{value}` |" for name, value in cells)
+    return "\n".join(["| option | value |", "|---|---|", *rows])
 
 
 def has_event(path: Path, event: str) -> bool:
@@ -117,7 +133,7 @@ def has_event(path: Path, event: str) -> bool:
 
 
 def _drop_cut_line(path: Path) -> None:
-    """A killed run can leave half a line at the end; what follows must not be glued to it."""
+    """Remove the half line that a killed run can leave at the end, so that the next line starts a new one."""
     if path.exists():
         data = path.read_bytes()
         if data and not data.endswith(b"\n"):

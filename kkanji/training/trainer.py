@@ -149,9 +149,15 @@ class Trainer:
         self._require_current_tensors()
         self._compare_ranks()
         first = self.progress.step
-        seen = self.plan.batch(first)[0]
+        seen = min(self.plan.batch(first)[0], self.plan.total)  # the last batch may be shorter
         with (
-            RunLog(self.config.output, total_images=self.plan.total, seen_images=seen, enabled=self._main) as log,
+            RunLog(
+                self.config.output,
+                total_images=self.plan.total,
+                seen_images=seen,
+                enabled=self._main,
+                options=self.config.to_dict(),
+            ) as log,
             self._loader(first) as loader,
             self._data_check() as check,
             Interruption() as interruption,
@@ -265,7 +271,7 @@ class Trainer:
         del summary["bins"]
         position = self._position()
         log.evaluation(split="val", **position, **summary, images_per_s=rate)
-        log.readings(
+        log.predictions(
             "val",
             position["samples"],
             predictions,

@@ -143,7 +143,7 @@ def test_the_card_has_the_figures_and_the_folder_the_temperature(best: Path, tin
     evaluate(EvaluateConfig(checkpoint=best, data=str(tiny_set), temperature=True))
     export(ExportConfig(checkpoint=best, output=tmp_path / "model"))
     card, found = (tmp_path / "model" / "README.md").read_text(), evaluation(best)
-    assert f"top-1 {found['top1']:.2%}" in card and "proven apart from training" in card and "- Data: drawn" in card
+    assert f"top-1 {found['top1']:.2%}" in card and "proven disjoint from training" in card and "- Data: drawn" in card
     assert f"Temperature {found['temperature']['value']:.3f}, fitted on 36 images of split `val`" in card
     assert checkpoint.read_state(tmp_path / "model")["temperature"] == found["temperature"]["value"]
 

@@ -1,6 +1,8 @@
 """What a run leaves in TensorBoard, read back by TensorBoard's own reader."""
 
 import io
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util.tensor_util import make_ndarray  # type: ignore[import-untyped]
 
 from kkanji.training.run_log import THRESHOLDS, RunLog
+from tests.faults.writers import fork, wait
 from tests.kkanji.evaluation.readings import read_from
 
 PROBABILITIES = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.7, 0.3]])
-LABELS = torch.tensor([0, 1, 0, 0])  # the third is misread
+LABELS = torch.tensor([0, 1, 0, 0])  # the third is predicted wrongly
+
+EVALUATED: dict[str, Any] = {"split": "val", "images": 10, "top1": 0.5, "top5": 0.5}
+EVALUATED |= {"balanced_accuracy": 0.5, "f1_weighted": 0.5}
 
 
 def images_of(positions: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -26,7 +32,24 @@ def images_of(positions: NDArray[np.int64]) -> NDArray[np.uint8]:
 def show(log: RunLog, probabilities: torch.Tensor) -> None:
     counts = np.array([3, 1])
     predictions = read_from(probabilities, LABELS)
-    log.readings("val", 100, predictions, characters="一二", training_counts=counts, images_of=images_of)
+    log.predictions("val", 100, predictions, characters="一二", training_counts=counts, images_of=images_of)
+
+
+def open_log(run: Path, *, seen: int = 0, total: int = 100, enabled: bool = True, **options: Any) -> RunLog:
+    return RunLog(run, total_images=total, seen_images=seen, enabled=enabled, options=options)
+
+
+def log_step(log: RunLog, samples: int, loss: float) -> None:
+    rates = {"lr": 1e-3, "images_per_s": 1.0, "wait_share": 0.0, "top1": 0.5}
+    log.step(step=samples // 10, samples=samples, epoch=samples / 40, loss=loss, **rates)
+
+
+def log_evaluation(log: RunLog, samples: int, loss: float) -> None:
+    log.evaluation(**EVALUATED, samples=samples, epoch=samples / 40, loss=loss)
+
+
+def points(run: Path, tag: str) -> list[tuple[int, float]]:
+    return [(point.step, point.value) for point in board(run).Scalars(tag)]
 
 
 def board(run: Path) -> Any:
@@ -35,14 +58,14 @@ def board(run: Path) -> Any:
     return accumulator
 
 
-def test_misread_glyphs_and_the_curve_are_in_tensorboard(tmp_path: Path) -> None:
-    with RunLog(tmp_path, total_images=100, seen_images=0, enabled=True) as log:
+def test_confusions_and_the_precision_recall_curve_are_in_tensorboard(tmp_path: Path) -> None:
+    with open_log(tmp_path) as log:
         show(log, PROBABILITIES)
     found = board(tmp_path)
-    (picture,) = found.Images("val/misread")
+    (picture,) = found.Images("val/confusions")
     with Image.open(io.BytesIO(picture.encoded_image_string)) as image:
         assert image.width > 300 and np.asarray(image).std() > 10
-    (curve,) = found.Tensors("val/accepted_readings")
+    (curve,) = found.Tensors("val/accepted_predictions")
     true_positives, false_positives, true_negatives, false_negatives, precision, recall = make_ndarray(
         curve.tensor_proto
     )
@@ -54,13 +77,67 @@ def test_misread_glyphs_and_the_curve_are_in_tensorboard(tmp_path: Path) -> None
     assert false_positives[at].tolist() == [1, 0, 0, 0, 0]
 
 
-def test_without_a_misreading_there_is_no_picture(tmp_path: Path) -> None:
-    with RunLog(tmp_path, total_images=100, seen_images=0, enabled=True) as log:
+def test_without_a_mistake_there_is_no_picture(tmp_path: Path) -> None:
+    with open_log(tmp_path) as log:
         show(log, torch.eye(2)[LABELS])
     assert board(tmp_path).Tags()["images"] == []
 
 
 def test_only_the_main_process_writes(tmp_path: Path) -> None:
-    with RunLog(tmp_path / "run", total_images=100, seen_images=0, enabled=False) as log:
+    with open_log(tmp_path / "run", enabled=False) as log:
         show(log, PROBABILITIES)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("seen", "again", "steps", "evaluations"),
+    [
+        (80, [], [(20, 1), (40, 1), (60, 1), (80, 1)], [(40, 1), (80, 1)]),  # finished: nothing is left to train
+        (50, [60, 80], [(20, 1), (40, 1), (60, 2), (80, 2)], [(40, 1), (80, 2)]),  # a checkpoint in mid-epoch
+        (40, [60, 80], [(20, 1), (40, 1), (60, 2), (80, 2)], [(40, 1), (80, 2)]),  # a checkpoint at an epoch's end
+        (0, [20, 40], [(20, 2), (40, 2)], [(40, 2)]),  # killed before the first checkpoint
+    ],
+    ids=["finished", "mid-epoch", "epoch end", "from the start"],
+)
+def test_a_resumed_run_keeps_the_points_up_to_its_checkpoint_and_drops_later_ones(
+    tmp_path: Path,
+    seen: int,
+    again: list[int],
+    steps: list[tuple[int, float]],
+    evaluations: list[tuple[int, float]],
+) -> None:
+    """Epochs of 40 images, a line each 20; the first attempt logs losses of 1, the second of 2."""
+    for attempt, begin, samples in ((1, 0, [20, 40, 60, 80]), (2, seen, again)):
+        with open_log(tmp_path, seen=begin, total=80) as log:
+            for position in samples:
+                log_step(log, position, float(attempt))
+                if position % 40 == 0:
+                    log_evaluation(log, position, float(attempt))
+    assert points(tmp_path, "train/loss") == steps
+    assert points(tmp_path, "val/loss") == evaluations
+
+
+def test_a_killed_run_has_the_points_that_it_logged(tmp_path: Path) -> None:
+    """So many values that the thread which writes them is behind when the process dies, unless the log waits for it."""
+    values = {f"value{number}": 0.5 for number in range(2000)}
+
+    def killed() -> None:
+        with open_log(tmp_path) as log:
+            log.evaluation(**EVALUATED, samples=40, epoch=1.0, loss=0.5, **values)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert wait(fork(killed)) == -signal.SIGKILL
+    assert points(tmp_path, "val/value1999") == [(40, 0.5)]
+
+
+def test_options_are_a_table_in_tensorboard_and_stay_words(tmp_path: Path) -> None:
+    with open_log(tmp_path, batch_size=64, teachers=["a|b", "`c`"], init=None):
+        pass
+    (text,) = board(tmp_path).Tensors("options/text_summary")
+    assert make_ndarray(text.tensor_proto)[0].decode().splitlines() == [
+        "| option | value |",
+        "|---|---|",
+        "| `batch_size` | `64` |",
+        "| `teachers` | `['a\\|b', ''c'']` |",
+        "| `init` | `None` |",
+    ]

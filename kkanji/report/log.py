@@ -1,4 +1,4 @@
-"""A run's `log.jsonl`: one JSON object a line, cleaned of what crashes and resumes leave behind."""
+"""Reads a run's `log.jsonl`, one JSON object a line, and drops what crashes and resumes left behind."""
 
 import json
 import math
@@ -29,7 +29,7 @@ EVALUATION_FIELDS = (
     "f1_weighted",
 )
 CURVE_SPLIT = "val"
-AXES = ("step", "epoch")  # may be neither null nor NaN
+AXES = ("step", "epoch")  # must be finite numbers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +43,7 @@ class TrainingLog:
 
 
 def read_log(path: Path) -> TrainingLog:
-    """Read a log. Raises InputError with the line's number where a line is not what the training loop writes."""
+    """Read a log. Raises InputError with the line number if a line is not one that the training loop writes."""
     steps: dict[int, list[float]] = {}
     evaluations: dict[int, list[float]] = {}
     for number, record in _records(path):
@@ -91,7 +91,7 @@ def _value(value: object, field: str) -> float:
 
 
 def _rewind(steps: dict[int, list[float]], evaluations: dict[int, list[float]], step: int) -> None:
-    """A step number that does not grow means a resume: what the lost attempt logged from there on is forgotten."""
+    """A step number that does not increase means a resume: forget what the lost attempt logged from there on."""
     if not steps or step > next(reversed(steps)):
         return
     for lost in [known for known in steps if known >= step]:

@@ -70,12 +70,24 @@ class Chart:
 def chart_png(chart: Chart, palette: Palette) -> bytes:
     """Draw a chart in the colours of a palette; equal input gives equal bytes."""
     with matplotlib.rc_context(_settings(palette)):
+        buffer = io.BytesIO()
+        draw_chart(chart, palette).savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def draw_chart(chart: Chart, palette: Palette) -> Figure:
+    """Draw a chart and place its parts."""
+    with matplotlib.rc_context(_settings(palette)):
         figure = Figure(figsize=(WIDTH_INCHES, chart.height_inches), dpi=DOTS_PER_INCH, layout="constrained")
         FigureCanvasAgg(figure)  # attaches itself; without it matplotlib would look for a display
         chart.draw(figure, palette)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+        figure.draw_without_rendering()
+    return figure
+
+
+def legend_above(figure: Figure, *, columns: int) -> None:
+    """Name what the axes show, above them: curves can lie anywhere within, so a legend there would cover some."""
+    figure.legend(loc="outside upper center", ncols=columns, handletextpad=0.4, columnspacing=1)
 
 
 def tidy(axes: Axes, *, x: str = "", y: str = "") -> None:

@@ -1,4 +1,4 @@
-"""The charts of how training went: loss, accuracy, precision and recall, learning rate, throughput."""
+"""Charts of the training: loss, accuracy, precision and recall, learning rate, throughput."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,14 +8,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from kkanji.report._log import Curve, TrainingLog
-from kkanji.report._style import Chart, Palette, tidy
-from kkanji.report._text import percent, quantity
+from kkanji.report.log import Curve, TrainingLog
+from kkanji.report.style import Chart, Palette, legend_above, tidy
+from kkanji.report.text import percent, quantity
 
-SMOOTHED_FROM = 120  # points; fewer are drawn as they are
+SMOOTHED_FROM = 120  # points; fewer are shown as they are
 SMOOTHED_PIECES = 60
-FED_BELOW = 0.02  # share of time waiting for data under which a faster loader could not be noticed
-CURVES = ("loss", "accuracy", "precision_recall_f1", "learning_rate", "throughput", "waiting_for_data")  # all there are
+FED_BELOW = 0.02  # fraction of time waiting for data below which a faster loader would not be noticeable
+CURVES = (
+    "loss",
+    "accuracy",
+    "precision_recall_f1",
+    "learning_rate",
+    "throughput",
+    "waiting_for_data",
+)  # every name that `curve_charts` can give
 MEASURES = ("precision", "recall", "f1")
 
 
@@ -40,8 +47,8 @@ def _loss(log: TrainingLog) -> Chart:
         name="loss",
         title="Loss",
         alt=f"Line chart of the loss over the epochs: {_ends(log, 'loss', _plain)}.",
-        caption="Training values are means over the images since the last log line, as the network saw them (with "
-        "augmentation, if any); validation values are over the whole split. So the two need not meet.",
+        caption="Training values are means over the images since the previous log line, with augmentation if there is "
+        "any; validation values are means over the whole split. So the two can differ from the start.",
         draw=partial(_draw_loss, log),
     )
 
@@ -51,7 +58,7 @@ def _draw_loss(log: TrainingLog, figure: Figure, palette: Palette) -> None:
     tidy(axes, x="epoch", y="loss")
     _draw_both(axes, log, "loss", palette, "-", "", _plain)
     axes.set_ylim(bottom=0)
-    axes.legend(loc="upper right")
+    legend_above(figure, columns=2)
 
 
 def _accuracy(log: TrainingLog) -> Chart:
@@ -60,18 +67,19 @@ def _accuracy(log: TrainingLog) -> Chart:
         title="Accuracy",
         alt=f"Line chart of accuracy over the epochs. Top-1: {_ends(log, 'top1', percent)}. "
         f"Top-5: {_ends(log, 'top5', percent)}.",
-        caption="Solid: the first reading is right (top-1). Dotted: one of the first five is (top-5).",
+        caption="Solid: the first prediction is correct (top-1). Dotted: one of the first five is (top-5).",
         draw=partial(_draw_accuracy, log),
+        height_inches=3.8,
     )
 
 
 def _draw_accuracy(log: TrainingLog, figure: Figure, palette: Palette) -> None:
     axes = figure.add_subplot()
-    tidy(axes, x="epoch", y="images read right")
+    tidy(axes, x="epoch", y="accuracy")
     _draw_both(axes, log, "top1", palette, "-", " top-1", percent)
     _draw_both(axes, log, "top5", palette, ":", " top-5", percent)
     _percent_axis(axes)
-    axes.legend(loc="lower right", ncols=2)
+    legend_above(figure, columns=2)
 
 
 def _precision_recall(log: TrainingLog) -> Chart:
@@ -81,9 +89,10 @@ def _precision_recall(log: TrainingLog) -> Chart:
         title="Precision, recall and F1",
         alt="Line chart of precision, recall and F1 on the validation split over the epochs. The last evaluation has "
         f"a weighted F1 of {last['weighted']} and a macro F1 of {last['macro']}.",
-        caption="On the validation split. Weighted (solid): every character counts by its images. Macro (dashed): "
-        "every character counts the same, so the rare ones pull it down.",
+        caption="On the validation split. Weighted (solid): every character is weighted by its images. Macro (dashed): "
+        "all characters are weighted equally, so the rare ones lower it.",
         draw=partial(_draw_precision_recall, log),
+        height_inches=4.0,
     )
 
 
@@ -96,7 +105,7 @@ def _draw_precision_recall(log: TrainingLog, figure: Figure, palette: Palette) -
             label = f"{measure.capitalize()} {average} {_last(values, percent)}"
             _draw_points(axes, log.evaluations["epoch"], values, colour, style, label)
     _percent_axis(axes)
-    axes.legend(loc="lower right", ncols=2)
+    legend_above(figure, columns=2)
 
 
 def _learning_rate(log: TrainingLog) -> Chart:
@@ -142,13 +151,13 @@ def _draw_throughput(log: TrainingLog, figure: Figure, palette: Palette) -> None
 def _waiting(log: TrainingLog) -> Chart:
     wait = _known(log.steps["wait_share"])
     mean, worst = percent(float(wait.mean())), percent(float(np.percentile(wait, 95)))
-    verdict = "the network was fed, a faster loader would have gone unnoticed"
+    verdict = "data was no bottleneck"
     if wait.mean() >= FED_BELOW:
-        verdict = "a loader that keeps up would have saved that share"
+        verdict = "a faster loader would save that time"
     return Chart(
         name="waiting_for_data",
         title="Waiting for data",
-        alt=f"Chart of the share of time that the training loop waited for data, over the epochs: {mean} on average.",
+        alt=f"Chart of the fraction of time that the training loop waited for data by epoch: {mean} on average.",
         caption=f"{mean} of the time on average, {worst} or more in the worst twentieth of the log lines: {verdict}.",
         draw=partial(_draw_waiting, log),
     )
@@ -156,7 +165,7 @@ def _waiting(log: TrainingLog) -> Chart:
 
 def _draw_waiting(log: TrainingLog, figure: Figure, palette: Palette) -> None:
     axes = figure.add_subplot()
-    tidy(axes, x="epoch", y="share of time")
+    tidy(axes, x="epoch", y="fraction of time")
     axes.fill_between(log.steps["epoch"], log.steps["wait_share"], color=palette.vermilion, linewidth=0.6)
     _percent_axis(axes)
 
@@ -172,7 +181,7 @@ def _draw_both(
 
 
 def _draw_series(axes: Axes, x: Curve, y: Curve, colour: str, style: str, label: str) -> None:
-    """A line of many values: the values themselves pale, their moving mean on top."""
+    """A line of many values: pale, with their moving mean on top."""
     x, y = x[np.isfinite(y)], _known(y)
     smooth = _smooth(y)
     if smooth is not y:
@@ -181,7 +190,7 @@ def _draw_series(axes: Axes, x: Curve, y: Curve, colour: str, style: str, label:
 
 
 def _draw_points(axes: Axes, x: Curve, y: Curve, colour: str, style: str, label: str) -> None:
-    """A line of few values, each marked, so that a single one is seen too."""
+    """A line of few values, each with a marker, so that a single value is visible too."""
     axes.plot(x, y, color=colour, linestyle=style, marker="o", markersize=3, label=label)
 
 

@@ -1,4 +1,4 @@
-"""The charts of what was learnt: accuracy by training images, calibration, the classes recognised least."""
+"""Charts of the evaluation: accuracy by training images, calibration, the classes with the lowest recall."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -13,26 +13,26 @@ from kkanji.evaluation.calibration import Calibration
 from kkanji.evaluation.confusion import ClassRecall
 from kkanji.evaluation.metrics import interval
 from kkanji.glyphs import code_point, has_glyph
-from kkanji.report._anchors import PUBLISHED_TOP1, applies
-from kkanji.report._run import Bin, Run
-from kkanji.report._style import Chart, Palette, tidy
-from kkanji.report._text import counted, percent, quantity
+from kkanji.report.published import PUBLISHED_TOP1, applies
+from kkanji.report.run import Bin, Run
+from kkanji.report.style import Chart, Palette, legend_above, tidy
+from kkanji.report.text import counted, percent, quantity
 
-FEW_IMAGES = 20  # a calibration bin with fewer is drawn hollow: its accuracy is mostly chance
+FEW_IMAGES = 20  # a calibration bin with fewer gets a hollow point: its accuracy is mostly chance
 LABEL_POINTS = 9.5
 
 
 def rarity_chart(run: Run) -> Chart:
     """Accuracy by the number of training originals of the class, with the published figures where they apply."""
-    bins = run.evaluation.bins
+    bins = [entry for entry in run.evaluation.bins if entry.images]
     published = PUBLISHED_TOP1 if applies(run.data.classes) else {}
-    found = "; ".join(f"{entry.training_images}: {_share(entry.top1)}" for entry in bins)
+    found = "; ".join(f"{entry.training_images}: {percent(entry.top1)}" for entry in bins)
     return Chart(
         name="accuracy_by_training_images",
         title="Accuracy by training images of the character",
         alt=f"Dot chart of top-1 accuracy by the number of training originals of the character. {found}.",
-        caption="Each character counts in the row of its own number of training originals. Bars are 95 % intervals "
-        "(Wilson) over the images of the row.",
+        caption="Each character counts in the row of its own number of training originals; rows without images are not "
+        "shown. Bars are 95 % intervals (Wilson) over the images of the row.",
         draw=partial(_draw_rarity, bins, published),
         height_inches=1.1 + 0.5 * len(bins),
     )
@@ -40,34 +40,34 @@ def rarity_chart(run: Run) -> Chart:
 
 def _draw_rarity(bins: Sequence[Bin], published: Mapping[str, float], figure: Figure, palette: Palette) -> None:
     axes = figure.add_subplot()
-    tidy(axes, x="images read right")
-    measured = [(row, entry) for row, entry in enumerate(bins) if entry.top1 is not None]
-    rows = np.array([row for row, _entry in measured], dtype=np.float64)
-    top1 = np.array([entry.top1 for _row, entry in measured], dtype=np.float64)
-    top5 = np.array([entry.top5 for _row, entry in measured], dtype=np.float64)
-    spans = [interval(share, entry.images) for share, (_row, entry) in zip(top1, measured, strict=True)]
+    tidy(axes, x="images predicted correctly")
+    rows = np.arange(len(bins), dtype=np.float64)
+    top1 = np.array([entry.top1 for entry in bins], dtype=np.float64)
+    top5 = np.array([entry.top5 for entry in bins], dtype=np.float64)
+    spans = [interval(share, entry.images) for share, entry in zip(top1, bins, strict=True)]
     _draw_intervals(axes, rows, top1, spans, palette, "top-1 with 95 % interval")
     axes.plot(top5, rows, "o", color=palette.indigo, markerfacecolor="none", label="top-5")
-    places = {row: published[entry.training_images] for row, entry in measured if entry.training_images in published}
+    names = [entry.training_images for entry in bins]
+    places = {row: published[name] for row, name in enumerate(names) if name in published}
     if places:
         x, y = list(places.values()), list(places)
         axes.plot(x, y, "D", color=palette.vermilion, markerfacecolor="none", markersize=5.5, label="published 2022")
-    _label_rows(axes, [_bin_label(entry) for entry in bins], [_share(entry.top1) for entry in bins])
+    _label_rows(axes, [_bin_label(entry) for entry in bins], [percent(entry.top1) for entry in bins])
     _share_axis(axes, min([low for low, _high in spans] + list(places.values()), default=0.0))
-    figure.legend(loc="outside upper center", ncols=3, handletextpad=0.2, columnspacing=1)
+    legend_above(figure, columns=3)
 
 
 def calibration_chart(calibration: Calibration) -> Chart:
-    """The reliability diagram, and below it how many images have which confidence."""
+    """The reliability diagram, and below it a histogram of the probabilities."""
     error = percent(calibration.error, 2)
     return Chart(
         name="calibration",
         title="Calibration",
-        alt="Reliability diagram: accuracy against the stated probability of the first reading, and a histogram of the "
-        f"stated probabilities. The expected calibration error is {error}.",
-        caption=f"Expected calibration error {error} ({len(calibration.images)} bins of equal width). Points under "
-        "the diagonal: the network is surer than it should be; over it: more modest. Bars are 95 % intervals (Wilson); "
-        f"hollow points rest on fewer than {FEW_IMAGES} images.",
+        alt="Reliability diagram: accuracy against the probability of the first prediction, and a histogram of the "
+        f"probabilities. The expected calibration error is {error}.",
+        caption=f"Expected calibration error {error} ({len(calibration.images)} bins of equal width). Points below "
+        "the diagonal: the network is overconfident; above it: underconfident. Bars are 95 % intervals (Wilson); "
+        f"hollow points have fewer than {FEW_IMAGES} images.",
         draw=partial(_draw_calibration, calibration),
         height_inches=4.9,
     )
@@ -75,10 +75,10 @@ def calibration_chart(calibration: Calibration) -> Chart:
 
 def _draw_calibration(calibration: Calibration, figure: Figure, palette: Palette) -> None:
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    tidy(above, y="read right")
+    tidy(above, y="accuracy")
     above.plot([0, 1], [0, 1], color=palette.muted, linestyle="--", linewidth=1)
     _draw_reliability(above, calibration, palette)
-    tidy(below, x="stated probability of the first reading", y="images")
+    tidy(below, x="probability of the first prediction", y="images")
     left, width = calibration.edges[:-1], np.diff(calibration.edges)
     below.bar(left, calibration.images, width, align="edge", color=palette.indigo, edgecolor=palette.paper)
     below.set_yscale("symlog", linthresh=10)  # nearly all images lie in the last bin
@@ -94,18 +94,18 @@ def _draw_reliability(axes: Axes, calibration: Calibration, palette: Palette) ->
             low, high = interval(float(right), int(images))
             axes.plot([stated, stated], [low, high], color=palette.indigo, linewidth=1, alpha=0.6)
             face = palette.indigo if images >= FEW_IMAGES else palette.paper
-            axes.plot([stated], [right], "o", color=palette.indigo, markerfacecolor=face, markersize=5)
+            axes.plot([stated], [right], "o", color=palette.indigo, markerfacecolor=face, markersize=5, clip_on=False)
 
 
 def recall_chart(weakest: Sequence[ClassRecall], characters: Sequence[str]) -> Chart:
-    """The classes recognised least, each with the interval that its few images allow."""
+    """The classes with the lowest recall, each with the confidence interval of its few images."""
     worst = weakest[0]
     return Chart(
         name="lowest_recall",
-        title="Recall, with what chance allows",
-        alt=f"Dot chart of the recall of the {counted(len(weakest), 'character')} recognised least, from "
+        title="Recall with 95 % intervals",
+        alt=f"Dot chart of the recall of the {counted(len(weakest), 'character')} with the lowest recall, from "
         f"{_name(characters[worst.label])} with {worst.right} of {worst.images} upwards.",
-        caption="Bars are 95 % intervals (Wilson). With so few images the order within the list is partly chance.",
+        caption="Bars are 95 % intervals (Wilson). With so few images the order of the list is partly chance.",
         draw=partial(_draw_recall, weakest, [_name(characters[entry.label]) for entry in weakest]),
         height_inches=0.8 + 0.26 * len(weakest),
     )
@@ -113,7 +113,7 @@ def recall_chart(weakest: Sequence[ClassRecall], characters: Sequence[str]) -> C
 
 def _draw_recall(weakest: Sequence[ClassRecall], names: Sequence[str], figure: Figure, palette: Palette) -> None:
     axes = figure.add_subplot()
-    tidy(axes, x="images of the character read right")
+    tidy(axes, x="images of the character predicted correctly")
     shares = np.array([entry.right / entry.images for entry in weakest])
     spans = [interval(float(share), entry.images) for share, entry in zip(shares, weakest, strict=True)]
     _draw_intervals(axes, np.arange(len(weakest), dtype=np.float64), shares, spans, palette, "")
@@ -159,7 +159,3 @@ def _bin_label(entry: Bin) -> str:
 
 def _name(character: str) -> str:
     return f"{character} {code_point(character)}" if has_glyph(character) else code_point(character)
-
-
-def _share(share: float | None) -> str:
-    return "no image" if share is None else percent(share)

@@ -16,11 +16,11 @@ from kkanji.evaluation.calibration import Accepted
 from kkanji.evaluation.confusion import ClassRecall
 from kkanji.evaluation.metrics import interval
 from kkanji.glyphs import code_point, font_subset, has_glyph, render_glyph
-from kkanji.report import _anchors
-from kkanji.report._cards import Card
-from kkanji.report._run import Run
-from kkanji.report._style import Chart
-from kkanji.report._text import counted, percent, quantity
+from kkanji.report import published
+from kkanji.report.cards import Card
+from kkanji.report.run import Run
+from kkanji.report.style import Chart
+from kkanji.report.text import code_spans, counted, percent, quantity
 
 GLYPH_SIZE = 80
 FIRST_EAST_ASIAN = "\u2e80"  # where the radicals, kana and kanji begin
@@ -28,7 +28,7 @@ FIRST_EAST_ASIAN = "\u2e80"  # where the radicals, kana and kanji begin
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figure:
-    """A chart as drawn, for a light and for a dark page."""
+    """A rendered chart, for a light and for a dark page."""
 
     chart: Chart
     light_png: bytes
@@ -37,7 +37,7 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Content:
-    """What the page shows."""
+    """Everything that the page shows."""
 
     run: Run
     characters: Sequence[str]
@@ -47,14 +47,14 @@ class Content:
     calibration: Figure
     accepted: Sequence[Accepted]
     recall: Figure | None
-    """None if every class with enough images was read without a mistake."""
+    """None if every class with enough images was predicted without a mistake."""
     cards: Sequence[Card]
     sheet_png: bytes | None
     weakest: Sequence[ClassRecall]
     weakest_least_images: int
     evaluated_classes: int
-    """Classes that occur in the evaluated split."""
-    misread_images: int
+    """Number of classes with images in the evaluated split."""
+    misclassified_images: int
 
 
 def page_html(content: Content) -> str:
@@ -63,14 +63,14 @@ def page_html(content: Content) -> str:
     environment.filters.update(
         percent=percent, quantity=quantity, counted=counted, code_point=code_point, has_glyph=has_glyph
     )
-    environment.filters.update(glyph=_glyph, image=_image, png=_png)
+    environment.filters.update(glyph=_glyph, image=_image, png=_png, code_spans=code_spans)
     template = environment.from_string(_resource("template.html"))
     page = template.render(
         content=content,
         run=content.run,
         style=_resource("style.css"),
         font=_data("font/woff", font_subset(_shown(content))),
-        anchors=_anchors if _anchors.applies(content.run.data.classes) else None,
+        anchors=published if published.applies(content.run.data.classes) else None,
         interval=interval,
         options=_rows(content.run.config),
         environment_rows=_rows(content.run.environment),
@@ -80,7 +80,7 @@ def page_html(content: Content) -> str:
 
 
 def _shown(content: Content) -> list[str]:
-    """The Chinese and Japanese characters that stand in the text of the page."""
+    """The Chinese and Japanese characters in the text of the page."""
     in_cards = {part for card in content.cards for part in card.true + card.predicted}
     in_table = {part for entry in content.weakest for part in content.characters[entry.label]}
     rivals = {part for entry in content.weakest for part in content.characters[entry.rival]}

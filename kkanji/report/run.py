@@ -1,6 +1,7 @@
-"""The files that a report is made from, read and checked; nothing here counts or draws."""
+"""Reads and checks the files that a report is made from."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,7 +14,7 @@ from kkanji.checkpoint.lineage import Independence, compared_disjoint, independe
 from kkanji.evaluation.calibration import Temperature
 from kkanji.evaluation.metrics import MEASURES
 from kkanji.evaluation.predictions import Predictions, load_predictions
-from kkanji.report._log import TrainingLog, read_log
+from kkanji.report.log import TrainingLog, read_log
 from shards.errors import InputError
 
 MAKERS = {
@@ -36,25 +37,25 @@ class Data:
     classes: int
     train_images: int
     description: Mapping[str, Any]
-    """Everything that the run recorded of it, the above included."""
+    """Everything that the run recorded about the set, including the fields above."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bin:
-    """The classes whose number of training originals lies between two bounds."""
+    """Classes with a number of training originals between two bounds."""
 
     training_images: str
-    """The bounds for people, `2-5`."""
+    """The bounds as text, `2-5`."""
     classes: int
     images: int
-    top1: float | None
-    """None without an image, as top5."""
-    top5: float | None
+    top1: float
+    """NaN without an image, as top5."""
+    top5: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """What `evaluation.json` says of a whole split."""
+    """The content of `evaluation.json`."""
 
     split: str
     images: int
@@ -63,23 +64,23 @@ class Evaluation:
     data: str
     """Identity of the evaluated set."""
     disjoint: bool
-    """Whether its images were compared with all that were trained on, and none was among them."""
+    """Whether its originals were compared with all training originals and none was in common."""
     views: int
-    """Of each image, over which probabilities were averaged."""
+    """Number of shifted views of each image over which probabilities were averaged."""
     metrics: Mapping[str, float]
-    """MEASURES by name; shares are fractions."""
+    """MEASURES by name; rates are fractions from 0 to 1."""
     bins: tuple[Bin, ...]
     without_images: tuple[str, ...]
-    """Classes that the split has no image of: they are not in the averages."""
+    """Classes without an image in the split; averages exclude them."""
     without_training: tuple[str, ...]
-    """Classes that training had no image of."""
+    """Classes without a training image."""
     temperature: Mapping[str, float] | None
-    """As `kkanji.evaluation.calibration.Temperature`, where one was fitted."""
+    """Fields of `kkanji.evaluation.calibration.Temperature`; None if none was fitted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """Everything a run's folder says."""
+    """The content of a run's folder."""
 
     name: str
     config: Mapping[str, Any]
@@ -120,7 +121,7 @@ def read_run(folder: Path, *, characters: Sequence[str], training_counts: NDArra
 
 
 def _check(run: Run, folder: Path, characters: int, counts: int) -> None:
-    """The files must speak of the same classes and the same images."""
+    """All files must describe the same classes and the same images."""
     if not run.data.classes == characters == counts:
         raise InputError(
             f"{folder / 'config.json'}: {run.data.classes} classes, but the class map has {characters} characters and "
@@ -178,8 +179,8 @@ def _read_bin(entry: object, path: Path) -> Bin:
         training_images=_get(entry, "training_images", str, path),
         classes=_get(entry, "classes", int, path),
         images=images,
-        top1=_number(entry, "top1", path) if images else None,
-        top5=_number(entry, "top5", path) if images else None,
+        top1=_number(entry, "top1", path) if images else math.nan,
+        top5=_number(entry, "top5", path) if images else math.nan,
     )
 
 

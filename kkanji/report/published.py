@@ -7,9 +7,9 @@ classes split in halves before training. No other split has been published, so n
 PUBLISHED_TOP1 = {"1": 0.52, "2-5": 0.75, "6-10": 0.86, "11-20": 0.91, "51-100": 0.96, "151+": 0.965}
 PUBLISHED_OVERALL_TOP1 = 0.9428
 PUBLISHED_WEIGHTED_F1 = 0.9416
-LEAST_CLASSES = 3000  # with fewer the task is another one, and the figures would mislead
+LEAST_CLASSES = 3000  # with fewer classes the task differs, and the figures would mislead
 
 
 def applies(classes: int) -> bool:
-    """Whether a run over so many classes has anything to do with the published one."""
+    """Whether a run with this number of classes is comparable in task to the published one."""
     return classes >= LEAST_CLASSES

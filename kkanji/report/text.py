@@ -1,4 +1,8 @@
-"""Numbers as people read them."""
+"""Numbers and texts as people read them."""
+
+import re
+
+from markupsafe import Markup, escape
 
 
 def percent(share: float, decimals: int = 1) -> str:
@@ -14,3 +18,11 @@ def quantity(number: float) -> str:
 def counted(number: int, noun: str, plural: str = "") -> str:
     """`1 image`, `2,000 images`, `3 classes`."""
     return f"{quantity(number)} {noun if number == 1 else plural or noun + 's'}"
+
+
+def code_spans(text: str) -> Markup:
+    """Escape a text for HTML; what it sets between backticks becomes code."""
+    parts = re.split(r"`([^`]+)`", text)  # every second part stood between backticks
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else escape(part) for number, part in enumerate(parts)
+    )

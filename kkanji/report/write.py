@@ -1,4 +1,4 @@
-"""Making a report: read the run, draw, write."""
+"""Make a report: read the run, draw the charts, write the page."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,21 +9,21 @@ from numpy.typing import NDArray
 from kkanji.evaluation.calibration import accept, calibrate
 from kkanji.evaluation.confusion import lowest_recall, most_confused
 from kkanji.evaluation.predictions import Predictions
-from kkanji.report._cards import Card, ImagesOf, make_cards
-from kkanji.report._charts import calibration_chart, rarity_chart, recall_chart
-from kkanji.report._curves import CURVES, curve_charts
-from kkanji.report._page import Content, Figure, page_html
-from kkanji.report._run import Run, read_run
-from kkanji.report._sheet import draw_sheet, sheet_png
-from kkanji.report._style import DARK, LIGHT, Chart, chart_png
+from kkanji.report.cards import Card, ImagesOf, make_cards
+from kkanji.report.charts import calibration_chart, rarity_chart, recall_chart
+from kkanji.report.curves import CURVES, curve_charts
+from kkanji.report.page import Content, Figure, page_html
+from kkanji.report.run import Run, read_run
+from kkanji.report.sheet import draw_sheet, sheet_png
+from kkanji.report.style import DARK, LIGHT, Chart, chart_png
 from shards.output.files import write_file
 
 PAGE_NAME = "report.html"
 PICTURE_FOLDER = "report"
-SHEET_NAME = "misread"
-OPTIONAL_PICTURES = {SHEET_NAME, "lowest_recall", *CURVES}  # which a report may lack
+SHEET_NAME = "confusions"
+OPTIONAL_PICTURES = {SHEET_NAME, "lowest_recall", *CURVES}  # not every report has them
 CONFUSIONS = 50
-SHEET_CONFUSIONS = 20  # of a sheet alone, which a run's log gets after each epoch
+SHEET_CONFUSIONS = 20  # on the smaller sheet for TensorBoard
 EXAMPLES = 3
 ACCEPTED_FROM = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99)
 WEAKEST = 30
@@ -51,10 +51,10 @@ def write_report(
     return page
 
 
-def misread_sheet(
+def confusion_sheet(
     predictions: Predictions, *, characters: Sequence[str], training_counts: NDArray[np.int64], images_of: ImagesOf
 ) -> NDArray[np.uint8] | None:
-    """The most frequent misreadings as a picture uint8 [H, W, 3]; None without one. Arguments as of `write_report`."""
+    """The most frequent confusions as a picture uint8 [H, W, 3], None without any; arguments of `write_report`."""
     confusions = most_confused(predictions, limit=SHEET_CONFUSIONS, examples=EXAMPLES)
     cards = make_cards(
         confusions, predictions, characters=characters, training_counts=training_counts, images_of=images_of
@@ -80,7 +80,7 @@ def _draw(record: Run, characters: Sequence[str], training_counts: NDArray[np.in
         weakest=weakest,
         weakest_least_images=WEAKEST_LEAST_IMAGES,
         evaluated_classes=len(record.predictions.label.unique()),
-        misread_images=int(record.predictions.wrong().sum()),
+        misclassified_images=int(record.predictions.wrong().sum()),
     )
 
 
@@ -89,7 +89,7 @@ def _figure(chart: Chart) -> Figure:
 
 
 def _write_pictures(folder: Path, content: Content) -> None:
-    """Fill the folder. A picture of an earlier report that this one lacks is removed; other files are not ours."""
+    """Write the pictures. Remove those of an earlier report that this one lacks, and no other file."""
     folder.mkdir(exist_ok=True)
     figures = [*content.curves, content.rarity, content.calibration, *([content.recall] if content.recall else [])]
     pictures = {figure.chart.name: figure.light_png for figure in figures}

@@ -1,4 +1,4 @@
-"""The misreadings as one PNG sheet, for print and slides: ink on paper, four cards in a row."""
+"""The confusions as one PNG sheet, for print and slides: ink on paper, four cards in a row."""
 
 import io
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw
 
 from kkanji.glyphs import code_point, font, render_glyph
-from kkanji.report._cards import Card
-from kkanji.report._style import LIGHT
-from kkanji.report._text import percent, quantity
+from kkanji.report.cards import Card
+from kkanji.report.style import LIGHT
+from kkanji.report.text import percent, quantity
 
 COLUMNS = 4
 CARD_WIDTH, CARD_HEIGHT = 432, 178
@@ -64,8 +64,8 @@ def _paste_ink(sheet: Image.Image, strokes: NDArray[np.uint8], corner: tuple[int
 def _lines(card: Card) -> tuple[str, str, str]:
     confusion = card.confusion
     return (
-        f"{card.rank}.  {code_point(card.true)} read as {code_point(card.predicted)}",
-        f"{quantity(confusion.count)} of {quantity(confusion.true_images)} images ({percent(card.share)}), "
+        f"{card.rank}.  {code_point(card.true)} predicted as {code_point(card.predicted)}",
+        f"{quantity(confusion.count)} of {quantity(confusion.true_images)} images ({percent(card.fraction)}), "
         f"mean probability {percent(confusion.probability, 0)}",
         f"training images: {quantity(card.true_training)} and {quantity(card.predicted_training)}",
     )

@@ -1,4 +1,4 @@
-"""The misreadings as cards: what the sheet and the page both show of a pair of characters."""
+"""The most frequent confusions as cards, which the sheet and the page show."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ ImagesOf = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Card:
-    """One class read as another, with characters and images in place of numbers."""
+    """One class predicted as another, with characters and images in place of numbers."""
 
     rank: int
     true: str
@@ -25,13 +25,13 @@ class Card:
     predicted_training: int
     confusion: Confusion
     images: NDArray[np.uint8]
-    """[1 to 3, 64, 64], misread images, the most confident mistakes first."""
+    """Misclassified images [1 to 3, 64, 64], the most confident mistakes first."""
     probabilities: tuple[float, ...]
-    """What the model gave its wrong reading of each of them."""
+    """Probability of the wrong prediction, for each image."""
 
     @property
-    def share(self) -> float:
-        """The part of the true class's images that was read so."""
+    def fraction(self) -> float:
+        """Of the true class's images, the fraction confused in this way."""
         return self.confusion.count / self.confusion.true_images
 
 
