@@ -32,13 +32,20 @@ OPSET = 18  # ONNX 1.13 of 2022 and later read it
 TRIAL_IMAGES = 16
 # Of a probability, between torch and onnxruntime: sums in another order differed by 1.3e-6 at most over 300 images.
 TOLERANCE = 1e-4
-PLACES = (
-    "data",
-    "output",
-    "init",
-    "teachers",
-    "averaged",
-)  # on the machine that trained: they say nothing anywhere else
+PLACES = ("data", "output", "init", "teachers", "averaged")  # on the machine that trained: no use anywhere else
+# Of a network's timm configuration: what does not depend on where its weights came from.
+TIMM_FIELDS = (
+    "input_size",
+    "fixed_input_size",
+    "pool_size",
+    "first_conv",
+    "classifier",
+    "mean",
+    "std",
+    "interpolation",
+    "crop_pct",
+    "crop_mode",
+)
 
 
 class Reader(nn.Module):
@@ -89,14 +96,13 @@ def export(
 def timm_config(model: nn.Module, options: Mapping[str, Any], labels: tuple[str, ...]) -> dict[str, Any]:
     """What timm looks for beside the weights (its `save_for_hf` writes the same, and float32 weights)."""
     pretrained: Any = model.pretrained_cfg
-    kept = ("input_size", "fixed_input_size", "pool_size", "first_conv", "classifier", "mean", "std", "interpolation")
     return {
         "architecture": pretrained["architecture"],
         "model_args": {"head": options.get("head", "linear")},
         "num_classes": len(labels),
         "num_features": model.num_features,
         "label_names": list(labels),
-        "pretrained_cfg": {name: pretrained[name] for name in kept if name in pretrained},
+        "pretrained_cfg": {name: pretrained[name] for name in TIMM_FIELDS if name in pretrained},
     }
 
 

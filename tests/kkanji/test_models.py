@@ -1,10 +1,20 @@
+from pathlib import Path
+
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
 import torch
+from PIL import Image
+from timm.data import create_transform, resolve_data_config
 
-from kkanji.models import COSINE_SCALE, SCALES, TRAINED, CosineClassifier, EfficientNetFactory, create_model
+from kkanji.inference.image_files import load_character
+from kkanji.models import COSINE_SCALE, SCALES, CosineClassifier, EfficientNetFactory, create_model
+from kkanji.pixels import normalise
+from kkanji.pretrained import KUZUSHIJI_KANJI
 from shards import InputError
+
+SAMPLE = sorted((Path(__file__).parents[2] / "sample" / "kkanji2").glob("*/*.png"))
 
 OURS = ["kkanji_efficientnet_fused_s", "kkanji_efficientnet_fused_m"]
 NAMES = [*(f"kkanji_efficientnet_{variant}" for variant in SCALES), *OURS]
@@ -76,14 +86,43 @@ def test_a_cosine_head_looks_at_directions_only() -> None:
         timm.create_model("kkanji_efficientnet_b0", head="round")
 
 
-def test_pretrained_weights_come_from_the_repository() -> None:
+def test_pretrained_weights_come_with_the_package() -> None:
     """Half precision in the file, float32 in the model; another number of classes keeps all but the classifier."""
-    stored = safetensors.torch.load_file(TRAINED / "model.safetensors")
-    classes = len(stored["classifier.bias"])
-    model = timm.create_model("kkanji_efficientnet_fused_m", pretrained=True, num_classes=classes)
+    stored = safetensors.torch.load_file(KUZUSHIJI_KANJI / "model.safetensors")
+    model = timm.create_model("kkanji_efficientnet_fused_m", pretrained=True)
+    assert model.num_classes == len(model.classifier.bias) == 3_832
     assert torch.equal(model.classifier.bias, stored["classifier.bias"].float())
     small = timm.create_model("kkanji_efficientnet_fused_m", pretrained=True, num_classes=10)
     assert torch.equal(small.conv_stem.weight, model.conv_stem.weight)
+
+
+@pytest.mark.parametrize("name", ["kkanji_efficientnet_fused_m", f"local-dir:{KUZUSHIJI_KANJI}"])
+@pytest.mark.parametrize("side", [64, 150])
+def test_timms_own_transform_prepares_images_as_prediction_does(name: str, side: int, tmp_path: Path) -> None:
+    """By its own defaults timm cuts an eighth of each image off and resizes by another filter."""
+    model = timm.create_model(name, pretrained=True).eval()
+    transform = create_transform(**resolve_data_config({}, model=model))
+    ours, theirs = [], []
+    for number, path in enumerate(SAMPLE[::50]):
+        image = Image.open(path).convert("L").resize((side, side))
+        image.save(tmp_path / f"{number}.png")
+        ours.append(load_character(tmp_path / f"{number}.png"))
+        theirs.append(transform(image))
+    with torch.inference_mode():
+        expected = model(normalise(torch.from_numpy(np.stack(ours))[:, None])).softmax(1)
+        found = model(torch.stack(theirs)).softmax(1)
+    assert len(SAMPLE[::50]) > 20 and torch.allclose(found, expected, atol=1e-4)
+    assert torch.equal(found.argmax(1), expected.argmax(1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_network_says_how_its_images_are_prepared(name: str) -> None:
+    with torch.device("meta"):
+        found = resolve_data_config({}, model=timm.create_model(name))
+    assert found["input_size"] == (1, 64, 64) and found["crop_pct"] == 1.0 and found["interpolation"] == "lanczos"
+    assert normalise(torch.tensor([[[[0]], [[255]]]], dtype=torch.uint8)).flatten().tolist() == pytest.approx(
+        [(value - found["mean"][0]) / found["std"][0] for value in (0.0, 1.0)]
+    )
 
 
 def test_the_original_projects_names() -> None:
