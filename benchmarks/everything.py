@@ -14,13 +14,14 @@ from shards import InputError
 
 # What a CPU trains in minutes; a GPU is given the benchmark's own sizes.
 ON_A_CPU = ("--model", "kkanji_efficientnet_fused_s", "--batch-size", "2048")
+DOCUMENTS = tuple(Path("docs") / name for name in ("speed.md", "large-batch.md", "results.md"))  # that have tables
 
 
 def everything(
     *,
     peers: Path = Path(sys.executable),
     originals: Path | None = None,
-    documents: tuple[Path, ...] = (Path("README.md"),),
+    documents: tuple[Path, ...] = DOCUMENTS,
 ) -> None:
     """Measure all there is to measure, write the results, update tables and charts. Takes 15 to 20 minutes on 2 cores.
 
@@ -31,7 +32,7 @@ def everything(
     Args:
         peers: Python of the environment that has the other libraries; those it lacks are skipped by name
         originals: folder made by `python -m tools combine` and `split`, for benchmark prepare; left out if not given
-        documents: Markdown files with tables to update
+        documents: Markdown files whose tables are updated
     """
     failed = [command[0] for command in commands(peers, originals, documents) if not _run(command)]
     if failed:

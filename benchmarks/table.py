@@ -25,7 +25,7 @@ END = "<!-- end -->"
 def table(result: Path | None = None, *, update: tuple[Path, ...] = (), check: tuple[Path, ...] = ()) -> None:
     """Print the Markdown table of a result, or write the tables of documents, or check them.
 
-    Example: python -m benchmarks table --update README.md
+    Example: python -m benchmarks table --update docs/speed.md
 
     Args:
         result: JSON that a benchmark wrote

@@ -4,12 +4,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import COMMANDS
-from benchmarks.everything import commands, everything
+from benchmarks.everything import DOCUMENTS, commands, everything
+from benchmarks.subject import ROOT
 from shards import InputError
 
 
 def test_all_that_is_measured_in_minutes_is_there() -> None:
-    names = [command[0] for command in commands(Path("python"), Path("originals"), (Path("README.md"),))]
+    names = [command[0] for command in commands(Path("python"), Path("originals"), DOCUMENTS)]
     assert set(names) == set(COMMANDS) - {"all", "accuracy", "models"}
     assert names.index("scale") > max(map(names.index, ("loader", "stream", "prepare")))
     assert names[-2:] == ["table", "chart"]
@@ -27,3 +28,8 @@ def test_one_that_fails_is_named_after_the_others_have_run(monkeypatch: pytest.M
     with pytest.raises(InputError, match="failed: stream; their messages are above"):
         everything()
     assert ran == ["loader", "stream", "train", "scale", "table", "chart"]
+
+
+def test_the_documents_are_those_with_tables() -> None:
+    with_tables = {path.relative_to(ROOT) for path in ROOT.glob("docs/*.md") if "<!-- table: " in path.read_text()}
+    assert set(DOCUMENTS) == with_tables
