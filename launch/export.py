@@ -9,8 +9,8 @@ from kkanji import cli
 from kkanji.checkpoint import files as checkpoint
 from kkanji.checkpoint.export import export
 from kkanji.checkpoint.lineage import independence
-from kkanji.config import read_json
 from shards import InputError
+from shards.json_reading import read_json
 
 CARD = """# {model}: {classes:,} characters of {name}
 

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from kkanji.classes import ClassMap, parse_label, read_class_map
 from shards import IMAGE_SIZE, InputError, write_file
 from shards.checksums import file_digest
+from shards.json_reading import load_json
 from shards.order.permutation import mix
 
 IMAGES_NAME, TABLE_NAME, FACTS_NAME = "images.npy", "originals.csv", "originals.json"
@@ -189,7 +190,7 @@ def read_split(originals: Originals) -> SplitTable:
 def is_split(folder: Path) -> bool:
     """Whether the two files of a split are there, as they were written."""
     try:
-        facts = json.loads((folder / SPLIT_FACTS_NAME).read_text(encoding="utf-8"))
+        facts = load_json(folder / SPLIT_FACTS_NAME)
         return bool(facts["split_sha256"] == file_digest(folder / SPLIT_TABLE_NAME))
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -243,16 +244,16 @@ def _column(rows: Sequence[Row], dtype: type[np.generic], value: Callable[[Row],
 
 def _read_facts(path: Path, data_format: str, versions: tuple[int, ...], command: str) -> dict[str, Any]:
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = load_json(path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; it is written last by `{command}`: run that first") from error
     except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); run `{command} --overwrite`") from error
-    found = (facts.get("format"), facts.get("version")) if isinstance(facts, dict) else type(facts).__name__
+        raise InputError(f"{path}: {error}; run `{command} --overwrite`") from error
+    found = (facts.get("format"), facts.get("version"))
     if found not in [(data_format, version) for version in versions]:
         expected = (data_format, versions[-1])
         raise InputError(f"{path}: found {found}, expected {expected}; run `{command} --overwrite`")
-    return dict(facts)
+    return facts
 
 
 def _read_table(path: Path, columns: tuple[str, ...], sha256: str) -> list[list[str]]:
