@@ -1,12 +1,11 @@
 """Rows that benchmarks wrote: read back, and shown on the terminal and in Markdown."""
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from shards import InputError
+from shards.json_reading import read_json
 
 Row = dict[str, Any]
 
@@ -16,13 +15,7 @@ COLUMNS = ("images/s", "lowest", "highest", "MB/s", "of the limit")
 
 def read_result(path: Path) -> Row:
     """What a benchmark wrote. Raises InputError when the file is not that."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {error}; expected the JSON of `python -m benchmarks {path.stem}`: run it") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: found {type(found).__name__}, expected the JSON object that a benchmark wrote")
-    return found
+    return read_json(path, remedy=f"expected the JSON of `python -m benchmarks {path.stem}`: run it")
 
 
 def caption(result: Row, rows: Sequence[Row]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from shards.errors import InputError
 from shards.format.manifest import CLASSES_NAME
+from shards.json_reading import parse_json
 
 LABEL = re.compile(r"U\+([0-9A-F]{4,5})")
 _ENTRY = re.compile(r".+ \(U\+([0-9A-F]{4,5})\)", re.DOTALL)
@@ -79,7 +80,7 @@ def parse_label(text: str, where: str) -> int:
 def parse_class_map(text: str, where: str) -> ClassMap:
     """Read `index.json`. Raises InputError when it is not a class map numbered 0..n-1."""
     try:
-        entries = json.loads(text)["codepoint_to_id"]
+        entries = parse_json(text)["codepoint_to_id"]
         by_id = {int(number): _entry(name) for name, number in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(

@@ -20,7 +20,6 @@ FREE_TO_CHANGE = frozenset({"data", "output", "resume", "trust", "cache_size"}) 
     "stall_seconds",
     "profile_steps",
 }
-MOST_JSON_BYTES = 64 << 20
 SIZE_STEP = 8  # pixels; below it the networks' maps do not shrink evenly
 # Options that a run settles when it starts, and their value until then: a resumed run takes what was settled.
 RESOLVED = {"micro_batch": 0, "order": "auto", "window": 0}
@@ -177,22 +176,6 @@ class TrainConfig:
 
 
 DEFAULTS = {field.name: field.default for field in fields(TrainConfig) if field.default is not MISSING}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises InputError when it is not there, not one or larger than MOST_JSON_BYTES."""
-    try:
-        size = path.stat().st_size
-        if size > MOST_JSON_BYTES:
-            raise InputError(f"{path}: {size:,} bytes, expected at most {MOST_JSON_BYTES:,}")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: found {type(value).__name__}, expected a JSON object")
-    return value
 
 
 def strict_json(value: Any, *, indent: int | None = None) -> str:

@@ -14,7 +14,7 @@ from kkanji import checkpoint, cli
 from kkanji.checkpoint import lineage
 from kkanji.checkpoint.load import load_trained
 from kkanji.classes import ClassMap
-from kkanji.config import read_json, strict_json
+from kkanji.config import strict_json
 from kkanji.data.feed import Feed
 from kkanji.data.training_set import class_map, open_set
 from kkanji.evaluation.calibration import TemperatureScan
@@ -24,6 +24,7 @@ from kkanji.evaluation.predictions import Predictions
 from kkanji.report import write_report
 from kkanji.training.data_check import DataCheck
 from shards import InputError, atomic_file
+from shards.json_reading import read_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,8 +8,8 @@ from typing import Any
 from kkanji import checkpoint, cli
 from kkanji.checkpoint.export import export
 from kkanji.checkpoint.lineage import independence
-from kkanji.config import read_json
 from shards import InputError
+from shards.json_reading import read_json
 
 CARD = """# {model}: {classes:,} characters of {name}
 

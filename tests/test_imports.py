@@ -18,7 +18,13 @@ MAY_IMPORT = {
 }
 # The rooms of each package from the ground up: a room imports those below it. `__init__` and `__main__` import any.
 FLOORS: dict[str, tuple[set[str], ...]] = {
-    "shards": ({"checksums", "errors", "order"}, {"output"}, {"format", "store", "cache"}, {"read", "verify"}),
+    "shards": (
+        {"checksums", "errors", "order"},
+        {"json_reading"},
+        {"output"},
+        {"format", "store", "cache"},
+        {"read", "verify"},
+    ),
     "kkanji": (
         {"classes", "cli", "config", "environment", "glyphs", "models", "pixels", "pretrained"},
         {"augment"},

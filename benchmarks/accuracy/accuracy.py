@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.measure import environment, write_result
 from benchmarks.subject import ROOT
-from kkanji.config import read_json
 from shards import InputError, read_manifest
+from shards.json_reading import read_json
 
 Row = dict[str, Any]
 Curve = list[dict[str, float]]

@@ -32,9 +32,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from kkanji.classes import ClassMap, parse_class_map
-from kkanji.config import FREE_TO_CHANGE, read_json
+from kkanji.config import FREE_TO_CHANGE
 from shards import InputError, OutputFolder, write_file
 from shards.checksums import file_digest
+from shards.json_reading import read_json
 from shards.output.ownership import keep_reason, remove_own
 
 STEP_NAME = re.compile(r"step-\d{9,}")

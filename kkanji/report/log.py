@@ -1,6 +1,5 @@
 """Reads a run's `log.jsonl`, one JSON object a line, and drops what crashes and resumes left behind."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import InputError
+from shards.json_reading import NotJson, parse_json
 
 Curve = NDArray[np.float64]
 
@@ -64,14 +64,11 @@ def _records(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            yield number, parse_json(line)
         except ValueError as error:
-            if number == len(lines):
+            if number == len(lines) and isinstance(error, NotJson):
                 return
-            raise InputError(_malformed(path, number, f"not JSON ({error})")) from error
-        if not isinstance(record, dict):
-            raise InputError(_malformed(path, number, f"{type(record).__name__}, expected a JSON object"))
-        yield number, record
+            raise InputError(_malformed(path, number, str(error))) from error
 
 
 def _values(record: Mapping[str, Any], fields: tuple[str, ...], path: Path, number: int) -> list[float]:

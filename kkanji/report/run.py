@@ -1,6 +1,5 @@
 """Reads and checks the files that a report is made from."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -16,6 +15,7 @@ from kkanji.evaluation.metrics import MEASURES
 from kkanji.evaluation.predictions import Predictions, load_predictions
 from kkanji.report.log import TrainingLog, read_log
 from shards.errors import InputError
+from shards.json_reading import field, number, read_json
 
 MAKERS = {
     "config.json": "launch/train.py",
@@ -168,7 +168,7 @@ def _read_temperature(record: Mapping[str, Any], path: Path) -> dict[str, float]
     if record.get("temperature") is None:
         return None
     fit = _get(record, "temperature", dict, path)
-    return {field.name: _number(fit, field.name, path) for field in fields(Temperature)}
+    return {each.name: _number(fit, each.name, path) for each in fields(Temperature)}
 
 
 def _read_bin(entry: object, path: Path) -> Bin:
@@ -185,28 +185,26 @@ def _read_bin(entry: object, path: Path) -> Bin:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise _bad(path, f"not JSON ({error})") from error
-    if not isinstance(record, dict):
-        raise _bad(path, f"{type(record).__name__}, expected a JSON object")
-    return record
+    return read_json(path, remedy=_remedy(path))
 
 
 def _get(record: Mapping[str, Any], key: str, kind: type[T], path: Path) -> T:
-    value = record.get(key)
-    if not isinstance(value, kind):
-        raise _bad(path, f"{key} is {value!r}, expected {kind.__name__}" if key in record else f"no field {key!r}")
-    return value
+    try:
+        return field(record, key, kind)
+    except ValueError as error:
+        raise _bad(path, str(error)) from error
 
 
 def _number(record: Mapping[str, Any], key: str, path: Path) -> float:
-    value = record.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _bad(path, f"{key} is {value!r}, expected a number" if key in record else f"no field {key!r}")
-    return float(value)
+    try:
+        return number(record, key)
+    except ValueError as error:
+        raise _bad(path, str(error)) from error
 
 
 def _bad(path: Path, found: str) -> InputError:
-    return InputError(f"{path}: {found}; make it anew with `{MAKERS[path.name]}`")
+    return InputError(f"{path}: {found}; {_remedy(path)}")
+
+
+def _remedy(path: Path) -> str:
+    return f"make it anew with `{MAKERS[path.name]}`"

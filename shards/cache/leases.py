@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 
+from shards.json_reading import parse_json
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Leases:
@@ -52,8 +54,8 @@ class Leases:
 
     @classmethod
     def from_json(cls, data: bytes) -> "Leases":
-        """Raises ValueError, TypeError or KeyError for what another version wrote."""
-        found = json.loads(data)
+        """Raises ValueError, TypeError or KeyError if another version wrote the file."""
+        found = parse_json(data)
         return cls(**{**found, "ahead": frozenset(found["ahead"]), "waiting": frozenset(found["waiting"])})
 
 

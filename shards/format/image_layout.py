@@ -21,7 +21,8 @@ from shards.format import layout, ustar
 from shards.format.layout import TAR_BLOCK
 from shards.format.manifest import Shard
 from shards.format.manifest_reader import Readable
-from shards.format.ustar import MAX_MEMBER_BYTES, MAX_MEMBERS, Archive, Member
+from shards.format.tar_headers import MAX_MEMBER_BYTES, Member
+from shards.format.ustar import MAX_MEMBERS, Archive
 from shards.format.writer import StoredBlock, write_tar
 from shards.output.files import write_file
 

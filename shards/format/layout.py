@@ -7,8 +7,6 @@ bytes too, hence a shard seen as uint8 [rows, 4096] has one image per row: the r
 """
 
 import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,19 +21,6 @@ LABEL_TYPE = np.dtype("<i4")
 MAX_LABEL = 2**31 - 1
 SOURCE_TYPE = np.dtype("<u8")
 BLOCK_SIZES = (125, 250, 625, 1250)  # divisors of 6,250, one rank's share of a global batch of 50,000 on 8 GPUs
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Member:
-    """One file inside a tar."""
-
-    name: str
-    header: bytes
-    """Everything before the array's data: tar header and npy header."""
-    data: bytes
-    """The array's data and the padding to the next tar block."""
-    size: int
-    """Bytes of the member as the tar header states them: npy header and data, without padding."""
 
 
 def block_bytes(samples: int) -> int:
@@ -63,18 +48,14 @@ def encode_block(
     key: str, images: NDArray[np.uint8], labels: NDArray[np.integer], sources: NDArray[np.uint64]
 ) -> bytes:
     """The bytes of one block: images [n, 64, 64], labels [n], sources [n]."""
-    return b"".join(member.header + member.data for member in block_members(key, images, labels, sources))
-
-
-def block_members(
-    key: str, images: NDArray[np.uint8], labels: NDArray[np.integer], sources: NDArray[np.uint64]
-) -> Iterator[Member]:
-    """The three members of one block, in their order in the tar."""
     count = len(images)
     sources_header = sources_data_offset(count) - sources_offset(count) - TAR_BLOCK
-    yield _member(f"{key}.images.npy", np.ascontiguousarray(images, np.uint8), PIXELS_OFFSET - TAR_BLOCK)
-    yield _member(f"{key}.labels.npy", labels.astype(LABEL_TYPE), NPY_HEADER)
-    yield _member(f"{key}.sources.npy", sources.astype(SOURCE_TYPE), sources_header)
+    members = (
+        _member(f"{key}.images.npy", np.ascontiguousarray(images, np.uint8), PIXELS_OFFSET - TAR_BLOCK),
+        _member(f"{key}.labels.npy", labels.astype(LABEL_TYPE), NPY_HEADER),
+        _member(f"{key}.sources.npy", sources.astype(SOURCE_TYPE), sources_header),
+    )
+    return b"".join(members)
 
 
 def tar_header(name: str, size: int) -> bytes:
@@ -106,11 +87,11 @@ def _sources_room(samples: int) -> int:
     return round_up(start + least, ALIGNMENT) - start
 
 
-def _member(name: str, array: NDArray[np.generic], npy_header_bytes: int) -> Member:
+def _member(name: str, array: NDArray[np.generic], npy_header_bytes: int) -> bytes:
+    """An array as a tar member: tar header, npy header, data, and padding to the next tar block."""
     size = npy_header_bytes + array.nbytes
-    header = tar_header(name, size) + _npy_header(array, npy_header_bytes)
-    padding = bytes(round_up(size, TAR_BLOCK) - size)
-    return Member(name=name, header=header, data=array.tobytes() + padding, size=size)
+    headers = tar_header(name, size) + _npy_header(array, npy_header_bytes)
+    return headers + array.tobytes() + bytes(-size % TAR_BLOCK)
 
 
 def _npy_header(array: NDArray[np.generic], length: int) -> bytes:

@@ -1,9 +1,8 @@
 """A manifest read and checked, from a folder or a store."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, get_args
+from typing import Any, Protocol
 
 from shards.errors import CorruptShard, MissingShard, StorageError
 from shards.format.layout import IMAGE_SIZE
@@ -22,11 +21,7 @@ from shards.format.manifest import (
     _manifest_to_dict,
 )
 from shards.format.manifest_rules import check_manifest
-
-MOST = 1 << 47  # bytes that a process can address; no count in a manifest is larger
-
-
-Value = TypeVar("Value")
+from shards.json_reading import choice, count, field, parse_json, read_bounded
 
 
 class Readable(Protocol):
@@ -45,34 +40,34 @@ def read_manifest(source: Path | Readable) -> Manifest:
     """
     where = f"{source if isinstance(source, Path) else source.location}/{MANIFEST_NAME}"
     try:
-        return parse_manifest(_read(source).decode())
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return parse_manifest(_read(source))
+    except (ValueError, KeyError, TypeError) as error:
         found = f"no field {error}" if isinstance(error, KeyError) else str(error)
         raise CorruptShard(f"{where}: {found}; make the set again with `python -m tools pack`") from error
 
 
-def parse_manifest(text: str) -> Manifest:
-    """The manifest in a JSON text. Raises ValueError, KeyError, TypeError or RecursionError with what is wrong."""
-    data = json.loads(text)
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
+def parse_manifest(text: bytes | str) -> Manifest:
+    """The manifest in a JSON text. Raises ValueError, KeyError or TypeError with what is wrong."""
+    data = parse_json(text)
+    if data.get("format") != FORMAT:
         raise ValueError(f"not a shard set: expected an object with format {FORMAT!r}")
     if data["version"] not in VERSIONS:
         raise ValueError(f"format version {data['version']}, but this kkanji reads versions {VERSIONS}")
     if data["image_shape"] != [IMAGE_SIZE, IMAGE_SIZE]:
         raise ValueError(f"images of shape {data['image_shape']}, expected {[IMAGE_SIZE, IMAGE_SIZE]}")
     stored = data if data["version"] > 1 else {"layout": "packed", "compression": "none", "base": ""}
-    splits = _of_type(dict, data, "splits")
+    splits = field(data, "splits", dict)
     compressed, tables, rendered = stored["compression"] != "none", stored["layout"] == "image", data["version"] > 2
     manifest = Manifest(
-        name=_of_type(str, data, "name"),
-        licence=_of_type(str, data, "licence"),
-        lineage=_one_of(Lineage, data, "lineage"),
-        classes=_count(data["classes"], "classes"),
-        seed=_of_type(int, data, "seed"),
-        layout=_one_of(Layout, stored, "layout"),
-        compression=_one_of(Compression, stored, "compression"),
-        base=_of_type(str, stored, "base"),
-        history=_of_type(dict, data, "history"),
+        name=field(data, "name", str),
+        licence=field(data, "licence", str),
+        lineage=choice(data, "lineage", Lineage),
+        classes=count(data["classes"], "classes"),
+        seed=field(data, "seed", int),
+        layout=choice(stored, "layout", Layout),
+        compression=choice(stored, "compression", Compression),
+        base=field(stored, "base", str),
+        history=field(data, "history", dict),
         splits={name: _split_from_dict(split, _fields(compressed), tables, rendered) for name, split in splits.items()},
     )
     check_manifest(manifest)
@@ -89,39 +84,18 @@ def _split_from_dict(data: dict[str, Any], fields: tuple[str, ...], tables: bool
 
 
 def _shard_from_dict(data: dict[str, Any], fields: tuple[str, ...], tables: bool) -> Shard:
-    blocks = (dict(zip(fields, map(_count, row, fields), strict=True)) for row in data["blocks"])
+    blocks = (dict(zip(fields, map(count, row, fields), strict=True)) for row in data["blocks"])
     return Shard(
         name=data["name"],
-        bytes=_count(data["bytes"], "bytes"),
+        bytes=count(data["bytes"], "bytes"),
         sha256=data["sha256"],
         blocks=tuple(Block(**block) for block in blocks),
-        table_sha256=_of_type(str, data, "table_sha256") if tables else None,
+        table_sha256=field(data, "table_sha256", str) if tables else None,
     )
 
 
-def _one_of(choices: Any, data: Mapping[str, Any], field: str) -> Any:
-    """The value of a field whose type is this Literal."""
-    if data[field] not in get_args(choices):
-        known = " or ".join(map(repr, get_args(choices)))
-        raise ValueError(f"{field} {data[field]!r}, expected {known}")
-    return data[field]
-
-
-def _of_type(kind: type[Value], data: Mapping[str, Any], field: str) -> Value:
-    value = data[field]
-    if type(value) is not kind:
-        raise TypeError(f"{field} is {str(value)[:60]!r}, expected {kind.__name__}")
-    return value
-
-
-def _counts(data: Mapping[str, Any], field: str) -> tuple[int, ...]:
-    return tuple(_count(number, field) for number in data[field])
-
-
-def _count(value: Any, field: str) -> int:
-    if type(value) is not int or not 0 <= value <= MOST:
-        raise ValueError(f"{field} is {str(value)[:60]!r}, expected a whole number from 0 on")
-    return value
+def _counts(data: Mapping[str, Any], name: str) -> tuple[int, ...]:
+    return tuple(count(number, name) for number in data[name])
 
 
 def _read(source: Path | Readable) -> bytes:
@@ -138,7 +112,7 @@ def _read_local(folder: Path) -> bytes:
         raise MissingShard(f"{folder}: no such folder; expected a shard set (made by `python -m tools pack`)")
     path = folder / MANIFEST_NAME
     try:
-        return path.read_bytes()
+        return read_bounded(path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise MissingShard(f"{folder}: {_NO_MANIFEST}") from None
     except OSError as error:

@@ -19,10 +19,10 @@ from pathlib import Path, PurePath
 from typing import NamedTuple, NoReturn
 
 from shards.errors import InputError
+from shards.json_reading import field, load_json
 from shards.output.files import sync_folder, write_file
 
 MARKER_NAME, FORMAT = ".kkanji-output", "kkanji output 1"
-MARKER_BYTES = 64 << 20  # at most: a million files
 ELSEWHERE = "choose another --output"
 
 
@@ -171,13 +171,13 @@ def _read_marker(folder: Path) -> _Marker | None:
     path = folder / MARKER_NAME
     try:
         found = path.lstat()
-        if not stat.S_ISREG(found.st_mode) or found.st_size > MARKER_BYTES:
+        if not stat.S_ISREG(found.st_mode):
             return None
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        if fields["format"] != FORMAT:
+        marker = load_json(path)
+        if marker.get("format") != FORMAT:
             return None
-        return _Marker(str(fields["maker"]), dict(fields["files"]), found.st_mtime_ns)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return _Marker(field(marker, "maker", str), field(marker, "files", dict), found.st_mtime_ns)
+    except (OSError, ValueError):
         return None
 
 

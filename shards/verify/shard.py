@@ -17,6 +17,7 @@ from shards.format import layout, ustar
 from shards.format.compression import unpack_shard
 from shards.format.image_layout import read_table, table_problem
 from shards.format.manifest import Compression, Manifest, Shard
+from shards.format.tar_headers import MAX_MEMBER_BYTES
 from shards.store.retry import Workers
 from shards.store.store import Store
 
@@ -134,7 +135,7 @@ def _with_errors(store: Store, problems: Iterator[str]) -> Iterator[str]:
 
 
 def _index_problems(store: Store, where: str, path: Path, shard: Shard, manifest: Manifest) -> Iterator[str]:
-    most = ustar.MAX_SIZE if manifest.layout == "packed" else ustar.MAX_MEMBER_BYTES
+    most = ustar.MAX_SIZE if manifest.layout == "packed" else MAX_MEMBER_BYTES
     expected = ustar.dali_index(ustar.read_archive(path, max_member_bytes=most, where=where))
     if store.read(shard.index_name) != expected.encode():
         yield f"{store.url(shard.index_name)}: not the DALI index of its shard; pack the set again"

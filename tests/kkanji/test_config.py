@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from kkanji.config import FREE_TO_CHANGE, TrainConfig, read_json, strict_json
+from kkanji.config import FREE_TO_CHANGE, TrainConfig, strict_json
 from shards import InputError
 
 
@@ -72,24 +72,6 @@ def test_what_does_not_change_the_result_may_change(name: str) -> None:
 def test_numbers_that_are_not_finite_are_null() -> None:
     value = {"loss": float("nan"), "bins": [{"top1": float("inf")}, (1.5, None)], "name": "nan"}
     assert json.loads(strict_json(value)) == {"loss": None, "bins": [{"top1": None}, [1.5, None]], "name": "nan"}
-
-
-def test_json_larger_than_is_believed_is_refused_before_it_is_read(tmp_path: Path) -> None:
-    with (tmp_path / "x.json").open("wb") as file:
-        file.truncate(1 << 40)
-    with pytest.raises(InputError, match=r"x\.json: 1,099,511,627,776 bytes, expected at most 67,108,864"):
-        read_json(tmp_path / "x.json")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [("{", "not JSON"), ("[]", "found list, expected a JSON object"), ("[" * 100_000, "not JSON")],
-    ids=["cut", "list", "deep"],
-)
-def test_bad_json_is_named(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "x.json").write_text(content)
-    with pytest.raises(InputError, match=rf"x\.json: {message}"):
-        read_json(tmp_path / "x.json")
 
 
 def test_a_resumed_run_takes_what_the_first_start_settled() -> None:

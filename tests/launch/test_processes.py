@@ -13,8 +13,8 @@ from subprocess import PIPE
 import psutil
 import pytest
 
-from kkanji.config import read_json
 from shards import SampleOrder, ShardSet
+from shards.json_reading import read_json
 from tests.launch.commands import ROOT, environment, lines, start, train_command
 
 

@@ -23,6 +23,7 @@ from typing import Any, Literal, Self
 from shards import Block, InputError, Manifest, Shard, ShardError, StorageError, read_manifest, write_file
 from shards.format import ustar
 from shards.format.writer import write_manifest
+from shards.json_reading import load_json
 from shards.output.lock import open_locked, try_lock, unlock, wait_for_lock
 from shards.output.ownership import Destination
 from shards.verify.shard import byte_problems, size_problems
@@ -109,7 +110,7 @@ class SharedOutput:
     def finished(self, name: str) -> Shard | None:
         """What the receipt says, if there is one that can be read. The tar is not looked at."""
         try:
-            fields = json.loads(self._receipt(name).read_text(encoding="utf-8"))
+            fields = load_json(self._receipt(name))
             return Shard(**{**fields, "blocks": tuple(Block(**block) for block in fields["blocks"])})
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
@@ -184,7 +185,7 @@ class SharedOutput:
     def _agree_on_plan(self) -> None:
         """Begin, or take part in what others began."""
         path = self.folder / PLAN_NAME
-        found = _read_json(path) if path.exists() else None
+        found = _read_plan(path) if path.exists() else None
         if found != self._plan:
             if found is not None:
                 self._refuse_other_plan(found)
@@ -239,10 +240,10 @@ def _index_is_right(path: Path) -> bool:
     return index.is_file() and index.read_text() == ustar.dali_index(archive)
 
 
-def _read_json(path: Path) -> object:
-    """None for what is not JSON."""
+def _read_plan(path: Path) -> dict[str, Any] | None:
+    """None if the file is not what a process writes, for example because a disk was full."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return load_json(path)
     except ValueError:
         return None
 

@@ -19,7 +19,6 @@ Version 1, which is still read, has neither sha256 nor official nor lineage: its
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from kkanji.classes import ClassMap, parse_label, read_class_map
 from shards import IMAGE_SIZE, InputError, write_file
 from shards.checksums import file_digest
 from shards.format.manifest import CLASSES_NAME
+from shards.json_reading import load_json
 from shards.order.permutation import mix
 from shards.output.files import sync_file
 from tools.ingest.tables import read_facts, read_table, write_facts, write_table
@@ -229,7 +229,7 @@ def read_split(originals: Originals) -> SplitTable:
 def is_split(folder: Path) -> bool:
     """Whether the two files of a split are there, as they were written."""
     try:
-        facts = json.loads((folder / SPLIT_FACTS_NAME).read_text(encoding="utf-8"))
+        facts = load_json(folder / SPLIT_FACTS_NAME)
         return bool(facts["split_sha256"] == file_digest(folder / SPLIT_TABLE_NAME))
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -15,9 +15,10 @@ from typing import Literal, NamedTuple
 from kkanji.classes import parse_label
 from shards.checksums import file_digest
 from shards.errors import InputError
+from shards.format.tar_headers import MAX_MEMBER_BYTES
 from tools.ingest import png
 from tools.ingest.originals import Lineage
-from tools.ingest.tar_stream import MAX_MEMBER_BYTES, Member, read_archive
+from tools.ingest.tar_stream import NamedFile, read_archive
 
 Official = Literal["", "train", "test"]
 IGNORED = ("README*", "LICENSE*", "LICENCE*", ".DS_Store", "._*")
@@ -95,7 +96,7 @@ class ClassFolders(Source):
                 pixels = png.decode(member.data, f"{self.path}: {member.name}")
                 yield Found(member.name, code_point, pixels.tobytes())
 
-    def _code_point(self, member: Member) -> int | None:
+    def _code_point(self, member: NamedFile) -> int | None:
         """The class that a member's folder names; None for what people and systems leave beside the images."""
         *folders, file_name = member.name.split("/")
         if any(fnmatch.fnmatchcase(file_name, pattern) for pattern in IGNORED):
@@ -120,7 +121,7 @@ def _named_class(folder: str, where: str) -> int:
     )
 
 
-def _read_folder(root: Path) -> Iterator[Member]:
+def _read_folder(root: Path) -> Iterator[NamedFile]:
     for folder, subfolders, names in os.walk(root, onerror=_refuse_unreadable):
         subfolders.sort()
         for subfolder in subfolders:
@@ -128,7 +129,7 @@ def _read_folder(root: Path) -> Iterator[Member]:
                 raise InputError(f"{folder}/{subfolder}: a link to a folder, not followed; give its target as a source")
         for name in sorted(names):
             path = Path(folder, name)
-            yield Member(name=path.relative_to(root).as_posix(), data=_read_file(path))
+            yield NamedFile(name=path.relative_to(root).as_posix(), data=_read_file(path))
 
 
 def _read_file(path: Path) -> bytes:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shards import InputError, write_file
+from shards.json_reading import load_json
 
 
 def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
@@ -64,13 +65,13 @@ def write_facts(path: Path, data_format: str, version: int, facts: Mapping[str, 
 def read_facts(path: Path, data_format: str, versions: tuple[int, ...], command: str) -> dict[str, Any]:
     """Facts in one of these versions of a format. Raises InputError that names the command which writes them."""
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = load_json(path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; it is written last by `{command}`: run that first") from error
     except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); run `{command} --overwrite`") from error
-    found = (facts.get("format"), facts.get("version")) if isinstance(facts, dict) else type(facts).__name__
+        raise InputError(f"{path}: {error}; run `{command} --overwrite`") from error
+    found = (facts.get("format"), facts.get("version"))
     if found not in [(data_format, version) for version in versions]:
         expected = (data_format, versions[-1])
         raise InputError(f"{path}: found {found}, expected {expected}; run `{command} --overwrite`")
-    return dict(facts)
+    return facts

@@ -48,7 +48,7 @@ def test_a_whole_last_line_without_a_line_feed_counts(tmp_path: Path) -> None:
     ("line", "found"),
     [
         (step_line(20)[:25], "not JSON"),
-        ("[1, 2]", "list, expected a JSON object"),
+        ("[1, 2]", "found list, expected a JSON object"),
         ('{"event": "step", "step": 20}', "no field 'epoch'"),
         (step_line(20, loss="low"), "loss is 'low', expected a number"),
         (step_line(20).replace('"step": 20', '"step": NaN'), "step is nan"),

@@ -15,6 +15,7 @@ import webdataset
 
 from shards import CorruptShard
 from shards.format.image_layout import read_samples
+from shards.format.tar_headers import MAX_END_BYTES, MAX_EXTENSION_BYTES
 from shards.format.ustar import MAX_MEMBERS, Archive, dali_index, read_archive
 from tests.faults import hostile
 from tests.faults.hostile import END, GOOD, member, pax
@@ -142,7 +143,7 @@ def hostile_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 MESSAGES = {
-    "parent folder": r"'\.\./b\.png', absolute, or leading outside",
+    "parent folder": r"'\.\./b\.png', absolute, or leads outside",
     "symbolic link": "'b.png', a symbolic link",
     "sparse file": "'b.png', a sparse file",
     "name twice": "'a.png' a second time",
@@ -150,13 +151,13 @@ MESSAGES = {
     "size -512": "negative, huge or no number",
     "size 4 EiB": "negative, huge or no number",
     "size over 1 MiB": "'b.png' of 1048577 bytes; expected 1048576 at most",
-    "pax of 8 GiB": "a header of 8589934591 bytes that describes a member; expected 16384 at most",
+    "pax of 8 GiB": f"a header of 8589934591 bytes that describes a member; expected {MAX_EXTENSION_BYTES} at most",
     "pax size": "a pax header with b'size'",
     "name of 1 MB": "a header of 1000000 bytes",
     "wrong checksum": "a damaged header",
     "many members": f"more than {MAX_MEMBERS} members",
-    "many folders": "folder 1025 of 0 bytes",
-    "an end of 64 GiB": r"68719476736 bytes after the last member; expected 1024 to \d+ zeros",
+    "many folders": "more than 1024 folders",
+    "an end of 64 GiB": f"more than {MAX_END_BYTES} zeros after the last member",
     "image without label": r"byte 2048: sample b has members png; expected one image .* and its cls",
     "label C": "label b'3', expected a class number from 0 to 2 in digits",
 }

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from shards.errors import InputError
-from tools.ingest.tar_stream import MAX_MEMBER_BYTES, MAX_PADDING_BYTES, read_archive
+from shards.format.tar_headers import MAX_END_BYTES, MAX_MEMBER_BYTES
+from tools.ingest.tar_stream import read_archive
 
 END = bytes(1024)
 SMALL = {"kkanji2/U+4E00/a.png": b"a" * 700, "kkanji2/U+4E00/b.png": b"", "kkanji2/U+4E01/c.png": b"c" * 512}
@@ -85,6 +86,12 @@ def test_reads_folders_dots_and_global_headers(read: Read) -> None:
     assert read(data) == {"kkanji2/U+4E00/a.png": b"a"}
 
 
+@pytest.mark.parametrize("key", [b"SCHILY.xattr.user.note", b"LIBARCHIVE.creationtime", b"mtime"])
+def test_attributes_that_macos_and_linux_add_are_harmless(read: Read, key: bytes) -> None:
+    data = member(b"PaxHeader/a", pax(key, b"\xff\n1.5"), kind=b"x") + member(b"U+4E00/a.png", b"a") + END
+    assert read(data) == {"U+4E00/a.png": b"a"}
+
+
 def test_every_cut_is_detected(read: Read) -> None:
     whole = tar_of(SMALL).rstrip(b"\0")
     whole += bytes(-len(whole) % 512) + END
@@ -149,45 +156,55 @@ HOSTILE = {
     "character device": (header(kind=b"3") + END, "device"),
     "block device": (header(kind=b"4") + END, "device"),
     "pipe": (header(kind=b"6") + END, "pipe"),
+    "size elsewhere": (member(b"p", pax(b"SCHILY.realsize", b"9"), kind=b"x") + member() + END, "SCHILY.realsize"),
     "sparse": (header(kind=b"S") + END, "sparse file"),
     "contiguous": (header(kind=b"7") + END, "member of type b'7'"),
-    "size -512": (header(size=BASE_256_MINUS_512) + END, "a size that is negative"),
-    "size -512 in octal": (header(size=b"-0000001000\0") + END, "a size that is negative"),
-    "4 EiB": (header(size=BASE_256_4_EIB) + END, "a size that is negative, over 8 GiB"),
+    "size -512": (header(size=BASE_256_MINUS_512) + END, "negative, huge or no number"),
+    "size -512 in octal": (header(size=b"-0000001000\0") + END, "negative, huge or no number"),
+    "4 EiB": (header(size=BASE_256_4_EIB) + END, "negative, huge or no number"),
     "8 GiB": (header(size=b"77777777777\0") + END, "of 8589934591 bytes; expected 1048576 at most"),
     "over 1 MiB": (header(size=MAX_MEMBER_BYTES + 1) + END, "of 1048577 bytes"),
     "folder with data": (header(size=1, kind=b"5") + END, "a folder of 1 bytes"),
-    "pax header of 4 GiB": (header(size=64 << 30 >> 4, kind=b"x") + END, "'a pax header' of 4294967296 bytes"),
-    "pax header of 4 EiB": (header(size=BASE_256_4_EIB, kind=b"x") + END, "a size that is negative"),
+    "pax header of 4 GiB": (
+        header(size=64 << 30 >> 4, kind=b"x") + END,
+        "a header of 4294967296 bytes that describes a member",
+    ),
+    "pax header of 4 EiB": (header(size=BASE_256_4_EIB, kind=b"x") + END, "negative, huge or no number"),
     "long name of 1 MiB": (
         header(size=1 << 20, kind=b"L") + END,
-        "'a long name' of 1048576 bytes; expected 4096 at most",
+        "a header of 1048576 bytes that describes a member; expected 65536 at most",
     ),
-    "pax size": (member(b"pax", pax(b"size", b"99"), kind=b"x") + member() + END, r"a pax header that sets \['size'\]"),
+    "pax size": (member(b"pax", pax(b"size", b"99"), kind=b"x") + member() + END, "a pax header with b'size'"),
     "pax sparse": (member(b"pax", pax(b"GNU.sparse.name", b"x"), kind=b"x") + member() + END, "GNU.sparse.name"),
     "pax parent folder": (member(b"pax", pax(b"path", b"../x"), kind=b"x") + member() + END, "leads outside"),
-    "pax path for all": (member(b"pax", pax(b"path", b"x"), kind=b"g") + member() + END, "names all members alike"),
+    "pax path for all": (
+        member(b"pax", pax(b"path", b"x"), kind=b"g") + member() + END,
+        "a name of 1 bytes, or for all members",
+    ),
     "pax record too long": (member(b"pax", b"99 path=x\n", kind=b"x") + member() + END, "a damaged pax header"),
     "pax record of length 0": (member(b"pax", b"0 path=x\n", kind=b"x") + member() + END, "a damaged pax header"),
     "pax without member": (member(b"pax", pax(b"path", b"x"), kind=b"x") + END, "a long name without its member"),
     "five pax headers": (
         member(b"pax", pax(b"path", b"x"), kind=b"x") * 5 + member() + END,
-        "more than 4 headers for one member",
+        "more than 4 headers that describe one member",
     ),
     "long parent folder": (member(b"long", b"../x\0", kind=b"L") + member() + END, "leads outside"),
     "twice the same": (member() + member() + END, "a second time"),
     "twice the same, dotted": (member() + member(b"./kkanji2//U+4E00/a.png") + END, "a second time"),
-    "Latin-1 name": (member(b"U+4E00/\xff.png") + END, "not UTF-8"),
-    "no name": (member(b"") + END, "an unusable name"),
-    "a zero block between": (member() + bytes(512) + member(b"b") + END, "one zero block between members"),
-    "archive after archive": (member() + END + member(b"b") + END, "data after the archive's end"),
-    "2,048 zero blocks too many": (member() + END + bytes(MAX_PADDING_BYTES + 512), "data after the archive's end"),
+    "Latin-1 name": (member(b"U+4E00/\xff.png") + END, "expected UTF-8"),
+    "no name": (member(b"") + END, "the name '', unusable"),
+    "a zero block between": (
+        member() + bytes(512) + member(b"b") + END,
+        "data after the zero block that ends an archive",
+    ),
+    "archive after archive": (member() + END + member(b"b") + END, "data after the zero block that ends an archive"),
+    "2,048 zero blocks too many": (member() + END + bytes(MAX_END_BYTES + 512), "more than 4194304 zeros after"),
     "junk between": (member() + b"junk" * 128 + END, "a damaged header"),
     "zip": (b"PK\x03\x04".ljust(512, b"x"), "starts with 50 4b 03 04 78 78 78 78, not with a tar header"),
     "empty": (b"", "ends at byte 0 of the unpacked archive, before its first file"),
     "junk after gzip": (gzip.compress(member() + END) + b"junk", "damaged gzip data"),
     "wrong gzip checksum": (gzip.compress(member() + END)[:-8] + bytes(8), "damaged gzip data"),
-    "gzip bomb": (gzip.compress(bytes(1 << 24)), "data after the archive's end"),
+    "gzip bomb": (gzip.compress(bytes(1 << 24)), "more than 4194304 zeros after"),
 }
 
 
