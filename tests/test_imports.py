@@ -20,7 +20,7 @@ MAY_IMPORT = {
 FLOORS: dict[str, tuple[set[str], ...]] = {
     "shards": ({"errors", "order"}, {"output"}, {"format", "store", "cache"}, {"read", "verify"}),
     "kkanji": (
-        {"classes", "cli", "config", "environment", "glyphs", "models", "pixels"},
+        {"classes", "cli", "config", "environment", "glyphs", "models", "pixels", "threads"},
         {"augment"},
         {"data"},
         {"checkpoint", "evaluation"},
