@@ -27,6 +27,11 @@ class ClassMap:
         if len(set(self.code_points)) != len(self.code_points) or not self.code_points:
             raise InputError(f"class map of {len(self.code_points)} code points: empty, or one stands twice")
 
+    @classmethod
+    def of(cls, code_points: Iterable[int]) -> "ClassMap":
+        """The map of these code points, numbered in their order in Unicode."""
+        return cls(tuple(sorted(set(code_points))))
+
     def __len__(self) -> int:
         return len(self.code_points)
 
@@ -57,11 +62,6 @@ class ClassMap:
     def identity(self) -> str:
         """sha256 of `index.json`."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
-
-
-def class_map(code_points: Iterable[int]) -> ClassMap:
-    """The map of these code points, numbered in their order in Unicode."""
-    return ClassMap(tuple(sorted(set(code_points))))
 
 
 def label(code_point: int) -> str:

@@ -26,7 +26,7 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
         {"read", "verify"},
     ),
     "kkanji": (
-        {"classes", "cli", "config", "environment", "glyphs", "models", "pixels", "pretrained"},
+        {"classes", "cli", "config", "environment", "glyphs", "models", "pixels", "pretrained", "threads"},
         {"augment"},
         {"data"},
         {"checkpoint", "evaluation"},

@@ -1,8 +1,9 @@
 """Reading characters in image files with a trained checkpoint."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from kkanji.checkpoint.load import load_trained
 from kkanji.classes import ClassMap
 from kkanji.inference.image_files import SUFFIXES, load_character
 from kkanji.pixels import normalise
+from kkanji.threads import map_in_order
 from shards import InputError
 
 BATCH = 256  # images at a time
@@ -101,17 +103,11 @@ def list_images(paths: Sequence[Path]) -> Listing:
 
 def predict_files(reader: Predictor, files: Sequence[Path], *, top: int) -> Iterator[Prediction]:
     """Every file's reading, in the files' order; the next batch is decoded while the model reads one."""
-    batches = [files[start : start + BATCH] for start in range(0, len(files), BATCH)]
     with ThreadPoolExecutor(THREADS) as pool:
-        coming = _submit(pool, batches[0]) if batches else []
-        for number, batch in enumerate(batches):
-            loaded = [future.result() for future in coming]
-            coming = _submit(pool, batches[number + 1]) if number + 1 < len(batches) else []
-            yield from _predict_batch(reader, batch, loaded, top)
-
-
-def _submit(pool: ThreadPoolExecutor, files: Sequence[Path]) -> list[Future[Loaded]]:
-    return [pool.submit(_load, file) for file in files]
+        loaded = map_in_order(pool, _load, files, ahead=BATCH)
+        for start in range(0, len(files), BATCH):
+            batch = files[start : start + BATCH]
+            yield from _predict_batch(reader, batch, list(islice(loaded, len(batch))), top)
 
 
 def _load(file: Path) -> Loaded:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kkanji.data.codec import decode
+from kkanji.threads import Stopped
 from shards import Block, CorruptShard, InputError, MissingShard, Shard, write_file
 from shards.checksums import crc32
 from shards.format import ustar
@@ -31,10 +32,6 @@ class IndexedTar:
     """The first 8 bytes of the sha256 of each image's pixels, as `python -m tools combine` has them."""
     bad: tuple[str, ...]
     """What is wrong with each image that was left out."""
-
-
-class Stopped(Exception):
-    """Raised in a reading thread once the run is being given up."""
 
 
 def index_tar(store: Store, classes: int, folder: Path, stop: threading.Event, name: str) -> IndexedTar:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kkanji import __version__
+from kkanji.threads import Stopped, map_in_order
 from shards import (
     BLOCK_SIZES,
     IMAGE_BYTES,
@@ -122,10 +124,6 @@ class ShardJob(NamedTuple):
         size = self.target.block_size
         for first in range(self.start, self.stop, size):
             yield self.content.read(np.arange(first, min(first + size, self.stop), dtype=np.int64))
-
-
-class _Stopped(Exception):
-    """Raised in the writing threads once the run is being given up."""
 
 
 def stored_as_is(combined: Originals, rows: NDArray[np.int64], key: int) -> Content:
@@ -235,13 +233,7 @@ def write_shards(
     """What `write` makes of each shard and its blocks, in threads; progress: told of images as they are written."""
     stop = threading.Event()
     with ThreadPoolExecutor(threads) as pool:
-        try:
-            futures = [pool.submit(_write, job, write, stop, progress) for job in jobs]
-            return [future.result() for future in futures]
-        except BaseException:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
+        return list(map_in_order(pool, partial(_write, write, stop, progress), jobs, stop=stop))
 
 
 def split_history(table: SplitTable) -> dict[str, Any]:
@@ -262,7 +254,7 @@ def summary(output: Path, manifest: Manifest, seconds: float) -> str:
 
 
 def _write(
-    job: ShardJob, write: Callable[[ShardJob, Blocks], Result], stop: threading.Event, progress: Progress
+    write: Callable[[ShardJob, Blocks], Result], stop: threading.Event, progress: Progress, job: ShardJob
 ) -> Result:
     counted = 0
 
@@ -280,7 +272,7 @@ def _until(stop: threading.Event, blocks: Blocks, progress: Progress) -> Blocks:
     """The blocks, counted as they are written; an error once the run is being given up."""
     for block in blocks:
         if stop.is_set():
-            raise _Stopped
+            raise Stopped
         yield block
         progress(len(block.labels))
 

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 import tyro
 
-from kkanji.classes import ClassMap, class_map, label
+from kkanji.classes import ClassMap, label
 from shards import IMAGE_BYTES, IMAGE_SIZE, InputError, OutputFolder
 from tools.ingest.codh_npz import npz_source, npz_sources
 from tools.ingest.dedupe import BLANK, CONFLICT, IDENTICAL, Entry, Sorted, sort_out
@@ -63,7 +63,7 @@ def combine(
         found = sort_out(entries)
         _require_some(found, inputs)
         points = [entry.code_point for entry in entries]
-        classes = class_map(points + [point for one in inputs for point in one.classes()])
+        classes = ClassMap.of(points + [point for one in inputs for point in one.classes()])
         title = name if name is not None else " + ".join(sorted({source.title for source in inputs}))
         _write(folder, inputs, found, classes, {"name": title, "licence": licence})
         spool.unlink()

@@ -1,14 +1,13 @@
 """Shard set -> the same samples in another layout: packed blocks, plain or compressed, or image files."""
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import tyro
@@ -16,15 +15,13 @@ import tyro
 from kkanji import __version__
 from kkanji.data.codec import JPEG_QUALITY, encode
 from kkanji.data.training_set import open_set
+from kkanji.threads import map_in_order
 from shards import Manifest, OutputFolder, Samples, Shard, ShardSet, SplitReader, shard_name, write_manifest
 from shards.format.image_layout import EncodedImages, ImageFormat, write_image_shard
 from shards.format.manifest import CLASSES_NAME, Compression, Layout
 from shards.format.writer import StoredBlock, encode_block, write_tar
 from tools.build.packing import Target, summary
 from tools.progress import count_images
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 def convert(
@@ -102,11 +99,11 @@ def _write_shards(
         for number in range(-(-samples // target.shard_size)):
             path, part = folder / shard_name(split, number), islice(blocks, per_shard)
             if target.layout == "image":
-                files = _in_order(pool, partial(_encode_images, image_format), part, target.threads)
+                files = map_in_order(pool, partial(_encode_images, image_format), part, ahead=target.threads)
                 yield write_image_shard(path, files, image_format)
             else:
                 pack = partial(_encode_block, path, target.compression)
-                yield write_tar(path, _in_order(pool, pack, enumerate(part), target.threads))
+                yield write_tar(path, map_in_order(pool, pack, enumerate(part), ahead=target.threads))
     next(blocks, None)  # has the reader let go of its last shard
 
 
@@ -130,19 +127,6 @@ def _counted(blocks: Iterator[Samples], progress: Callable[[int], object]) -> It
     for block in blocks:
         yield block
         progress(len(block.labels))
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int
-) -> Iterator[Result]:
-    """The results in the order of the items, of which only a few are taken ahead of use."""
-    coming: deque[Future[Result]] = deque()
-    for item in items:
-        coming.append(pool.submit(work, item))
-        if len(coming) > ahead:
-            yield coming.popleft().result()
-    while coming:
-        yield coming.popleft().result()
 
 
 def _step(old: Manifest, target: Target, image_format: ImageFormat) -> dict[str, Any]:

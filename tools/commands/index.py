@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, pairwise
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from kkanji import __version__
 from kkanji.classes import ClassMap, parse_class_map
+from kkanji.threads import map_in_order
 from shards import (
     InputError,
     Manifest,
@@ -167,16 +169,12 @@ def _read_tars(
     stop = threading.Event()
     with ThreadPoolExecutor(threads) as pool, count_images() as progress:
         read = partial(index_tar, store, len(classes), folder, stop)
-        try:
-            jobs = [(split, pool.submit(read, name)) for split, names in tars.items() for name in names]
-            for split, job in jobs:
-                found[split].append(job.result())
-                progress.update(len(found[split][-1].labels))
+        jobs = [(split, name) for split, names in tars.items() for name in names]
+        with closing(map_in_order(pool, read, [name for _, name in jobs], stop=stop)) as results:
+            for (split, _), tar in zip(jobs, results, strict=True):
+                found[split].append(tar)
+                progress.update(len(tar.labels))
                 _keep_within(budget, store, found, done=False)
-        except BaseException:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
     _keep_within(budget, store, found, done=True)
     return found
 

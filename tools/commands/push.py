@@ -3,16 +3,14 @@
 import hashlib
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, wait
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path, PurePath
-from typing import TypeVar
 
 import tyro
 
+from kkanji.threads import map_in_order
 from shards import CorruptShard, InputError, Manifest, MissingShard, Shard, read_manifest
 from shards.checksums import file_digest
 from shards.format.compression import check_stored
@@ -26,10 +24,6 @@ from tools.progress import count_bytes
 CLAIM_NAME = f"{MANIFEST_NAME}.partial"  # says which set a prefix is being filled with, until dataset.json does
 REMEDY = "choose another prefix, or remove what is there"
 AT_ONCE = 4  # objects: each is sent in up to four parts at once
-
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class OtherSet(InputError):
@@ -69,7 +63,7 @@ def push(folder: tyro.conf.Positional[Path], location: tyro.conf.Positional[str]
     missing = _missing(store, files, manifest)
     with count_bytes(sum(file.bytes for file in files)) as progress:
         progress.update(sum(file.bytes for file in files) - sum(file.bytes for file in missing))
-        for file in _each(partial(_send, store), missing):
+        for file in map_in_order(_pool(), partial(_send, store), missing, ahead=AT_ONCE):
             progress.update(file.bytes)
     _complete(store, files, manifest)
     print(_summary(store, files, missing, manifest, time.perf_counter() - started))
@@ -137,7 +131,8 @@ def _missing(store: Store, files: list[File], manifest: Manifest) -> list[File]:
         _refuse_others(store, files, manifest)
         there = store.list()
         present = [file for file in files if file.path.name in there]
-        for file, sha256 in zip(present, _each(partial(_digest, store), present), strict=True):
+        digests = map_in_order(_pool(), partial(_digest, store), present, ahead=AT_ONCE)
+        for file, sha256 in zip(present, digests, strict=True):
             if sha256 != file.sha256:
                 found = f"sha256 {sha256}, expected {file.sha256}"
                 raise OtherSet(f"{store.url(file.path.name)}: {found}: of another set; {REMEDY}")
@@ -178,23 +173,9 @@ def _complete(store: Store, files: list[File], manifest: Manifest) -> None:
     store.remove(CLAIM_NAME)
 
 
-def _each(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """What work makes of each item, in order, a few at a time. An error waits for what was begun, Ctrl-C does not."""
-    running: deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            running.append(_pool().submit(work, item))
-            if len(running) == AT_ONCE:
-                yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
-    except Exception:
-        wait(running)
-        raise
-
-
 @cache
 def _pool() -> Workers:
+    """Daemons: Ctrl-C must not wait for a server that does not answer."""
     return Workers(AT_ONCE)
 
 

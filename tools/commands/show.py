@@ -14,7 +14,7 @@ from shards.order.permutation import mix, permute
 from tools.build.offline_augment import Name, find_recipe
 from tools.ingest.originals import check_seed
 from tools.view.contact_sheet import Choice, draw_balance, draw_sheet
-from tools.view.contents import Contents, Part, open_contents
+from tools.view.contents import Contents, Subset, open_contents
 from tools.view.data_card import card
 
 Kind = Literal["sheet", "variants", "balance", "card"]
@@ -69,7 +69,7 @@ def show(
         write_file(output, signed(_plot(contents)))
     else:
         _require_images(contents, split, source, label)
-        choice = choose(contents.parts, 1 if kind == "variants" else count, seed)
+        choice = choose(contents.subsets, 1 if kind == "variants" else count, seed)
         shown = variants(choice, count, recipe, augment, seed) if kind == "variants" else choice
         write_file(output, signed(draw_sheet(shown, contents.classes)))
     print(f"{output}: {_description(contents)}")
@@ -107,18 +107,18 @@ def only_class(contents: Contents, label: str | None) -> Contents:
     if number is None:
         found = f"no class of {contents.where}; its {len(contents.classes)} classes are in index.json"
         raise InputError(f"--label {label}: {found}")
-    return contents._replace(parts=[part.of_class(number) for part in contents.parts])
+    return contents._replace(subsets=[subset.of_class(number) for subset in contents.subsets])
 
 
-def choose(parts: list[Part], count: int, seed: int) -> Choice:
+def choose(subsets: list[Subset], count: int, seed: int) -> Choice:
     """At most `count` of the images, at random, in the order of their classes."""
-    labels = np.concatenate([part.labels for part in parts])
+    labels = np.concatenate([subset.labels for subset in subsets])
     places = np.arange(min(count, len(labels)), dtype=np.uint64)
     chosen = np.sort(permute(places, len(labels), key=mix(seed)).astype(np.int64))
     images, start = [], 0
-    for part in parts:
-        stop = start + len(part.labels)
-        images.append(part.read(chosen[(chosen >= start) & (chosen < stop)] - start))
+    for subset in subsets:
+        stop = start + len(subset.labels)
+        images.append(subset.read(chosen[(chosen >= start) & (chosen < stop)] - start))
         start = stop
     order = np.argsort(labels[chosen], kind="stable")
     return Choice(np.concatenate(images)[order], labels[chosen][order])
@@ -133,15 +133,15 @@ def variants(choice: Choice, count: int, recipe: Name, augment: float, seed: int
 
 def _plot(contents: Contents) -> bytes:
     counts = {
-        part.name: np.bincount(part.labels, minlength=len(contents.classes))
-        for part in contents.parts
-        if len(part.labels)
+        subset.name: np.bincount(subset.labels, minlength=len(contents.classes))
+        for subset in contents.subsets
+        if len(subset.labels)
     }
     return draw_balance(counts, f"{contents.facts['name']}: images of each class")
 
 
 def _require_images(contents: Contents, split: str | None, source: str | None, label: str | None) -> None:
-    if not any(len(part.labels) for part in contents.parts):
+    if not any(len(subset.labels) for subset in contents.subsets):
         wanted = " ".join(
             filter(None, (label and f"of {label}", f"in {split or 'any split'}", source and f"from {source}"))
         )
@@ -149,4 +149,4 @@ def _require_images(contents: Contents, split: str | None, source: str | None, l
 
 
 def _description(contents: Contents) -> str:
-    return ", ".join(f"{part.name} {len(part.labels):,} images" for part in contents.parts)
+    return ", ".join(f"{subset.name} {len(subset.labels):,} images" for subset in contents.subsets)

@@ -65,7 +65,7 @@ class NpzImages(Source):
 
     def classes(self) -> tuple[int, ...]:
         """See Source."""
-        return tuple(read_class_map(self.class_map_path))
+        return tuple(read_codh_classes(self.class_map_path))
 
     def images(self) -> Iterator[Found]:
         """See Source."""
@@ -124,7 +124,7 @@ def enlarge(pixels: NDArray[np.uint8]) -> bytes:
     return Image.fromarray(pixels).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS).tobytes()
 
 
-def read_class_map(path: Path) -> list[int]:
+def read_codh_classes(path: Path) -> list[int]:
     """The code points of CODH's class map, by label. Raises InputError."""
     rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
     try:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tools.progress import count_images
-from tools.view.contents import Contents, Part
+from tools.view.contents import Contents, Subset
 
 BANDS = ((1, 1), (2, 5), (6, 10), (11, 20), (21, 50), (51, 100), (101, 1000), (1001, None))
 """Images of a class, from and to: the classes of each are counted."""
@@ -15,7 +15,7 @@ REASONS = {"blank": "blank", "identical": "identical to another image", "conflic
 
 
 def card(contents: Contents) -> str:
-    """The card, a line feed at its end. Reads every pixel, for mean and standard deviation."""
+    """The card as Markdown. Reads every pixel, for mean and standard deviation."""
     facts = contents.facts
     sections = [
         [f"# {facts['name']}", "", f"Licence: {facts['licence']}", "", _lineage(facts["lineage"])],
@@ -28,21 +28,21 @@ def card(contents: Contents) -> str:
     return "\n\n".join("\n".join(lines) for lines in sections) + "\n"
 
 
-def moments(part: Part) -> tuple[float, float]:
-    """Mean and standard deviation of its pixels, of white = 1. Exact: sums of whole numbers."""
+def moments(subset: Subset) -> tuple[float, float]:
+    """Mean and standard deviation of the pixels, white being 1. Exact, since the sums are of whole numbers."""
     values = np.arange(256)
     histogram = np.zeros(256, np.int64)
-    with count_images(len(part.labels)) as progress:
-        for images in part.chunks():
+    with count_images(len(subset.labels)) as progress:
+        for images in subset.chunks():
             histogram += np.bincount(images.reshape(-1), minlength=256)
             progress.update(len(images))
     mean = float(histogram @ values / histogram.sum())
     return mean / 255, float(np.sqrt(histogram @ (values - mean) ** 2 / histogram.sum())) / 255
 
 
-def shared_originals(parts: list[Part]) -> int:
-    """Originals that are in more than one part: leaks."""
-    ids = np.concatenate([np.unique(part.sources) for part in parts])
+def shared_originals(subsets: list[Subset]) -> int:
+    """Number of originals in more than one subset: leaks."""
+    ids = np.concatenate([np.unique(subset.sources) for subset in subsets])
     return len(ids) - len(np.unique(ids))
 
 
@@ -57,19 +57,20 @@ def _images(contents: Contents) -> Iterator[str]:
     yield ""
     yield "| | images | originals | rendered from fonts | classes | mean | standard deviation |"
     yield "|---|---:|---:|---:|---:|---:|---:|"
-    for part in contents.parts:
-        if len(part.labels):
-            mean, deviation = moments(part)
-            rendered = int(part.rendered.sum())
-            counts = (len(part.labels), len(np.unique(part.sources)) - rendered, rendered, len(np.unique(part.labels)))
+    for subset in contents.subsets:
+        if len(subset.labels):
+            mean, deviation = moments(subset)
+            rendered = int(subset.rendered.sum())
+            originals = len(np.unique(subset.sources)) - rendered
+            counts = (len(subset.labels), originals, rendered, len(np.unique(subset.labels)))
             cells = " | ".join(f"{count:,}" for count in counts)
-            yield f"| {part.name} | {cells} | {mean:.4f} | {deviation:.4f} |"
+            yield f"| {subset.name} | {cells} | {mean:.4f} | {deviation:.4f} |"
 
 
 def _bands(contents: Contents) -> Iterator[str]:
-    yield "| images | " + " | ".join(f"classes in {part.name}" for part in contents.parts) + " |"
-    yield "|---|" + "---:|" * len(contents.parts)
-    tallies = [np.bincount(part.labels, minlength=len(contents.classes)) for part in contents.parts]
+    yield "| images | " + " | ".join(f"classes in {subset.name}" for subset in contents.subsets) + " |"
+    yield "|---|" + "---:|" * len(contents.subsets)
+    tallies = [np.bincount(subset.labels, minlength=len(contents.classes)) for subset in contents.subsets]
     yield "| 0 | " + " | ".join(f"{int((tally == 0).sum()):,}" for tally in tallies) + " |"
     for first, last in BANDS:
         name = str(first) if first == last else f"{first:,}-{last:,}" if last else f"{first:,} or more"
@@ -89,9 +90,9 @@ def _split(contents: Contents) -> Iterator[str]:
     yield ""
     options = {name: facts.get(name) for name in ("protocol", "seed", "val", "test", "folds", "fold")}
     yield "Options: " + ", ".join(f"{name} {value}" for name, value in options.items() if value is not None) + "."
-    shared = shared_originals(contents.parts)
+    shared = shared_originals(contents.subsets)
     yield ""
-    yield f"Originals in more than one of {', '.join(part.name for part in contents.parts)}: {shared}."
+    yield f"Originals in more than one of {', '.join(subset.name for subset in contents.subsets)}: {shared}."
 
 
 def _sources(facts: dict[str, Any]) -> Iterator[str]:
@@ -111,9 +112,9 @@ def _sources(facts: dict[str, Any]) -> Iterator[str]:
 
 def _history(facts: Any) -> Iterator[str]:
     """The tools that made it, and their options."""
-    told = ("name", "licence", "lineage", "originals", "split", "identity")
+    elsewhere = ("name", "licence", "lineage", "originals", "split", "identity")  # in the other sections
     for name, value in facts.items():
-        if name not in told:
+        if name not in elsewhere:
             yield f"- {name}: {_words(value)}"
     if "identity" in facts:
         yield f"- sha256 of dataset.json: `{facts['identity']}`"

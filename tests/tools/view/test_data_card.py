@@ -62,13 +62,13 @@ def test_originals_without_a_split_say_so(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_leak_is_counted(folder: Path) -> None:
-    train, val = open_contents(str(folder)).parts
+    train, val = open_contents(str(folder)).subsets
     assert shared_originals([train, val]) == 0
     leaking = val._replace(sources=np.concatenate([val.sources, train.sources[:3]]))
     assert shared_originals([train, leaking]) == 3
 
 
 def test_moments_are_exact(folder: Path) -> None:
-    part = open_contents(str(folder)).parts[0]
-    images = np.concatenate(list(part.chunks())) / 255
-    assert np.allclose(moments(part), (images.mean(), images.std()), rtol=1e-12)
+    subset = open_contents(str(folder)).subsets[0]
+    images = np.concatenate(list(subset.chunks())) / 255
+    assert np.allclose(moments(subset), (images.mean(), images.std()), rtol=1e-12)
