@@ -1,8 +1,11 @@
-"""Preparing balanced data: images/s of augmentation on one core, and of `tools balance` as a whole; what follows.
+"""Preparing balanced data: images/s of augmentation on one core, and of `tools balance` as a whole.
 
-`python -m benchmarks prepare ORIGINALS`. Beside ours, in turn with it, the legacy project's transforms through SciPy
-and scikit-image, image by image as it did them; ours at the same statistics (measured too) and as training uses it.
-Then `tools balance` as a whole, with one and with two workers.
+`python -m benchmarks prepare ORIGINALS` measures, in turn,
+
+- our policy, with the strength of the legacy transforms (whose statistics are measured too) and as training uses it
+- the legacy project's transforms through SciPy and scikit-image, one image at a time as in that project
+
+and then `tools balance` with one and with two workers. From that it estimates the time for the full set.
 """
 
 import os
@@ -30,17 +33,17 @@ from shards import InputError, read_manifest
 Row = dict[str, Any]
 ORDER = "one thread"
 OURS = Peer(
-    name="kkanji: policy at the original's statistics", module="varied:matched", files="ours", order=ORDER, own=True
+    name="kkanji: policy at the legacy statistics", module="augmented:matched", files="ours", order=ORDER, own=True
 )
-THEIRS = Peer(name="the original's transforms, SciPy and scikit-image", module="original", files="theirs", order=ORDER)
+LEGACY = Peer(name="legacy transforms, SciPy and scikit-image", module="legacy", files="legacy", order=ORDER)
 PEERS = (
     OURS,
-    Peer(name="kkanji: policy as training uses it", module="varied:default", files="ours", order=ORDER, own=True),
-    THEIRS,
+    Peer(name="kkanji: policy as training uses it", module="augmented:default", files="ours", order=ORDER, own=True),
+    LEGACY,
 )
 WORKERS = (1, 2)
 POLL_S = 0.1
-DISK_BYTES_PER_S = 2e9  # assumed, of an NVMe disk: what it takes when it is written without a pause
+DISK_BYTES_PER_S = 2e9  # assumed: the rate at which an NVMe disk takes a long write
 
 
 def prepare(
@@ -61,12 +64,12 @@ def prepare(
 
     Args:
         originals: folder with a split, made by `python -m tools combine` and `python -m tools split`
-        per_class: training images of every class; 300 of 3,831 classes take 4.7 GB, once at a time
+        per_class: training images of every class; with 300, the set of 3,831 classes takes 4.7 GB
         batch: images that are augmented at a time
         repeats: measurements of each peer, in turn
         seconds: length of a measurement
-        scratch: folder for what is written and removed again; the system's if not given
-        peers: Python of the environment that has SciPy and scikit-image; what it lacks is skipped by name
+        scratch: folder for temporary files; the system's if not given
+        peers: Python of the environment that has SciPy and scikit-image; missing packages are reported as skipped
         output: JSON to write
     """
     if not (originals / "split.json").is_file():
@@ -81,30 +84,33 @@ def prepare(
         "options": {"per_class": per_class, "batch": batch, "seconds": seconds},
         "environment": state,
         "rows": rows,
-        "times_the_original": times(rows),
+        "times_the_legacy": times(rows),
         "balance": runs,
         "estimate": estimate(runs),
     }
     write_result(output, result)
-    for line in told(result):
+    for line in summary(result):
         sys.stdout.write(f"{line}\n")
 
 
 def times(rows: Sequence[Row]) -> dict[str, float] | None:
-    """How many times the original's rate ours is, at its statistics: median by median, and the least and most that the
-    measurements allow. None where the original could not be measured."""
-    ours, theirs = (next(row for row in rows if row["name"] == peer.name) for peer in (OURS, THEIRS))
-    if "n" not in theirs or "n" not in ours:
+    """How many times as fast as the legacy transforms our policy is, at the same statistics.
+
+    The ratio of the medians, and the least and the greatest ratio that the measurements allow. None if either could not
+    be measured.
+    """
+    ours, legacy = (next(row for row in rows if row["name"] == peer.name) for peer in (OURS, LEGACY))
+    if "n" not in legacy or "n" not in ours:
         return None
     return {
-        "median": ours["median"] / theirs["median"],
-        "least": ours["lowest"] / theirs["highest"],
-        "most": ours["highest"] / theirs["lowest"],
+        "median": ours["median"] / legacy["median"],
+        "least": ours["lowest"] / legacy["highest"],
+        "most": ours["highest"] / legacy["lowest"],
     }
 
 
 def estimate(runs: Sequence[Row]) -> Row:
-    """Of the full size on many cores: an estimate, with what went into it. Nobody has run it."""
+    """Estimate the time and size of the full set on many cores, from the run with one worker. Nobody has run it."""
     single = runs[0]
     images = FULL["classes"] * FULL["images_of_a_class"]
     size = images * single["bytes_per_image"]
@@ -123,20 +129,24 @@ def estimate(runs: Sequence[Row]) -> Row:
     }
 
 
-def told(result: Row) -> list[str]:
-    """Lines for the screen."""
-    found, guess = result["times_the_original"], result["estimate"]
-    lines = [f"{found['median']:.0f} times the original ({found['least']:.0f} to {found['most']:.0f})"] if found else []
+def summary(result: Row) -> list[str]:
+    """Lines for the terminal."""
+    lines = []
+    if ratio := result["times_the_legacy"]:
+        spread = f"{ratio['least']:.0f} to {ratio['most']:.0f}"
+        lines.append(f"{ratio['median']:.0f} times as fast as the legacy transforms ({spread})")
     for run in result["balance"]:
         rate = f"{run['images_per_second']:,.0f} images/s, {run['images_per_cpu_second']:,.0f} a CPU second"
         memory = f"{run['peak_memory_bytes'] / 1e6:,.0f} MB of memory, mapped files included"
         lines.append(f"{run['name']}: {rate}, {run['bytes_per_image']:,.1f} bytes an image, {memory}")
-    size = f"{guess['images']:,} images on {guess['cores']} cores"
-    parts = f"{guess['computing_seconds']:.0f} s of computing, {guess['writing_seconds']:.0f} s of writing at 2 GB/s"
-    return [*lines, f"estimate, not measured: {size}: {parts}, {guess['bytes'] / 1e9:,.0f} GB"]
+    full = result["estimate"]
+    size = f"{full['images']:,} images on {full['cores']} cores"
+    parts = f"{full['computing_seconds']:.0f} s of computing, {full['writing_seconds']:.0f} s of writing at 2 GB/s"
+    return [*lines, f"estimate, not measured: {size}: {parts}, {full['bytes'] / 1e9:,.0f} GB"]
 
 
 def _transforms(folder: Path, originals: Path, batch: int, repeats: int, seconds: float, peers: Path) -> list[Row]:
+    """Measure the peers on a random batch of the originals."""
     images = np.load(originals / "images.npy", mmap_mode="r")
     (folder / "source").mkdir()
     np.save(folder / "source" / "images.npy", images[np.random.default_rng(0).permutation(len(images))[:batch]])
@@ -148,22 +158,24 @@ def _transforms(folder: Path, originals: Path, batch: int, repeats: int, seconds
     with Turns("local", [(peer, jobs[peer.files]) for peer in PEERS], peers) as turns:
         rows = turns.rows(repeats, seconds)
     for peer, row in zip(PEERS, rows, strict=True):
-        if peer in (OURS, THEIRS) and "n" in row:
+        if peer in (OURS, LEGACY) and "n" in row:
             row["statistics"] = probe.measure(Path(jobs[peer.files].folder))
     return rows
 
 
 def _balance(folder: Path, originals: Path, per_class: int, workers: int) -> Row:
-    """One run of the tool, its processes watched."""
+    """Run the tool once, and measure its time and memory."""
     output = folder / "set"
     shutil.rmtree(output, ignore_errors=True)
     command = [sys.executable, "-m", "tools", "balance", str(originals), "--per-class", str(per_class)]
     command += ["--output", str(output), "--workers", str(workers)]
-    before, started = os.times(), time.perf_counter()
+    before = os.times()
+    started = time.perf_counter()
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  (our own)
-        memory = _watch(process)
-        said, _ = process.communicate()
-    seconds, after = time.perf_counter() - started, os.times()
+        memory = _peak_memory(process)
+        printed, _ = process.communicate()
+    seconds = time.perf_counter() - started
+    after = os.times()
     if process.returncode:
         raise InputError(f"`{' '.join(command)}` ended with status {process.returncode}")
     cpu_seconds = after.children_user + after.children_system - before.children_user - before.children_system
@@ -171,7 +183,7 @@ def _balance(folder: Path, originals: Path, per_class: int, workers: int) -> Row
         "name": f"tools balance --workers {workers}",
         "workers": workers,
         "seconds": seconds,
-        "writing_seconds": float(re.findall(r"([\d.]+) s,", said)[-1]),
+        "writing_seconds": float(re.findall(r"([\d.]+) s,", printed)[-1]),
         "cpu_seconds": cpu_seconds,
         **_rates(output, seconds, cpu_seconds),
         "peak_memory_bytes": memory,
@@ -191,9 +203,13 @@ def _rates(output: Path, seconds: float, cpu_seconds: float) -> Row:
     }
 
 
-def _watch(process: "subprocess.Popen[str]") -> int:
-    """The most memory of it and its children together until it ends, in bytes; what they share is counted once."""
-    peak, root = 0, psutil.Process(process.pid)
+def _peak_memory(process: "subprocess.Popen[str]") -> int:
+    """Wait until the process ends; the most memory that it and its children had together, in bytes.
+
+    PSS, so that pages which they share count once.
+    """
+    peak = 0
+    root = psutil.Process(process.pid)
     while process.poll() is None:
         with suppress(psutil.Error):
             peak = max(peak, sum(one.memory_full_info().pss for one in (root, *root.children(recursive=True))))

@@ -1,5 +1,8 @@
-"""Classes are code points. A label is never normalised: six of the data's compatibility ideographs would become another
-existing class under Unicode NFC (U+FA1D, FA38, FA45, FA4A, FA55, FA5C)."""
+"""Classes: every class is a Unicode code point, numbered by a class map (`index.json`).
+
+Labels are never normalised. Under Unicode NFC six compatibility ideographs of the data (U+FA1D, U+FA38, U+FA45, U+FA4A,
+U+FA55, U+FA5C) would turn into other classes that exist too.
+"""
 
 import hashlib
 import json
@@ -19,13 +22,14 @@ _ENTRY = re.compile(r".+ \(U\+([0-9A-F]{4,5})\)", re.DOTALL)
 
 @dataclass(frozen=True)
 class ClassMap:
-    """Class number <-> code point; numbers follow the order given."""
+    """Class number <-> code point."""
 
     code_points: tuple[int, ...]
+    """Code points of the classes 0, 1, 2, ..."""
 
     def __post_init__(self) -> None:
         if len(set(self.code_points)) != len(self.code_points) or not self.code_points:
-            raise InputError(f"class map of {len(self.code_points)} code points: empty, or one stands twice")
+            raise InputError(f"class map of {len(self.code_points)} code points: empty, or a code point occurs twice")
 
     @classmethod
     def of(cls, code_points: Iterable[int]) -> "ClassMap":
@@ -42,16 +46,16 @@ class ClassMap:
 
     @property
     def characters(self) -> tuple[str, ...]:
-        """The characters, by class number."""
+        """The characters, in the order of class numbers."""
         return tuple(chr(code_point) for code_point in self.code_points)
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """`U+4E00`, by class number."""
+        """The labels, such as `U+4E00`, in the order of class numbers."""
         return tuple(label(code_point) for code_point in self.code_points)
 
     def with_others(self, others: "ClassMap") -> "ClassMap":
-        """These classes with their numbers, and after them those that only the others have."""
+        """These classes with their numbers, followed by the classes that only `others` has."""
         return ClassMap(self.code_points + tuple(point for point in others.code_points if point not in self.ids))
 
     def to_json(self) -> str:
@@ -65,20 +69,20 @@ class ClassMap:
 
 
 def label(code_point: int) -> str:
-    """`U+4E00`"""
+    """The label of a code point, such as `U+4E00`."""
     return f"U+{code_point:04X}"
 
 
 def parse_label(text: str, where: str) -> int:
-    """The code point of a folder name such as `U+4E00`. Raises InputError naming `where`."""
+    """The code point of a label such as `U+4E00`. where: its source, named in the InputError for any other text."""
     match = LABEL.fullmatch(text)
     if match is None or int(match[1], 16) > 0x10FFFF:
-        raise InputError(f"{where}: found {text!r}, expected U+ and four or five hexadecimal capitals, as in U+4E00")
+        raise InputError(f"{where}: found {text!r}, expected U+ and four or five capital hex digits, as in U+4E00")
     return int(match[1], 16)
 
 
 def parse_class_map(text: str, where: str) -> ClassMap:
-    """Read `index.json`. Raises InputError when it is not a class map numbered 0..n-1."""
+    """Parse `index.json`. where: its name for the InputError that is raised unless it numbers classes 0..n-1."""
     try:
         entries = parse_json(text)["codepoint_to_id"]
         by_id = {int(number): _entry(name) for name, number in entries.items()}
@@ -92,7 +96,7 @@ def parse_class_map(text: str, where: str) -> ClassMap:
 
 
 def read_class_map(folder: Path) -> ClassMap:
-    """The class map of a shard set."""
+    """Read the class map of a shard set's folder. Raises InputError if there is none."""
     path = folder / CLASSES_NAME
     try:
         return parse_class_map(path.read_text(encoding="utf-8"), str(path))

@@ -1,4 +1,4 @@
-"""What a run runs on: precision, devices, versions, commit."""
+"""The environment of a run: versions, commit, devices, precision, threads."""
 
 import os
 import platform
@@ -16,11 +16,14 @@ from accelerate.utils import get_int_from_env
 
 from kkanji import __version__
 
-LEAST_THREADS, MOST_THREADS = 2, 16  # of a loader: one core may be a rank's own; a host's 128 have 16 for each of 8
+# Threads of a loader: at least 2, even if a rank has only one core of its own; at most 16, what each of 8 ranks gets of
+# a host's 128 cores.
+LEAST_THREADS = 2
+MOST_THREADS = 16
 
 
 def environment(accelerator: Accelerator) -> dict[str, Any]:
-    """What a result depends on beside options and data."""
+    """What a result depends on besides options and data, as config.json records it."""
     return {
         "kkanji": __version__,
         "commit": commit(),
@@ -38,7 +41,7 @@ def environment(accelerator: Accelerator) -> dict[str, Any]:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 itself; emulated, it is many times slower than float32."""
+    """Whether the hardware computes in bfloat16. Emulated, it is many times slower than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
@@ -46,20 +49,21 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def precision_name(wanted: str) -> str:
-    """Accelerate's name of the precision."""
+    """Accelerate's name for the --precision: "bf16" or "no". "auto" is bf16 on a GPU that has it."""
     if wanted == "auto":
         return "bf16" if torch.cuda.is_available() and has_bfloat16(torch.device("cuda")) else "no"
     return {"float32": "no", "bfloat16": "bf16"}[wanted]
 
 
 def device_name(device: torch.device) -> str:
+    """The GPU's name, or the processor and its number of cores."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}: {platform.processor() or platform.machine()}, {psutil.cpu_count()} cores"
 
 
 def commit() -> str | None:
-    """The checkout's commit, if kkanji runs from one."""
+    """The git commit that kkanji runs from; None outside of a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()  # noqa: S603
@@ -68,28 +72,33 @@ def commit() -> str | None:
 
 
 def local_ranks() -> int:
-    """Processes of the run on this node, by what launchers set; 1 where they do not say."""
+    """Processes of the run on this node, from the variables that launchers set; 1 if none is set."""
     names = ["LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE"]
     return max(1, int(get_int_from_env(names, 1)))
 
 
 def loader_threads() -> int:
-    """Threads of a process's loader: its share of the cores that it may use (`taskset` and schedulers limit them)."""
-    share = len(os.sched_getaffinity(0)) // local_ranks()
-    return min(max(share, LEAST_THREADS), MOST_THREADS)
+    """Threads for the loader of this process: the cores it may use, divided among the ranks of this node.
+
+    The affinity counts, not the number of cores: `taskset` and job schedulers limit it.
+    """
+    cores = len(os.sched_getaffinity(0)) // local_ranks()
+    return min(max(cores, LEAST_THREADS), MOST_THREADS)
 
 
 def warn_of_idle_cores(accelerator: Accelerator) -> None:
-    """`accelerate launch` gives each process one thread unless told otherwise."""
-    cores, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
+    """Warn if torch uses fewer threads than there are cores: by default `accelerate launch` gives each process one."""
+    cores = len(os.sched_getaffinity(0))
+    threads = torch.get_num_threads()
     if accelerator.device.type == "cpu" and accelerator.is_main_process and threads * accelerator.num_processes < cores:
+        found = f"torch uses {threads} thread(s) in each process on {cores} cores"
         remedy = "give accelerate launch --num_cpu_threads_per_process, or set OMP_NUM_THREADS"
-        warnings.warn(f"torch uses {threads} thread(s) a process on {cores} cores; {remedy}", UserWarning, stacklevel=2)
+        warnings.warn(f"{found}; {remedy}", UserWarning, stacklevel=2)
 
 
 def warn_of_emulation(accelerator: Accelerator) -> None:
-    """Asked for bfloat16, a processor without it takes longer, not less: `fused_s` 18 times (docs/LOG.md)."""
+    """Warn if bfloat16 is emulated, which is slower, not faster: 18 times for `fused_s` (docs/LOG.md)."""
     if accelerator.mixed_precision == "bf16" and accelerator.is_main_process and not has_bfloat16(accelerator.device):
-        remedy = "give --precision float32"
         found = f"{device_name(accelerator.device)} has no bfloat16 and emulates it, many times slower than float32"
+        remedy = "give --precision float32"
         warnings.warn(f"{found}; {remedy}", UserWarning, stacklevel=2)

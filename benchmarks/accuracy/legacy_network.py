@@ -1,7 +1,7 @@
-"""Training with the legacy project's network; options of launch/train.py.
+"""Train the legacy project's network, with the options of launch/train.py.
 
-EfficientNet-B0 without squeeze-excitation, whose stem it built for three channels; here it takes the one that images
-have. It is registered in this process alone: a network to compare with, not to use.
+It is EfficientNet-B0 without squeeze-excitation. The legacy project built its stem for three channels; here it has one,
+as the images have. It is registered in this process only: a network to compare with, not to use.
 """
 
 from typing import Any
@@ -15,23 +15,21 @@ from kkanji.config import TrainConfig
 from kkanji.data.training_set import open_set
 from kkanji.training.trainer import train
 
-NAME = "kkanji_original_b0"
-
 
 class NoExcitation(nn.Module):
-    """In place of squeeze-excitation: nothing."""
+    """Takes the place of squeeze-excitation and does nothing."""
 
     def __init__(self, *_: object, **__: object) -> None:
         super().__init__()
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Maps [B, C, h, w] as they are."""
+        """Return maps [B, C, h, w] unchanged."""
         return maps
 
 
 @register_model
 def kkanji_legacy_b0(*, head: str = "linear", **kwargs: Any) -> nn.Module:
-    """The legacy project's EfficientNet-B0; it has the linear classifier only."""
+    """The legacy project's EfficientNet-B0. Raises ValueError for another head than the linear classifier."""
     if head != "linear":
         raise ValueError(f"head={head!r}; expected 'linear'")
     model: nn.Module = create_model("efficientnet_b0", in_chans=1, se_layer=NoExcitation, drop_rate=0.2, **kwargs)
@@ -39,7 +37,7 @@ def kkanji_legacy_b0(*, head: str = "linear", **kwargs: Any) -> nn.Module:
 
 
 def main() -> None:
-    """Train it."""
+    """Entry point of `python -m benchmarks.accuracy.legacy_network`."""
     config = cli.parse(TrainConfig)
     train(config, open_set(config.data))
 

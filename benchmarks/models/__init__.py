@@ -1,1 +1,1 @@
-"""The networks beside each other: size, work, memory, speed."""
+"""Compare the networks: size, work, memory, speed."""

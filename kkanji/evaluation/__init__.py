@@ -1,1 +1,1 @@
-"""Predictions of a split and what is computed from them."""
+"""A model's predictions for a split, and what is computed from them: measures, confusions, calibration."""

@@ -1,6 +1,6 @@
-"""Exact measures of a classifier, counted on the device from every evaluated image's prediction.
+"""Exact measures of a classifier, from the prediction of every evaluated image.
 
-The images are counted where their predictions are; what comes to the host is one table with a row for each class.
+They are counted on the device of the predictions; only one table with a row for each class is copied to the host.
 """
 
 import math
@@ -13,38 +13,45 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kkanji.evaluation.calibration import calibrate
-from kkanji.evaluation.predictions import TOP as TOP
 from kkanji.evaluation.predictions import Predictions
 
+PER_CLASS = ("precision", "recall", "f1")
+"""Measures of one class, each averaged in two ways: macro and weighted."""
 MEASURES = (
-    "loss", "top1", "top5", "balanced_accuracy", "precision_macro", "recall_macro", "f1_macro",
-    "precision_weighted", "recall_weighted", "f1_weighted", "calibration_error",
-)  # fmt: skip
-"""What `summarise` gives beside the numbers of images and classes and the bins."""
-# By training originals of a class; the bins of the published figures (cgn-shinkirou/kkanji, 2022), without gaps.
+    "loss",
+    "top1",
+    "top5",
+    "balanced_accuracy",
+    *(f"{name}_macro" for name in PER_CLASS),
+    *(f"{name}_weighted" for name in PER_CLASS),
+    "calibration_error",
+)
+"""The measures in the result of `summarise`, which also has the numbers of images and classes, and the bins."""
+# Bins by a class's number of training originals: those of the published figures (cgn-shinkirou/kkanji, 2022), with the
+# gaps between them closed.
 BINS = ((1, 1), (2, 5), (6, 10), (11, 20), (21, 50), (51, 100), (101, 150), (151, None))
-NORMAL_QUANTILE = 1.959964  # 97.5 %: both sides together leave out 5 %
-UNTRAINED = (0, 0)  # a bin of its own, listed where a split has images of classes that training has not
+UNTRAINED = (0, 0)  # a bin of its own, only listed if the split has images of classes without a training image
+NORMAL_QUANTILE = 1.959964  # 97.5 %, so that the two tails together leave out 5 %
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassCounts:
-    """Evaluated images by class; every measure but calibration follows from these. All arrays: [classes]."""
+    """Counts for each class, from which every measure but calibration follows. All arrays are [classes]."""
 
     images: NDArray[np.int64]
-    """Of the class."""
+    """Evaluated images of the class."""
     right: NDArray[np.int64]
-    """Of these, read as it."""
+    """Images of the class that were predicted as it."""
     among_top: NDArray[np.int64]
-    """Of these, with the class among the first five readings."""
+    """Images of the class that have it among their five most probable classes."""
     predicted: NDArray[np.int64]
-    """Images of any class that were read as it."""
+    """Images of any class that were predicted as this one."""
     loss: NDArray[np.float64]
-    """Cross-entropy in nats, summed over its images."""
+    """Cross-entropy in nats, summed over the images of the class."""
 
 
 def count_by_class(predictions: Predictions, classes: int) -> ClassCounts:
-    """Count on the device of the predictions; one copy to the host."""
+    """Count on the device of the predictions, and copy the counts to the host at once."""
     label, first = predictions.label, predictions.predicted[:, 0]
     columns = [
         label.bincount(minlength=classes),
@@ -64,10 +71,12 @@ def count_by_class(predictions: Predictions, classes: int) -> ClassCounts:
 
 
 def summarise(predictions: Predictions, training_originals: NDArray[np.int64]) -> dict[str, Any]:
-    """All measures as plain numbers; fractions, not per cent. training_originals: [classes].
+    """All measures as plain numbers: MEASURES, counts and bins. Rates are fractions from 0 to 1.
 
-    Macro averages are over the classes that occur among the labels, `evaluated_classes` of them: a class without an
-    image has no recall. One that is never predicted has precision 0.
+    training_originals: number of training originals of each class, [classes].
+
+    Macro averages are over the `evaluated_classes` that have an image in the split, as a class without one has no
+    recall. A class that is never predicted has precision 0.
     """
     counts = count_by_class(predictions, len(training_originals))
     images = int(counts.images.sum())
@@ -83,27 +92,34 @@ def summarise(predictions: Predictions, training_originals: NDArray[np.int64]) -
     }
 
 
-def interval(share: float, images: int) -> tuple[float, float]:
-    """The 95 % interval of a share seen in so many images (Wilson 1927: sound near 0 and 1 and for few images)."""
+def interval(fraction: float, images: int) -> tuple[float, float]:
+    """The 95 % confidence interval of a fraction that was measured on this number of images.
+
+    Wilson's score interval (Wilson 1927), which holds near 0 and 1 and for few images too.
+    """
     square = NORMAL_QUANTILE**2 / images
-    centre = (share + square / 2) / (1 + square)
-    half = math.sqrt(max(0.0, share * (1 - share)) * square + square**2 / 4) / (1 + square)
+    centre = (fraction + square / 2) / (1 + square)
+    half = math.sqrt(max(0.0, fraction * (1 - fraction)) * square + square**2 / 4) / (1 + square)
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _losses(predictions: Predictions) -> Tensor:
-    """Cross-entropy float64 [N], natural logarithm; a probability below float32's range counts as its smallest."""
+    """Cross-entropy in nats, float64 [N]. A probability that underflowed counts as the smallest float32."""
     smallest = torch.finfo(torch.float32).tiny
     return -predictions.label_probability.clamp(min=smallest).double().log()
 
 
 def _per_class_averages(counts: ClassCounts) -> dict[str, float]:
+    """Averages over the classes with images: macro counts every class once, weighted by its images."""
     present = counts.images > 0
-    images, predicted, right = counts.images[present], counts.predicted[present], counts.right[present]
-    recall, precision = right / images, right / np.maximum(predicted, 1)
+    images = counts.images[present]
+    predicted = counts.predicted[present]
+    right = counts.right[present]
+    precision = right / np.maximum(predicted, 1)
+    recall = right / images
     f1 = 2 * right / (images + predicted)
     averages = {"balanced_accuracy": float(recall.mean())}
-    for name, values in (("precision", precision), ("recall", recall), ("f1", f1)):
+    for name, values in zip(PER_CLASS, (precision, recall, f1), strict=True):
         averages[f"{name}_macro"] = float(values.mean())
         averages[f"{name}_weighted"] = float((values * images).sum() / images.sum())
     return averages
@@ -115,17 +131,19 @@ def _bins(counts: ClassCounts, training_originals: NDArray[np.int64]) -> list[di
 
 
 def _bin(counts: ClassCounts, training_originals: NDArray[np.int64], low: int, high: int | None) -> dict[str, Any]:
-    """The images whose class has low..high training originals."""
-    inside = (training_originals >= low) & (training_originals <= (np.iinfo(np.int64).max if high is None else high))
+    """Measures of the images of classes with low..high training originals."""
+    inside = training_originals >= low
+    if high is not None:
+        inside &= training_originals <= high
     images = int(counts.images[inside].sum())
-    shares = {"top1": counts.right, "top5": counts.among_top, "loss": counts.loss}
+    sums = {"top1": counts.right, "top5": counts.among_top, "loss": counts.loss}
     return {
         "training_images": _bin_name(low, high),
         "low": low,
         "high": high,
         "classes": int((counts.images[inside] > 0).sum()),
         "images": images,
-        **{name: float(values[inside].sum() / images) if images else None for name, values in shares.items()},
+        **{name: float(values[inside].sum() / images) if images else None for name, values in sums.items()},
     }
 
 

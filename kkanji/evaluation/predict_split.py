@@ -1,4 +1,4 @@
-"""Exact evaluation: every image of a split once, on any number of ranks; nothing leaves the device before the end."""
+"""Predict every image of a split exactly once, on any number of ranks. Predictions stay on the device until the end."""
 
 import math
 from dataclasses import fields
@@ -18,14 +18,14 @@ from kkanji.pixels import normalise
 from shards import SampleOrder, ShardSet, SplitReader
 from shards.order.sequential import cut
 
-BATCH = 500  # images at a time; evaluation keeps no activations, so memory does not decide
-REACH = 2  # pixels that an image is shifted at most
-SYMMETRIC_VIEWS = (1, 5, 9, 13, 21, 25)  # numbers of shifts, nearest first, that lie evenly about none
+BATCH = 500  # images at a time; evaluation keeps no activations, so any device has the memory
+REACH = 2  # largest shift of a view along each axis, in pixels
 Shift = tuple[int, int]
+"""Pixels (down, right)."""
 
 
 def unaugmented_feed(reader: SplitReader, classes: int, class_numbers: NDArray[np.int64] | None = None) -> Feed:
-    """A split's images in stored order, as they are."""
+    """The images of a split in stored order, not augmented."""
     order = SampleOrder(samples=reader.samples, seed=0, shuffle=False)
     return Feed(reader=reader, order=order, classes=classes, class_numbers=class_numbers)
 
@@ -33,34 +33,36 @@ def unaugmented_feed(reader: SplitReader, classes: int, class_numbers: NDArray[n
 def predict_split(
     accelerator: Accelerator, model: nn.Module, feed: Feed, *, views: int = 1, scan: TemperatureScan | None = None
 ) -> Predictions:
-    """The model's predictions for all images of a feed, in the split's order, the same on every rank.
+    """The model's predictions for all images of a feed, in the order of the split, the same on every rank.
 
-    Classes of the feed that the model does not have, numbered after its own, are never read.
+    The feed may have classes that the model lacks, numbered after the model's own: they are never predicted.
 
-    views: of each image, over which the stated probabilities are averaged: itself and so many small shifts of it.
-    scan: counts this rank's images, where a temperature is wanted.
+    views: number of views of each image whose probabilities are averaged, from 1 (only the image itself, the default)
+    to 25 (with shifts of up to REACH pixels).
+    scan: if given, fits a temperature to the images of this rank.
     """
-    # Not the distributed wrapper: it exchanges buffers before each batch, and one rank may have a batch more.
+    # The bare model, because the distributed wrapper exchanges buffers before each batch: a rank with one batch more
+    # than the others would wait for them forever.
     bare: nn.Module = accelerator.unwrap_model(model).eval()
     average_buffers(accelerator, bare)
     start, stop = cut(0, feed.reader.samples, accelerator.process_index, accelerator.num_processes)
     parts = -(-(stop - start) // BATCH)
     spans = [cut(start, stop, part, parts) for part in range(parts)]
-    found = [_nothing(accelerator.device)]
+    predictions = [_no_predictions(accelerator.device)]
     with Loader(feed, spans, accelerator.device, largest=BATCH) as loader, torch.inference_mode():
         for batch, (first, _) in zip(loader, spans, strict=True):
             with accelerator.autocast():
                 logits = _logits(bare, batch.images, shifts(views))
             unknown = feed.classes - logits.shape[1]
             logits = nn.functional.pad(logits, (0, unknown), value=-math.inf)
-            found.append(_read(logits, batch.labels, first))
+            predictions.append(_predictions(logits, batch.labels, first))
             if scan:
                 scan.add(logits, batch.labels, first)
-    return _merge(accelerator, found, feed.reader.samples)
+    return _merge(accelerator, predictions, feed.reader.samples)
 
 
 def average_buffers(accelerator: Accelerator, model: nn.Module) -> None:
-    """Every rank has seen other images: give all of them the mean of their normalisation statistics."""
+    """Give all ranks the mean of their normalisation statistics: each rank's come from its own images."""
     if accelerator.num_processes == 1:
         return
     for buffer in model.buffers():
@@ -69,20 +71,22 @@ def average_buffers(accelerator: Accelerator, model: nn.Module) -> None:
 
 
 def shifts(views: int) -> list[Shift]:
-    """The nearest shifts in pixels (down, right), no shift first."""
+    """The nearest shifts, none first: so 1, 5, 9, 13, 21 and 25 views are symmetric about the image itself."""
     reach = range(-REACH, REACH + 1)
     every = [(down, right) for down in reach for right in reach]
     return sorted(every, key=lambda shift: (math.hypot(*shift), shift))[:views]
 
 
 def training_originals(data: ShardSet) -> NDArray[np.int64]:
-    """Different originals of each class in the training split [classes], images rendered from fonts not among them;
-    zeros where a set has no such split."""
+    """Number of distinct originals of each class in the training split, without rendered ones, [classes].
+
+    All zero if the set has no training split.
+    """
     return _per_class(data, "originals_per_class") - training_rendered(data)
 
 
 def training_rendered(data: ShardSet) -> NDArray[np.int64]:
-    """Images of each class in the training split that are rendered from fonts [classes]."""
+    """Number of images of each class in the training split that were rendered from fonts, [classes]."""
     return _per_class(data, "rendered_counts")
 
 
@@ -92,7 +96,7 @@ def _per_class(data: ShardSet, field: str) -> NDArray[np.int64]:
 
 
 def describe(data: ShardSet) -> dict[str, Any]:
-    """What a report says of the data."""
+    """The facts about a set that config.json records and reports show."""
     manifest = data.manifest
     images = {f"{name}_images": split.samples for name, split in manifest.splits.items()}
     return {
@@ -106,11 +110,11 @@ def describe(data: ShardSet) -> dict[str, Any]:
 
 
 def _logits(model: nn.Module, images: Tensor, views: list[Shift]) -> Tensor:
-    """float32 [B, C]; of several views the logarithm of their mean probabilities."""
+    """Logits float32 [B, C]; for several views the logarithm of their mean probabilities."""
     if len(views) == 1:
         return _output(model, images)
-    each = torch.stack([_output(model, _shifted(images, shift)).log_softmax(dim=1) for shift in views])
-    return each.logsumexp(dim=0) - math.log(len(views))
+    log_probabilities = torch.stack([_output(model, _shifted(images, shift)).log_softmax(dim=1) for shift in views])
+    return log_probabilities.logsumexp(dim=0) - math.log(len(views))
 
 
 def _output(model: nn.Module, images: Tensor) -> Tensor:
@@ -119,13 +123,13 @@ def _output(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def _shifted(images: Tensor, shift: Shift) -> Tensor:
-    """Images [B, 1, H, W] moved by whole pixels; what comes in is black, without ink."""
+    """Images [B, 1, H, W] moved by whole pixels; pixels that enter are black, the background."""
     down, right = shift
     return nn.functional.pad(images, (right, -right, down, -down))
 
 
-def _read(logits: Tensor, labels: Tensor, first: int) -> Predictions:
-    """Readings of images at positions first.. of the split, on the device."""
+def _predictions(logits: Tensor, labels: Tensor, first: int) -> Predictions:
+    """Predictions for consecutive images of the split, the first at position `first`, on the device."""
     probability = logits.softmax(dim=1)
     top = probability.topk(min(TOP, logits.shape[1]), dim=1)
     missing = TOP - top.values.shape[1]
@@ -138,19 +142,23 @@ def _read(logits: Tensor, labels: Tensor, first: int) -> Predictions:
     )
 
 
-def _nothing(device: torch.device) -> Predictions:
-    """What a rank without an image has read."""
-    return _read(torch.zeros(0, 1, device=device), torch.zeros(0, dtype=torch.int64, device=device), 0)
+def _no_predictions(device: torch.device) -> Predictions:
+    """Predictions for no image: a rank may have none, and still takes part in the gather."""
+    return _predictions(torch.zeros(0, 1, device=device), torch.zeros(0, dtype=torch.int64, device=device), 0)
 
 
 def _merge(accelerator: Accelerator, parts: list[Predictions], samples: int) -> Predictions:
+    """The predictions of all ranks in the order of the split."""
     names = [field.name for field in fields(Predictions)]
     columns = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
     return Predictions(**{name: _gather(accelerator, column, samples) for name, column in columns.items()})
 
 
 def _gather(accelerator: Accelerator, own: Tensor, samples: int) -> Tensor:
-    """One column of all ranks in the split's order. Ranks' shares differ by at most one image: pad, gather, cut."""
+    """One array of all ranks in the order of the split.
+
+    gather needs equal lengths, and the ranks' differ by at most one image: so pad, gather, cut.
+    """
     ranks = accelerator.num_processes
     most = -(-samples // ranks)
     padding = own.new_zeros((most - len(own), *own.shape[1:]))

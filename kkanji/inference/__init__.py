@@ -1,1 +1,1 @@
-"""Characters predicted from image files."""
+"""Predict characters from image files, without a shard set."""

@@ -1,4 +1,4 @@
-"""Reading characters in image files with a trained checkpoint."""
+"""Predict the characters in image files with a trained checkpoint."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,53 +19,58 @@ from kkanji.threads import map_in_order
 from shards import InputError
 
 BATCH = 256  # images at a time
-THREADS = 4  # that decode the next files while the model reads
+THREADS = 4  # that decode the next files while the model predicts
 Loaded = NDArray[np.uint8] | InputError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Guess:
-    """One reading of an image."""
+    """One candidate for the character in an image."""
 
     character: str
+    """The character itself."""
     label: str
-    """`U+4E00`"""
+    """Its code point, such as `U+4E00`."""
     probability: float
+    """Its probability, from 0 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """What became of a file."""
+    """The result for one file: guesses or an error."""
 
     file: Path
+    """The image file."""
     guesses: tuple[Guess, ...] = ()
-    """The most probable characters, best first."""
+    """The most probable characters, best first; empty if there is an error."""
     error: str | None = None
-    """Why the file could not be read; then there are no guesses."""
+    """Why the file could not be read; None if it could."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Listing:
-    """Image files to be read."""
+    """The image files found in paths that a user gave."""
 
     files: tuple[Path, ...]
+    """Image files, in the order of the paths and of the names in each folder."""
     others: int
-    """Files in the folders that are no images by their names, and left out."""
+    """Number of files in the folders that were left out, as their names are not those of images."""
 
 
 class Predictor:
     """A trained model on a device."""
 
     def __init__(self, path: Path, device: torch.device) -> None:
+        """path: a checkpoint folder. Raises InputError if it is missing or damaged."""
         model = load_trained(path)
         self.classes: ClassMap = checkpoint.read_classes(path)
-        self.temperature = float(checkpoint.read_state(path).get("temperature", 1.0))  # fitted before launch/export.py
+        self.temperature = float(checkpoint.read_state(path).get("temperature", 1.0))  # only exported models have one
         self.device = device
         self.model = model.to(device).to(memory_format=torch.channels_last).eval()
 
     @torch.inference_mode()
-    def read(self, images: NDArray[np.uint8], top: int) -> list[tuple[Guess, ...]]:
-        """The `top` most probable characters of each image; images [n, 64, 64], white ink on black."""
+    def predict(self, images: NDArray[np.uint8], top: int) -> list[tuple[Guess, ...]]:
+        """The `top` most probable characters of each image. Images are [n, 64, 64], white ink on black."""
         pixels = torch.from_numpy(images).to(self.device)[:, None]
         probability = (self.model(normalise(pixels)).float() / self.temperature).softmax(dim=1)
         best = probability.topk(min(top, len(self.classes)), dim=1)
@@ -81,9 +86,9 @@ class Predictor:
 
 
 def list_images(paths: Sequence[Path]) -> Listing:
-    """The files among the paths, and the images in the folders among them, at any depth, in the order of their names.
+    """List the given files, and the images at any depth in the given folders, sorted by name.
 
-    Raises InputError for a folder without an image.
+    Files given by name are taken whatever their suffix. Raises InputError for a folder without an image.
     """
     files: list[Path] = []
     others = 0
@@ -101,25 +106,26 @@ def list_images(paths: Sequence[Path]) -> Listing:
     return Listing(files=tuple(files), others=others)
 
 
-def predict_files(reader: Predictor, files: Sequence[Path], *, top: int) -> Iterator[Prediction]:
-    """Every file's reading, in the files' order; the next batch is decoded while the model reads one."""
+def predict_files(predictor: Predictor, files: Sequence[Path], *, top: int) -> Iterator[Prediction]:
+    """Predict every file, in the order given. While the model works on one batch, threads decode the next."""
     with ThreadPoolExecutor(THREADS) as pool:
         loaded = map_in_order(pool, _load, files, ahead=BATCH)
         for start in range(0, len(files), BATCH):
             batch = files[start : start + BATCH]
-            yield from _predict_batch(reader, batch, list(islice(loaded, len(batch))), top)
+            yield from _predict_batch(predictor, batch, list(islice(loaded, len(batch))), top)
 
 
 def _load(file: Path) -> Loaded:
+    """The pixels, or the error: an exception in the pool would end the predictions for all files."""
     try:
         return load_character(file)
     except InputError as error:
         return error
 
 
-def _predict_batch(reader: Predictor, files: Sequence[Path], loaded: Sequence[Loaded], top: int) -> list[Prediction]:
+def _predict_batch(predictor: Predictor, files: Sequence[Path], loaded: Sequence[Loaded], top: int) -> list[Prediction]:
     images = [item for item in loaded if not isinstance(item, InputError)]
-    guesses = iter(reader.read(np.stack(images), top) if images else [])
+    guesses = iter(predictor.predict(np.stack(images), top) if images else [])
     return [
         Prediction(file=file, error=str(item))
         if isinstance(item, InputError)

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from kkanji.evaluation.metrics import PER_CLASS
 from kkanji.report.log import Curve, TrainingLog
 from kkanji.report.style import Chart, Palette, legend_above, tidy
 from kkanji.report.text import percent, quantity
@@ -23,7 +24,6 @@ CURVES = (
     "throughput",
     "waiting_for_data",
 )  # every name that `curve_charts` can give
-MEASURES = ("precision", "recall", "f1")
 
 
 def curve_charts(log: TrainingLog) -> tuple[Chart, ...]:
@@ -100,7 +100,7 @@ def _draw_precision_recall(log: TrainingLog, figure: Figure, palette: Palette) -
     axes = figure.add_subplot()
     tidy(axes, x="epoch")
     for average, style in (("weighted", "-"), ("macro", "--")):
-        for measure, colour in zip(MEASURES, (palette.green, palette.vermilion, palette.indigo), strict=True):
+        for measure, colour in zip(PER_CLASS, (palette.green, palette.vermilion, palette.indigo), strict=True):
             values = log.evaluations[f"{measure}_{average}"]
             label = f"{measure.capitalize()} {average} {_last(values, percent)}"
             _draw_points(axes, log.evaluations["epoch"], values, colour, style, label)

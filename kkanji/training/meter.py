@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from kkanji.data.dali import Loader
-from kkanji.evaluation.metrics import TOP
+from kkanji.evaluation.predictions import TOP
 from shards import SplitReader
 from shards.format.layout import IMAGE_BYTES
 

@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.measure import FULL
 from benchmarks.peers import probe
-from benchmarks.peers.varied import MATCHED, vary
-from benchmarks.prepare import OURS, THEIRS, estimate, prepare, times
+from benchmarks.peers.augmented import MATCHED, augment
+from benchmarks.prepare import LEGACY, OURS, estimate, prepare, times
 from shards import InputError
 from tools.build import offline_augment as recipes
 from tools.commands.combine import combine
@@ -38,18 +38,18 @@ def measured(
     return probe.statistics(across, down, noisy(np.full((COUNT, 64, 64), probe.GRAY, np.uint8)))
 
 
-def test_ours_is_compared_at_the_originals_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ours_is_compared_at_the_legacy_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measured in the same way on both; tolerances are four standard errors of 1,000 images, or the stated misfit."""
     numbers = np.arange(COUNT)
     noisy = recipes.original(np.full((COUNT, 64, 64), probe.GRAY, np.uint8), 0, numbers)
     monkeypatch.setattr(recipes, "NOISE", 0.0)
-    theirs = measured(lambda images: recipes.original(images, 0, numbers), lambda _: noisy)
+    legacy = measured(lambda images: recipes.original(images, 0, numbers), lambda _: noisy)
     still = replace(MATCHED, noise_levels=0.0)
-    ours = measured(lambda images: vary(images, still), lambda images: vary(images, MATCHED))
+    ours = measured(lambda images: augment(images, still), lambda images: augment(images, MATCHED))
     for name, tolerance in (("rms_displacement_px", 0.06), ("deformation_px", 0.06), ("noise_levels", 0.04)):
-        assert np.isclose(ours[name], theirs[name], rtol=tolerance), (name, ours, theirs)
-    assert np.isclose(ours["mean_displacement_px"], theirs["mean_displacement_px"], rtol=0.1)
-    assert np.isclose(ours["spread_of_displacement_px"], theirs["spread_of_displacement_px"], rtol=0.3)
+        assert np.isclose(ours[name], legacy[name], rtol=tolerance), (name, ours, legacy)
+    assert np.isclose(ours["mean_displacement_px"], legacy["mean_displacement_px"], rtol=0.1)
+    assert np.isclose(ours["spread_of_displacement_px"], legacy["spread_of_displacement_px"], rtol=0.3)
 
 
 def test_statistics_measure_what_they_say() -> None:
@@ -71,9 +71,9 @@ def test_small_run_writes_everything(originals: Path, tmp_path: Path, capsys: py
     output = tmp_path / "prepare.json"
     prepare(originals, per_class=150, batch=100, repeats=2, seconds=0.05, scratch=tmp_path, output=output)
     result, printed = json.loads(output.read_text()), capsys.readouterr().out
-    ours, training, theirs = result["rows"]
+    ours, training, legacy = result["rows"]
     assert ours["statistics"]["noise_levels"] > 10 and "statistics" not in training and training["n"] == 2
-    assert ("n" in theirs) == ("statistics" in theirs) == (result["times_the_original"] is not None)
+    assert ("n" in legacy) == ("statistics" in legacy) == (result["times_the_legacy"] is not None)
     assert [run["workers"] for run in result["balance"]] == [1, 2]
     for run in result["balance"]:
         assert run["train_images"] == 300 and 4096 < run["bytes_per_image"] < 5000
@@ -85,9 +85,9 @@ def test_small_run_writes_everything(originals: Path, tmp_path: Path, capsys: py
 
 def test_ratio_and_estimate_are_plain_arithmetic() -> None:
     ours = {"name": OURS.name, "n": 3, "lowest": 900.0, "median": 1000.0, "highest": 1100.0}
-    theirs = {"name": THEIRS.name, "n": 3, "lowest": 9.0, "median": 10.0, "highest": 11.0}
-    assert times([ours, theirs]) == {"median": 100, "least": 900 / 11, "most": 1100 / 9}
-    assert times([ours, {"name": THEIRS.name, "skipped": "not installed"}]) is None
+    legacy = {"name": LEGACY.name, "n": 3, "lowest": 9.0, "median": 10.0, "highest": 11.0}
+    assert times([ours, legacy]) == {"median": 100, "least": 900 / 11, "most": 1100 / 9}
+    assert times([ours, {"name": LEGACY.name, "skipped": "not installed"}]) is None
     guess = estimate([{"images_per_cpu_second": 10_000.0, "bytes_per_image": 4_112.0}])
     images = FULL["classes"] * FULL["images_of_a_class"]
     assert guess["is"].startswith("an estimate") and guess["images"] == images == 38_320_000

@@ -14,14 +14,14 @@ import torch
 from kkanji.evaluation.predictions import load_predictions
 from tests.faults.injector import answer
 from tests.faults.writers import Dying, fork, wait
-from tests.kkanji.evaluation.readings import stated
+from tests.kkanji.evaluation.synthetic import confident
 
 OLD, NEW = 0.25, 0.75
 
 
 def save(path: Path, probability: float) -> None:
     """So many that they are written in several pieces."""
-    predictions = stated([probability] * 2_000, [True] * 2_000)
+    predictions = confident([probability] * 2_000, [True] * 2_000)
     predictions.probability[:, 1:] = torch.rand(2_000, 4, generator=torch.Generator().manual_seed(0)) * 0.01
     predictions.save(path)
 

@@ -61,5 +61,5 @@ def test_missing_class_map(tmp_path: Path) -> None:
 
 
 def test_a_code_point_twice_is_refused() -> None:
-    with pytest.raises(InputError, match="stands twice"):
+    with pytest.raises(InputError, match="occurs twice"):
         ClassMap((0x4E00, 0x4E00))

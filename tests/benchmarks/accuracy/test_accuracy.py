@@ -5,17 +5,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.accuracy.accuracy import RECIPES, accuracy, figure, markdown, marks, minutes_to, read_curve
+from benchmarks.accuracy.accuracy import (
+    LEGACY_MODEL,
+    RUNS,
+    accuracy,
+    figure,
+    markdown,
+    minutes_to,
+    over_time,
+    read_curve,
+)
 from kkanji.config import TrainConfig
 from shards import InputError
 
 
-def test_every_recipe_is_valid() -> None:
-    names = [recipe.name for recipe in RECIPES]
+def test_the_options_of_every_run_are_valid() -> None:
+    names = [run.name for run in RUNS]
     assert len(set(names)) == len(names)
-    for recipe in RECIPES:
-        fields = {name.removeprefix("--").replace("-", "_") for name in recipe.options}
-        assert fields <= set(TrainConfig.__dataclass_fields__), recipe.name
+    for run in RUNS:
+        fields = {name.removeprefix("--").replace("-", "_") for name in run.options}
+        assert fields <= set(TrainConfig.__dataclass_fields__), run.name
 
 
 def test_minutes_are_those_of_training_without_evaluation(tmp_path: Path) -> None:
@@ -35,14 +44,14 @@ def test_minutes_are_those_of_training_without_evaluation(tmp_path: Path) -> Non
 
 @given(st.lists(st.tuples(st.floats(0.1, 100), st.floats(0, 1)), min_size=1, max_size=6), st.floats(0.01, 1))
 def test_an_accuracy_is_reached_between_the_evaluations_around_it(
-    steps: list[tuple[float, float]], mark: float
+    steps: list[tuple[float, float]], goal: float
 ) -> None:
     curve, minutes = [], 0.0
     for taken, top1 in steps:
         minutes += taken
         curve.append({"minutes": minutes, "top1": top1})
-    found = minutes_to(curve, mark)
-    first = next((number for number, point in enumerate(curve) if point["top1"] >= mark), None)
+    found = minutes_to(curve, goal)
+    first = next((number for number, point in enumerate(curve) if point["top1"] >= goal), None)
     if first is None:
         assert found is None
         return
@@ -51,42 +60,40 @@ def test_an_accuracy_is_reached_between_the_evaluations_around_it(
     assert begin <= found <= curve[first]["minutes"] * (1 + 1e-9)
 
 
-def test_marks_lie_between_evaluations_and_up_to_one_beyond_them() -> None:
+def test_accuracies_over_time_lie_between_evaluations_and_up_to_one_beyond_them() -> None:
     curve = [{"minutes": 15.0, "top1": 0.5}, {"minutes": 25.0, "top1": 0.7}, {"minutes": 28.0, "top1": 0.9}]
-    reference, ours = marks(
+    baseline, ours = over_time(
         [{"name": "ours", "curve": curve}, {"name": "too short", "curve": [{"minutes": 9.0, "top1": 0.5}]}]
     )
-    assert list(reference) == list(ours) == ["name", "10 min, %", "20 min, %", "30 min, %", "40 min, %"]
+    assert list(baseline) == list(ours) == ["name", "10 min, %", "20 min, %", "30 min, %", "40 min, %"]
     assert list(ours.values()) == ["ours", None, pytest.approx(60), pytest.approx(90), None]
 
 
-def test_the_originals_recipe_trains(tiny_set: Path, tmp_path: Path) -> None:
+def test_the_legacy_project_trains(tiny_set: Path, tmp_path: Path) -> None:
     output = tmp_path / "accuracy.json"
     accuracy(
         tiny_set,
         runs=tmp_path / "runs",
         legacy_data=tiny_set,
         images=60,
-        only=("the original's recipe",),
+        only=("legacy project",),
         threads=1,
         output=output,
     )
     result = json.loads(output.read_text())
     (row,) = result["rows"]
-    assert row["options"]["--model"] == "kkanji_original_b0"
+    assert row["options"]["--model"] == LEGACY_MODEL
     assert row["images_seen"] == 10 * 6 and len(row["curve"]) == 1  # one batch has room for all epochs
     (axes,) = figure(result).axes
-    assert [line.get_label() for line in axes.lines] == ["the original's recipe"]
-    assert any(line.startswith("| the original's recipe |") for line in markdown([row]))
+    assert [line.get_label() for line in axes.lines] == ["legacy project"]
+    assert any(line.startswith("| legacy project |") for line in markdown([row]))
 
 
-def test_an_unknown_recipe_is_refused(tiny_set: Path, tmp_path: Path) -> None:
+def test_an_unknown_run_is_refused(tiny_set: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--only nothing: expected some of: ours, "):
         accuracy(tiny_set, runs=tmp_path, only=("nothing",))
 
 
-def test_a_recipe_whose_set_is_not_given_is_refused(tiny_set: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match="--only the original's recipe: needs a set of its own; give --rendered-data or"
-    ):
-        accuracy(tiny_set, runs=tmp_path, only=("ours", "the original's recipe"))
+def test_a_run_whose_set_is_not_given_is_refused(tiny_set: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--only legacy project: needs a set of its own; give --rendered-data or"):
+        accuracy(tiny_set, runs=tmp_path, only=("ours", "legacy project"))

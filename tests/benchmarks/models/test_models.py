@@ -6,8 +6,8 @@ import timm
 from matplotlib.patches import FancyBboxPatch
 
 from benchmarks.chart import is_of
-from benchmarks.models.anatomy import CLASSIFIER, CONVOLUTION, Part, as_rows, draw, parts_of
-from benchmarks.models.models import DRAWN, PATTERN, models
+from benchmarks.models.anatomy import CLASSIFIER, CONVOLUTION, LayerGroup, as_rows, draw, layer_groups_of
+from benchmarks.models.models import IN_DIAGRAM, PATTERN, models
 from benchmarks.table import table_of
 from kkanji.models import create_model
 from kkanji.training.flops import training_flops
@@ -19,13 +19,13 @@ FUSED_S = "kkanji_efficientnet_fused_s"
 
 
 @pytest.fixture(scope="module")
-def fused_s() -> list[Part]:
-    return parts_of(create_model(FUSED_S, 10))
+def fused_s() -> list[LayerGroup]:
+    return layer_groups_of(create_model(FUSED_S, 10))
 
 
-def test_the_parts_are_those_of_the_definition(fused_s: list[Part]) -> None:
+def test_the_layer_groups_are_those_of_the_definition(fused_s: list[LayerGroup]) -> None:
     """`FUSED_S_STAGES` in kkanji/models.py, with the stem before and the head behind."""
-    found = [(part.kind, part.blocks, part.kernel, part.expansion, part.channels, part.size) for part in fused_s]
+    found = [(group.kind, group.blocks, group.kernel, group.expansion, group.channels, group.size) for group in fused_s]
     assert found == [
         (CONVOLUTION, 1, 3, 1, 24, 32),
         ("fused MBConv", 1, 3, 4, 32, 16),
@@ -35,19 +35,19 @@ def test_the_parts_are_those_of_the_definition(fused_s: list[Part]) -> None:
         (CONVOLUTION, 1, 1, 1, 640, 4),
         (CLASSIFIER, 1, 0, 1, 10, 0),
     ]
-    assert [part.excitation for part in fused_s] == [False] * 4 + [True] + [False] * 2
+    assert [group.excitation for group in fused_s] == [False] * 4 + [True] + [False] * 2
 
 
 @pytest.mark.parametrize("head", ["linear", "cosine"])
-def test_the_parts_are_the_whole_network(head: str) -> None:
+def test_the_layer_groups_are_the_whole_network(head: str) -> None:
     model = create_model("kkanji_efficientnet_b0", 10, head)  # type: ignore[arg-type]
-    parts = parts_of(model)
-    assert sum(part.multiply_adds for part in parts) == training_flops(model) / 6
+    groups = layer_groups_of(model)
+    assert sum(group.multiply_adds for group in groups) == training_flops(model) / 6
     norms = sum(parameter.numel() for name, parameter in model.named_parameters() if name.startswith("bn"))
-    assert sum(part.parameters for part in parts) + norms == sum(each.numel() for each in model.parameters())
+    assert sum(group.parameters for group in groups) + norms == sum(each.numel() for each in model.parameters())
 
 
-def test_a_box_for_each_part_and_a_row_for_each_network(fused_s: list[Part]) -> None:
+def test_a_box_for_each_group_and_a_row_for_each_network(fused_s: list[LayerGroup]) -> None:
     figure = draw({"one": fused_s, "other": fused_s[:3]})
     boxes = [[patch for patch in axes.patches if isinstance(patch, FancyBboxPatch)] for axes in figure.axes]
     assert [len(row) for row in boxes] == [7, 3]
@@ -55,18 +55,18 @@ def test_a_box_for_each_part_and_a_row_for_each_network(fused_s: list[Part]) -> 
     assert heights == sorted(heights, reverse=True), "maps only shrink"
     words = [text.get_text() for text in figure.axes[0].texts]
     assert "3 x fused MBConv\n3x3, inside x3\n128 channels\n4x4" in words
-    shares = [part.multiply_adds / sum(each.multiply_adds for each in fused_s) for part in fused_s]
+    shares = [group.multiply_adds / sum(each.multiply_adds for each in fused_s) for group in fused_s]
     assert [word for word in words if word.endswith("%")] == [f"{s:.0%}" if s >= 0.01 else "< 1%" for s in shares]
 
 
-def test_what_is_written(fused_s: list[Part], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_written(fused_s: list[LayerGroup], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target, diagram = tmp_path / "models.json", tmp_path / "networks.svg"
     models(only=(FUSED_S,), classes=10, batch=2, repeats=2, seconds=1e-3, output=target, diagram=diagram)
     result = json.loads(target.read_text())
     (row,) = result["rows"]
-    assert (row["name"], row["n"], row["parts"]) == (FUSED_S, 2, as_rows(fused_s))
-    assert row["multiply-adds"] == sum(part.multiply_adds for part in fused_s)
-    for kind in ("trained", "read"):
+    assert (row["name"], row["n"], row["layer_groups"]) == (FUSED_S, 2, as_rows(fused_s))
+    assert row["multiply-adds"] == sum(group.multiply_adds for group in fused_s)
+    for kind in ("trained", "predicted"):
         spread = row["spread"][kind]
         assert 0 < spread["lowest"] <= row[f"images/s {kind}"] <= spread["highest"]
     assert FUSED_S in capsys.readouterr().out and not diagram.exists()
@@ -85,8 +85,10 @@ def test_the_committed_result_is_of_the_networks_as_they_are() -> None:
     """A change of a network needs `python -m benchmarks models` again."""
     rows = {row["name"]: row for row in json.loads(COMMITTED.read_text())["rows"]}
     assert sorted(rows) == sorted(timm.list_models(PATTERN))
-    for name in DRAWN:
-        assert rows[name]["parts"] == as_rows(parts_of(create_model(name, rows[name]["parts"][-1]["channels"])))
+    for name in IN_DIAGRAM:
+        assert rows[name]["layer_groups"] == as_rows(
+            layer_groups_of(create_model(name, rows[name]["layer_groups"][-1]["channels"]))
+        )
 
 
 def test_the_diagram_in_docs_is_of_the_committed_result() -> None:

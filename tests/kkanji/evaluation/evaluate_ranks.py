@@ -1,4 +1,4 @@
-"""What test_evaluate starts on each of two ranks: evaluate sets as one process of several, and save what it found."""
+"""Started on each of two ranks by test_predict_split: evaluate sets as one of several processes, save the results."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from kkanji.data.training_set import open_set
-from kkanji.evaluation import predict_split as evaluate
+from kkanji.evaluation import predict_split as module
 from kkanji.evaluation.calibration import TemperatureScan
 from kkanji.evaluation.predict_split import predict_split, unaugmented_feed
 from kkanji.models import create_model
@@ -34,7 +34,7 @@ def set_statistics(model: nn.Module, mean: float) -> None:
 
 def main(output: Path, folders: list[Path]) -> None:
     """For each set: this rank's predictions and temperature."""
-    evaluate.BATCH = BATCH
+    module.BATCH = BATCH
     accelerator = Accelerator()
     rank = accelerator.process_index
     for folder in folders:

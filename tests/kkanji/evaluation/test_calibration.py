@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from kkanji.evaluation.calibration import BINS, TEMPERATURES, TemperatureScan, accept, calibrate
-from tests.kkanji.evaluation.readings import stated
+from tests.kkanji.evaluation.synthetic import confident
 
 
 def test_the_error_is_the_weighted_distance() -> None:
-    calibration = calibrate(stated([0.5, 0.5, 1.0, 1.0], [True, False, True, False]))
+    calibration = calibrate(confident([0.5, 0.5, 1.0, 1.0], [True, False, True, False]))
     assert calibration.error == pytest.approx(0.25)
     assert calibration.images.sum() == 4 and calibration.images[-1] == 2
     assert calibration.accuracy[-1] == 0.5 and np.isnan(calibration.accuracy[0])
@@ -20,7 +20,7 @@ def test_the_error_is_the_weighted_distance() -> None:
 @given(st.lists(st.tuples(st.floats(0, 1, width=32), st.booleans()), min_size=1, max_size=80))
 def test_bins_are_closed_above_and_hold_every_image(readings: list[tuple[float, bool]]) -> None:
     probability, right = (list(column) for column in zip(*readings, strict=True))
-    calibration = calibrate(stated(probability, right))
+    calibration = calibrate(confident(probability, right))
     edges = calibration.edges
     for number in range(BINS):
         low = -1.0 if number == 0 else edges[number]
@@ -33,8 +33,8 @@ def test_bins_are_closed_above_and_hold_every_image(readings: list[tuple[float, 
 
 
 def test_accepting_only_sure_readings() -> None:
-    rows = accept(stated([0.2, 0.6, 0.7, 0.9], [False, False, True, True]), (0.0, 0.5, 0.95))
-    assert [(row.images, row.right, row.share, row.accuracy) for row in rows] == [
+    rows = accept(confident([0.2, 0.6, 0.7, 0.9], [False, False, True, True]), (0.0, 0.5, 0.95))
+    assert [(row.images, row.right, row.fraction, row.accuracy) for row in rows] == [
         (4, 2, 1, 0.5), (3, 2, 0.75, 2 / 3), (0, 0, 0, None),
     ]  # fmt: skip
 

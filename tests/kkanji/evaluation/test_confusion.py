@@ -6,7 +6,7 @@ from sklearn.metrics import confusion_matrix
 
 from kkanji.evaluation.confusion import lowest_recall, most_confused
 from kkanji.evaluation.predictions import Predictions
-from tests.kkanji.evaluation.readings import read_from
+from tests.kkanji.evaluation.synthetic import predictions_from
 
 CLASSES = 7
 
@@ -17,7 +17,7 @@ def misread(*pairs: tuple[int, int, float]) -> Predictions:
     for row, (true, predicted, value) in enumerate(pairs):
         probability[row, true] = 1 - value
         probability[row, predicted] = value
-    return read_from(probability, torch.tensor([true for true, _, _ in pairs]))
+    return predictions_from(probability, torch.tensor([true for true, _, _ in pairs]))
 
 
 def test_pairs_come_by_frequency_then_confidence() -> None:

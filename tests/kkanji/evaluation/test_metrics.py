@@ -8,7 +8,7 @@ from sklearn.metrics import precision_recall_fscore_support, top_k_accuracy_scor
 
 from kkanji.evaluation.metrics import BINS, interval, summarise
 from kkanji.evaluation.predictions import Predictions
-from tests.kkanji.evaluation.readings import read_from
+from tests.kkanji.evaluation.synthetic import predictions_from
 
 MANY = np.array([1, 2, 5, 6, 10, 11, 20, 21, 50, 51, 100, 101, 150, 151, 1000] * 2)
 
@@ -20,7 +20,7 @@ def made_up(seed: int, images: int, classes: int) -> tuple[Predictions, NDArray[
     scores = rng.normal(size=(images, classes))
     scores[np.arange(images), labels] += 1
     probability = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
-    return read_from(torch.from_numpy(probability), torch.from_numpy(labels)), probability
+    return predictions_from(torch.from_numpy(probability), torch.from_numpy(labels)), probability
 
 
 @given(st.integers(0, 10**6), st.integers(1, 300), st.integers(2, 40))
@@ -67,7 +67,7 @@ def test_an_empty_bin_has_no_figure() -> None:
 
 def test_classes_without_training_images_have_a_bin_of_their_own() -> None:
     labels = torch.tensor([0, 0, 1, 2])
-    bins = summarise(read_from(torch.eye(3)[[0, 0, 1, 1]], labels), np.array([0, 4, 9]))["bins"]
+    bins = summarise(predictions_from(torch.eye(3)[[0, 0, 1, 1]], labels), np.array([0, 4, 9]))["bins"]
     assert [(entry["training_images"], entry["images"], entry["top1"]) for entry in bins[:4]] == [
         ("0", 2, 1.0), ("1", 0, None), ("2-5", 1, 1.0), ("6-10", 1, 0.0),
     ]  # fmt: skip
@@ -76,7 +76,7 @@ def test_classes_without_training_images_have_a_bin_of_their_own() -> None:
 def test_macro_averages_leave_out_classes_without_images() -> None:
     """Class 3 has no image; that an image of class 2 is read as it counts against class 2 only."""
     readings = torch.eye(4)[[0, 0, 1, 3]]
-    summary = summarise(read_from(readings, torch.tensor([0, 0, 1, 2])), np.ones(4, np.int64))
+    summary = summarise(predictions_from(readings, torch.tensor([0, 0, 1, 2])), np.ones(4, np.int64))
     assert summary["evaluated_classes"] == 3
     assert summary["recall_macro"] == summary["precision_macro"] == pytest.approx(2 / 3)
 

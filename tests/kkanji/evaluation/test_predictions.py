@@ -10,12 +10,12 @@ from kkanji.evaluation.predictions import KINDS, load_predictions
 from shards import InputError
 from tests.faults.injector import run_injector
 from tests.faults.predictors import NEW, OLD, save
-from tests.kkanji.evaluation.readings import read_from
+from tests.kkanji.evaluation.synthetic import predictions_from
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     """With fewer than five classes the readings are padded."""
-    predictions = read_from(torch.eye(3)[[0, 1, 1]], torch.tensor([0, 1, 2]))
+    predictions = predictions_from(torch.eye(3)[[0, 1, 1]], torch.tensor([0, 1, 2]))
     predictions.save(tmp_path / "predictions.npz")
     loaded = load_predictions(tmp_path / "predictions.npz")
     for name, kind in KINDS.items():
@@ -29,7 +29,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("change", ["missing", "shape", "object", "cut", "none"])
 def test_a_damaged_file_is_refused_by_name(tmp_path: Path, change: str) -> None:
     path = tmp_path / "predictions.npz"
-    read_from(torch.eye(3), torch.arange(3)).save(path)
+    predictions_from(torch.eye(3), torch.arange(3)).save(path)
     with np.load(path) as file:
         arrays = dict(file)
     if change == "missing":

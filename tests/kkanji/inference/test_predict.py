@@ -19,7 +19,7 @@ MODEL = "kkanji_efficientnet_fused_s"
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     """A model that has learnt nothing, saved and loaded."""
     torch.manual_seed(0)
     model = create_model(MODEL, 3)
@@ -60,42 +60,42 @@ def test_a_folder_without_an_image_is_refused(tmp_path: Path) -> None:
         list_images([tmp_path])
 
 
-def test_readings_come_in_the_files_order_and_bad_files_stand_among_them(reader: Predictor, folder: Path) -> None:
+def test_predictions_come_in_the_order_of_the_files_bad_ones_included(predictor: Predictor, folder: Path) -> None:
     files = [folder / "b.png", folder / "notes.txt", folder / "a.PNG", folder / "nowhere.png"]
-    readings = list(predict_files(reader, files, top=2))
-    assert [reading.file for reading in readings] == files
-    assert [len(reading.guesses) for reading in readings] == [2, 0, 2, 0]
-    assert "not a readable image" in str(readings[1].error) and "no such file" in str(readings[3].error)
-    alone = [next(predict_files(reader, [file], top=2)).guesses for file in (files[0], files[2])]
-    for together, one in zip((readings[0].guesses, readings[2].guesses), alone, strict=True):
+    predictions = list(predict_files(predictor, files, top=2))
+    assert [prediction.file for prediction in predictions] == files
+    assert [len(prediction.guesses) for prediction in predictions] == [2, 0, 2, 0]
+    assert "not a readable image" in str(predictions[1].error) and "no such file" in str(predictions[3].error)
+    alone = [next(predict_files(predictor, [file], top=2)).guesses for file in (files[0], files[2])]
+    for together, one in zip((predictions[0].guesses, predictions[2].guesses), alone, strict=True):
         assert [guess.label for guess in together] == [guess.label for guess in one]
         assert [guess.probability for guess in together] == pytest.approx([guess.probability for guess in one])
 
 
-def test_more_files_than_a_batch(reader: Predictor, tmp_path: Path) -> None:
-    """Links to two images, alternating: each is read as itself, across the batches' borders."""
+def test_more_files_than_a_batch(predictor: Predictor, tmp_path: Path) -> None:
+    """Links to two images, alternating: each is predicted as itself, across the batches' borders."""
     images = sorted((SAMPLE / "U+4E09").iterdir())[:2]
     for number in range(BATCH + 3):
         os.symlink(images[number % 2], tmp_path / f"{number:04d}.png")
-    readings = list(predict_files(reader, list_images([tmp_path]).files, top=1))
-    assert len(readings) == BATCH + 3
-    probabilities = np.array([reading.guesses[0].probability for reading in readings])
+    predictions = list(predict_files(predictor, list_images([tmp_path]).files, top=1))
+    assert len(predictions) == BATCH + 3
+    probabilities = np.array([prediction.guesses[0].probability for prediction in predictions])
     for offset in range(2):
         assert probabilities[offset::2] == pytest.approx(probabilities[offset])
     assert probabilities[0] != pytest.approx(probabilities[1])
 
 
-def test_all_files_bad_or_none(reader: Predictor, tmp_path: Path) -> None:
-    assert [reading.guesses for reading in predict_files(reader, [tmp_path / "no.png"], top=1)] == [()]
-    assert list(predict_files(reader, [], top=1)) == []
+def test_all_files_bad_or_none(predictor: Predictor, tmp_path: Path) -> None:
+    assert [prediction.guesses for prediction in predict_files(predictor, [tmp_path / "no.png"], top=1)] == [()]
+    assert list(predict_files(predictor, [], top=1)) == []
 
 
-def test_the_temperature_of_an_export_is_applied(reader: Predictor) -> None:
+def test_the_temperature_of_an_export_is_applied(predictor: Predictor) -> None:
     image = np.array(Image.open(sorted((SAMPLE / "U+4E09").iterdir())[0]))[None]
-    plain = [guess.probability for guess in reader.read(image, 3)[0]]
-    reader.temperature = 0.5
-    sharp = [guess.probability for guess in reader.read(image, 3)[0]]
-    reader.temperature = 1.0
+    plain = [guess.probability for guess in predictor.predict(image, 3)[0]]
+    predictor.temperature = 0.5
+    sharp = [guess.probability for guess in predictor.predict(image, 3)[0]]
+    predictor.temperature = 1.0
     squares = np.square(plain)
     assert sharp == pytest.approx((squares / squares.sum()).tolist(), rel=1e-4)
     assert sum(plain) == pytest.approx(1)

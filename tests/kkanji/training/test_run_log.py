@@ -16,7 +16,7 @@ from tensorboard.util.tensor_util import make_ndarray  # type: ignore[import-unt
 
 from kkanji.training.run_log import THRESHOLDS, RunLog
 from tests.faults.writers import fork, wait
-from tests.kkanji.evaluation.readings import read_from
+from tests.kkanji.evaluation.synthetic import predictions_from
 
 PROBABILITIES = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.7, 0.3]])
 LABELS = torch.tensor([0, 1, 0, 0])  # the third is predicted wrongly
@@ -31,7 +31,7 @@ def images_of(positions: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 def show(log: RunLog, probabilities: torch.Tensor) -> None:
     counts = np.array([3, 1])
-    predictions = read_from(probabilities, LABELS)
+    predictions = predictions_from(probabilities, LABELS)
     log.predictions("val", 100, predictions, characters="一二", training_counts=counts, images_of=images_of)
 
 

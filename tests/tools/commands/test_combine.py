@@ -216,8 +216,8 @@ def test_bad_images_are_refused_by_name(tree: Callable[..., Path], tmp_path: Pat
 @pytest.mark.parametrize(
     ("inside", "message"),
     [
-        ("kkanji2/U+ZZZZ/a.png", "found 'U+ZZZZ', expected U+ and four or five hexadecimal capitals, as in U+4E00"),
-        ("kkanji2/U+4e00/a.png", "found 'U+4e00', expected U+ and four or five hexadecimal capitals"),
+        ("kkanji2/U+ZZZZ/a.png", "found 'U+ZZZZ', expected U+ and four or five capital hex digits, as in U+4E00"),
+        ("kkanji2/U+4e00/a.png", "found 'U+4e00', expected U+ and four or five capital hex digits"),
         ("kkanji2/a.png", "does not fit CODH's layout; expected U+XXXX/<name>.png: remove or rename it"),
         ("a.png", "does not fit CODH's layout"),
         ("kkanji2/U+4E00/a.jpg", "does not fit CODH's layout"),

@@ -1,7 +1,8 @@
-"""The legacy project's transforms (its script 02_balance), image by image through SciPy and scikit-image as it did.
+"""The legacy project's transforms (its script 02_balance), one image at a time through SciPy and scikit-image.
 
-Elastic: uniform noise smoothed with sigma 30, times 1,000; affine: 15 degrees and 10 % about the corner, 5 pixels;
-noise of 5 % of white. Written anew from these figures and calls; files are left out, so it is faster here than it was.
+Elastic: uniform noise smoothed with sigma 30, times 1,000. Affine: 15 degrees and 10 % about the corner, 5 pixels.
+Noise: 5 % of white. Reimplemented from these figures and calls. It reads and writes no files, so it is faster here than
+it was there.
 """
 
 from collections.abc import Iterator
@@ -22,12 +23,12 @@ Gray = NDArray[np.float64]
 
 
 def write(job: Job) -> None:
-    """What becomes of the test images."""
-    probe.save(job, lambda images: _all(images, noise=0.0), lambda images: _all(images, noise=NOISE))
+    """Write the augmented test images that `probe` measures."""
+    probe.save(job, lambda images: _augment_all(images, noise=0.0), lambda images: _augment_all(images, noise=NOISE))
 
 
 def local(job: Job) -> Epoch:
-    """One thread, one image after another: a batch is one image."""
+    """On one thread, one image at a time: a batch is one image."""
     images, rng = job.images(), np.random.RandomState(0)
 
     def epoch() -> Iterator[Batch]:
@@ -39,27 +40,28 @@ def local(job: Job) -> Epoch:
 
 
 def augment(image: NDArray[np.uint8], rng: np.random.RandomState, noise: float) -> NDArray[np.uint8]:
-    """One image, from levels to shares of white and back."""
+    """Augment one image; in between, gray levels are fractions of white."""
     moved = affine(elastic(image / 255.0, rng), rng)
     noisy = np.clip(moved + noise * rng.normal(size=moved.shape), 0, 1)
     return (noisy * 255).astype(np.uint8)
 
 
 def elastic(image: Gray, rng: np.random.RandomState) -> Gray:
-    """Bilinear, the border mirrored."""
+    """Elastic displacement, bilinear, with the border mirrored."""
     x, y = (gaussian_filter(rng.rand(*image.shape) * 2 - 1, SIGMA, mode="constant", cval=0) * ALPHA for _ in "xy")
     rows, columns = np.indices(image.shape)
     return np.asarray(map_coordinates(image, (rows + y, columns + x), order=1, mode="reflect"))
 
 
 def affine(image: Gray, rng: np.random.RandomState) -> Gray:
-    """Bilinear, about the corner, the border mirrored."""
-    angle, scale = np.deg2rad(rng.uniform(-DEGREES, DEGREES)), rng.uniform(1 - SCALE, 1 + SCALE)
-    shift = rng.uniform(-SHIFT, SHIFT), rng.uniform(-SHIFT, SHIFT)
+    """Rotation and scale about the corner, and shift; bilinear, with the border mirrored."""
+    angle = np.deg2rad(rng.uniform(-DEGREES, DEGREES))
+    scale = rng.uniform(1 - SCALE, 1 + SCALE)
+    shift = (rng.uniform(-SHIFT, SHIFT), rng.uniform(-SHIFT, SHIFT))
     matrix = transform.AffineTransform(scale=(scale, scale), rotation=angle, translation=shift)
     return np.asarray(transform.warp(image, matrix.inverse, mode="reflect"))
 
 
-def _all(images: NDArray[np.uint8], noise: float) -> NDArray[np.uint8]:
+def _augment_all(images: NDArray[np.uint8], noise: float) -> NDArray[np.uint8]:
     rng = np.random.RandomState(0)
     return np.stack([augment(image, rng, noise) for image in images])

@@ -1,4 +1,4 @@
-"""Made-up predictions."""
+"""Synthetic predictions for tests."""
 
 import torch
 from torch import Tensor, nn
@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from kkanji.evaluation.predictions import TOP, Predictions
 
 
-def read_from(probability: Tensor, labels: Tensor) -> Predictions:
-    """What is read where each class has these probabilities [N, C]."""
+def predictions_from(probability: Tensor, labels: Tensor) -> Predictions:
+    """Predictions of a model that gives each class these probabilities [N, C]."""
     top = probability.topk(min(TOP, probability.shape[1]), dim=1)
     missing = TOP - top.values.shape[1]
     return Predictions(
@@ -19,8 +19,8 @@ def read_from(probability: Tensor, labels: Tensor) -> Predictions:
     )
 
 
-def stated(probability: list[float], right: list[bool]) -> Predictions:
-    """Predictions with these probabilities of the first reading, of class 0 where it is right."""
+def confident(probability: list[float], right: list[bool]) -> Predictions:
+    """Predictions with these probabilities of the top class, which is class 0, the true one, where they are right."""
     count = len(right)
     predicted = torch.arange(TOP).repeat(count, 1)
     predicted[:, 0] = torch.tensor([0 if hit else 9 for hit in right])
