@@ -22,6 +22,7 @@ from kkanji.evaluation.metrics import MEASURES, interval, summarise
 from kkanji.evaluation.predict_split import predict_split, unaugmented_feed
 from kkanji.evaluation.predictions import Predictions
 from kkanji.report import write_report
+from kkanji.report.text import first_of
 from kkanji.training.data_check import DataCheck
 from shards import InputError, atomic_file
 from shards.json_reading import read_json
@@ -119,7 +120,6 @@ def _classes(classes: ClassMap, predictions: Predictions, trained: NDArray[np.in
     }
 
 
-SHOWN = 12  # classes in a line
 BINS_HEAD = "training originals of the class    classes    images    top-1    top-5"
 
 
@@ -131,19 +131,15 @@ def _text(summary: dict[str, Any], verdict: lineage.Independence) -> str:
     lines.append(f"{'disjoint from training':20} {verdict}")
     lines.append(f"{'images/s':20} {summary['images'] / summary['seconds']:,.0f}")
     if summary["without_training"]:
-        lines.append(f"{'never trained on':20} {_some(summary['without_training'])}")
+        lines.append(
+            f"{'never trained on':20} {first_of(summary['without_training'], 'without_training in evaluation.json')}"
+        )
     if summary["temperature"]:
         fit = summary["temperature"]
         error = f"calibration_error {fit['calibration_error_before']:.4f} to {fit['calibration_error_after']:.4f}"
         lines.append(f"{'temperature':20} {fit['value']:.3f}: {error} (cross-fitted)")
     rows = (_row(entry) for entry in summary["bins"] if entry["images"])
     return "\n".join([*lines, BINS_HEAD, *rows]) + "\n"
-
-
-def _some(labels: list[str]) -> str:
-    """All of a few, the first of many."""
-    rest = f" and {len(labels) - SHOWN:,} more (without_training in evaluation.json)" if len(labels) > SHOWN else ""
-    return " ".join(labels[:SHOWN]) + rest
 
 
 def _row(entry: dict[str, Any]) -> str:

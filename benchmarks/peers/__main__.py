@@ -96,12 +96,12 @@ def _timed(batches: Iterator[Batch], job: Job, start: float, limit_s: float) -> 
     seconds = perf_counter() - start
     if batch is None:
         raise ValueError(f"an epoch of {len(job.images())} images has too few batches of {job.batch} to be measured")
-    _check(batch, job)
+    check_batch(batch, job)
     return {"images": images, "seconds": seconds, "first_s": first_s}
 
 
-def _check(batch: Batch, job: Job) -> None:
-    """The images must be those that the labels say, unless they are augmented or only bytes were moved."""
+def check_batch(batch: Batch, job: Job) -> None:
+    """Raises ValueError if images differ from their labels; augmented ones and batches of bytes alone pass."""
     if batch.images is None:
         return
     found = np.asarray(batch.images)

@@ -124,7 +124,7 @@ class _Node:
         self.shares = list(self._shares())
         images = sum(stop - start for start, stop in self.shares)
         self.shards = [min(run.shard, images - first) for first in range(0, images, run.shard)]
-        self.group_ends = _group_ends(self.shards, run.window)
+        self.group_ends = group_ends(self.shards, run.window)
         self.fetched_bytes, self.most_held = 0.0, 0
         self._arrived = [run.cached] * len(self.shards)
         self._ready = len(self.shards) if run.cached else 0  # the shards before this one are all there
@@ -284,7 +284,7 @@ class _Rank:
         return (cut(start, stop, part, parts) for part in range(parts))
 
 
-def _group_ends(shards: list[int], window: int) -> list[int]:
+def group_ends(shards: list[int], window: int) -> list[int]:
     """Where the groups of a lane end: part j of shard i goes to group i + j, as in `shards.order.windowed`."""
     window = max(1, min(window, len(shards)))
     sizes = [0] * (len(shards) + window - 1)

@@ -1,6 +1,7 @@
 """Numbers and texts as people read them."""
 
 import re
+from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
@@ -18,6 +19,12 @@ def quantity(number: float) -> str:
 def counted(number: int, noun: str, plural: str = "") -> str:
     """`1 image`, `2,000 images`, `3 classes`."""
     return f"{quantity(number)} {noun if number == 1 else plural or noun + 's'}"
+
+
+def first_of(words: Sequence[str], rest: str, *, most: int = 12) -> str:
+    """All of a few words; of many the first ones, with the place where the rest is found."""
+    more = f" and {quantity(len(words) - most)} more ({rest})" if len(words) > most else ""
+    return " ".join(words[:most]) + more
 
 
 def code_spans(text: str) -> Markup:

@@ -21,7 +21,7 @@ class FiniteGuard:
         self._optimizer, self._samples_of = optimizer, samples_of
         self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self._first_bad = torch.full((), -1, dtype=torch.int64, device=device)
-        self._skips = device.type != "cpu" and getattr(optimizer, "_step_supports_amp_scaling", False)
+        self._skips = skips_bad_steps(optimizer, device)
 
     def check(self, step: int) -> None:
         """Before the optimizer's step number `step`, counted from 0."""
@@ -40,3 +40,11 @@ class FiniteGuard:
             found = f"the gradient is not finite, for {self._samples_of(bad)}"
             remedy = "begin a new run with a lower --lr, if need be by --init from a checkpoint of this one"
             raise InputError(f"step {bad + 1}: {found}; the weights are those of step {bad}; {remedy}")
+
+
+def skips_bad_steps(optimizer: Optimizer, device: torch.device) -> bool:
+    """Whether the optimizer skips a step by itself when `found_inf` is set: a fused one does, as for a gradient scaler.
+
+    On a CPU the host checks instead, as it has no device to wait for.
+    """
+    return device.type != "cpu" and getattr(optimizer, "_step_supports_amp_scaling", False)

@@ -152,12 +152,13 @@ def _check(path: Path, size: int, blocks: Sequence[Block]) -> str | None:
         if found != size:
             return f"{found} bytes, expected {size}"
         with path.open("rb") as file:
-            return _damage(file, blocks)
+            return damage(file, blocks)
     except OSError as error:
         return str(error.strerror)
 
 
-def _damage(file: BinaryIO, blocks: Sequence[Block]) -> str | None:
+def damage(file: BinaryIO, blocks: Sequence[Block]) -> str | None:
+    """The first block of a shard whose crc32 differs, or data after the last one; None if all is as it was written."""
     for number, block in enumerate(blocks):
         found = next_crc32(file, block.bytes)
         if found != block.crc32:

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.loader import PEERS, SINGLE
 from benchmarks.peers import Batch, Job
-from benchmarks.peers.__main__ import _check
+from benchmarks.peers.__main__ import check_batch
 from benchmarks.subject import Peer
 
 IMAGES, BATCH = 5_000, 500
@@ -61,10 +61,10 @@ def _labels(peer: Peer, job: Job) -> Iterator[Any]:
     opened = getattr(loaded, function or "local")(job)
     with closing(opened()) as batches:
         for batch in islice(batches, IMAGES // BATCH):
-            _check(batch, job)
+            check_batch(batch, job)
             yield np.asarray(batch.labels).copy()
 
 
 def test_a_batch_is_only_labels_where_bytes_were_moved(source: Path) -> None:
     job = Job(source=str(source), folder="", batch=BATCH, threads=1)
-    _check(Batch(None, range(3)), job)
+    check_batch(Batch(None, range(3)), job)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.peers import Batch, Job
-from benchmarks.peers.__main__ import _check
+from benchmarks.peers.__main__ import check_batch
 from benchmarks.subject import Peer, PeerFailed, Subject
 
 LIMIT = Peer(name="limit", module="limit", order="", own=True)
@@ -54,6 +54,6 @@ def test_an_epoch_that_is_too_short_is_no_measurement(job: Job) -> None:
 
 def test_images_that_are_not_what_their_labels_say_are_refused(job: Job) -> None:
     images = job.images()
-    _check(Batch(images[[3, 4]], [3, 4]), job)
+    check_batch(Batch(images[[3, 4]], [3, 4]), job)
     with pytest.raises(ValueError, match="not what its labels say"):
-        _check(Batch(images[[3, 4]], [4, 3]), job)
+        check_batch(Batch(images[[3, 4]], [4, 3]), job)

@@ -69,15 +69,15 @@ def original(images: Images, seed: int, numbers: Numbers) -> Images:
     out = np.empty_like(images)
     for image, number, result in zip(images, numbers.tolist(), out, strict=True):
         rng = np.random.Generator(np.random.Philox(key=np.array([seed, number], np.uint64)))
-        shares = _affine(_elastic(image.astype(np.float32) / 255, rng), rng)
+        shares = affine(elastic(image.astype(np.float32) / 255, rng), rng)
         noisy = shares + NOISE * rng.standard_normal(shares.shape, np.float32)
         result[:] = (np.clip(noisy, 0, 1) * 255).astype(np.uint8)
     return out
 
 
-def _elastic(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+def elastic(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """Uniform noise, smoothed over almost half of the image, moves it (Simard et al. 2003); the border mirrors."""
-    smooth = _smoothing()
+    smooth = smoothing()
     x, y = (ELASTIC_ALPHA * smooth @ rng.uniform(-1, 1, image.shape) @ smooth.T for _ in "xy")
     rows, columns = np.indices(image.shape)
     places = (columns + x).astype(np.float32), (rows + y).astype(np.float32)
@@ -85,7 +85,7 @@ def _elastic(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np
 
 
 @cache
-def _smoothing() -> NDArray[np.float64]:
+def smoothing() -> NDArray[np.float64]:
     """A Gaussian filter along one axis as a matrix, zero outside of the image."""
     reach = np.arange(-int(TRUNCATE * ELASTIC_SIGMA + 0.5), int(TRUNCATE * ELASTIC_SIGMA + 0.5) + 1)
     total = np.exp(-0.5 * (reach / ELASTIC_SIGMA) ** 2).sum()
@@ -93,7 +93,7 @@ def _smoothing() -> NDArray[np.float64]:
     return np.asarray(np.exp(-0.5 * (apart / ELASTIC_SIGMA) ** 2) / total)
 
 
-def _affine(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+def affine(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """Turned and scaled about the corner, then shifted; the border mirrors, without its last pixel."""
     angle, scale = np.deg2rad(rng.uniform(-ROTATION, ROTATION)), rng.uniform(1 - SCALE, 1 + SCALE)
     cosine, sine = scale * np.cos(angle), scale * np.sin(angle)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from benchmarks.simulation.cases import Case, Hardware, Outcome, Run, Trouble
 from benchmarks.simulation.events import Clock, Gate, Process, Server
-from benchmarks.simulation.simulate import _group_ends, gains, simulate
+from benchmarks.simulation.simulate import gains, group_ends, simulate
 from shards import WindowedOrder
 from shards.format.layout import IMAGE_BYTES
 
@@ -185,7 +185,7 @@ def test_the_limit_is_what_gains_most() -> None:
 @given(st.lists(st.just(100), min_size=1, max_size=12), st.integers(1, 5), st.data())
 def test_groups_are_those_of_the_real_order(sizes: list[int], window: int, data: st.DataObject) -> None:
     """No position needs a shard that the simulation would not have waited for."""
-    ends = _group_ends(sizes, window)
+    ends = group_ends(sizes, window)
     assert ends[-1] == sum(sizes)
     order = WindowedOrder(sizes, seed=data.draw(st.integers(0, 99)), window=window)
     row = [int(number) // 100 for number in order.at(0, order.samples)]

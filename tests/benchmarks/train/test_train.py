@@ -70,14 +70,15 @@ def test_four_rates_and_their_steps_are_recorded(result: dict[str, Any]) -> None
 
 
 def test_a_slow_loader_is_found_out(tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bring = Loader._next
+    bring = Loader.__iter__
 
-    def bring_late(self: Loader) -> Batch | None:
-        time.sleep(0.5)
-        self.wait_s += 0.5
-        return bring(self)
+    def bring_late(self: Loader) -> Iterator[Batch]:
+        for batch in bring(self):
+            time.sleep(0.5)
+            self.wait_s += 0.5
+            yield batch
 
-    monkeypatch.setattr(Loader, "_next", bring_late)
+    monkeypatch.setattr(Loader, "__iter__", bring_late)
     found = run(tiny_set, tmp_path / "train.json", repeats=1)
     assert found["verdict"].startswith("The loader limits: ")
     assert found["rates"]["loader"] <= 4 / 0.5

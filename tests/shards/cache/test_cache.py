@@ -17,6 +17,7 @@ import pytest
 
 from shards import CorruptShard, MissingShard, StorageError
 from shards.cache.cache import Cache, Entry
+from shards.cache.shared_folder import SharedFolder
 from tests.faults import injector
 from tests.faults.injector import needs_small_disk, on_small_disk
 
@@ -289,7 +290,7 @@ def test_needed_now_waits_for_room_and_comes_before_ahead(open_cache: OpenCache,
         other.obtain(source.entry(number), ahead=False)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(cache.obtain, source.entry(3, size=2 * SIZE), ahead=False)
-        while not cache._shared.leases.waiting:
+        while not anybody_waits(cache.folder):
             time.sleep(0.01)
         other.release(source.entry(1).key)
         assert other.obtain(source.entry(4), ahead=True) is None
@@ -308,6 +309,14 @@ def test_a_changed_file_is_found_made_again_and_told(open_cache: OpenCache, sour
     assert path.read_bytes() == bytes([1]) * SIZE
     assert source.made == [1, 1]
     assert (cache.counts.refetched, cache.counts.misses) == (1, 1)
+
+
+def anybody_waits(folder: Path) -> bool:
+    shared = SharedFolder(folder, wait_s=60)
+    with shared.locked():
+        waiting = shared.survey().waiting
+    shared.close()
+    return waiting
 
 
 def damage(path: Path, size: int = SIZE) -> None:
@@ -573,8 +582,8 @@ def test_a_lock_that_somebody_keeps_is_an_error(tmp_path: Path) -> None:
 
 def test_a_lock_removed_as_it_is_taken_is_taken_anew(open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who removes the whole folder removes the lock too: two processes might each lock a file of its name."""
-    cache, lock = open_cache(), fcntl.flock
-    name = cache.folder / ".lock"
+    shared, lock = SharedFolder(open_cache().folder, wait_s=0.2), fcntl.flock
+    name = shared.path / ".lock"
     removed: list[int] = []
 
     def remove_once(descriptor: int, operation: int) -> None:
@@ -584,7 +593,7 @@ def test_a_lock_removed_as_it_is_taken_is_taken_anew(open_cache: OpenCache, monk
             name.unlink()
 
     monkeypatch.setattr(fcntl, "flock", remove_once)
-    with cache._shared.locked(), name.open() as file, pytest.raises(BlockingIOError):
+    with shared.locked(), name.open() as file, pytest.raises(BlockingIOError):
         lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     assert removed
 
@@ -595,7 +604,9 @@ def test_a_disk_too_full_for_what_is_held_leaves_it_as_it_was(
     """The list of what is in use must stay readable to others, or they would remove it."""
     cache, other = open_cache(2), open_cache(2)
     cache.obtain(source.entry(1), ahead=False)
-    used = cache._shared._saved
+    (used,) = (
+        held for path in cache.folder.glob(".pins.*") if source.entry(1).key.encode() in (held := path.read_bytes())
+    )
     write = os.pwrite
 
     def refuse(descriptor: int, data: bytes, offset: int) -> int:

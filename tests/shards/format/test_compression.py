@@ -15,7 +15,7 @@ import zstandard
 
 from shards import CorruptShard, InputError, Samples, Shard, write_shard
 from shards.format import layout
-from shards.format.compression import SUFFIXES, _damage, check_plain, check_stored, compress_block, unpack_shard
+from shards.format.compression import SUFFIXES, check_plain, check_stored, compress_block, damage, unpack_shard
 from shards.format.manifest import Block, Compression
 from tests.shards.kinds import KINDS, Kind, drawn, write_kind
 
@@ -138,7 +138,7 @@ def test_every_cut_is_told(tmp_path: Path, kind: Kind) -> None:
 
 
 def test_every_flipped_bit_of_a_shard_of_20_blocks_is_told(tmp_path: Path) -> None:
-    """In headers, image, label, paddings and the end. `_damage` is what `check_stored` does with an open file."""
+    """In headers, image, label, paddings and the end."""
     path = tmp_path / "a.tar"
     shard = write_kind(path, "png", [drawn(1, number) for number in range(20)])
     end = shard.blocks[-1].offset + shard.blocks[-1].bytes
@@ -146,12 +146,12 @@ def test_every_flipped_bit_of_a_shard_of_20_blocks_is_told(tmp_path: Path) -> No
         first, size = (block.offset, block.bytes) if block else (end, shard.bytes - end)
         file = io.BytesIO(path.read_bytes()[first : first + size])
         blocks = [block] if block else []
-        assert _damage(file, blocks) is None
+        assert damage(file, blocks) is None
         with file.getbuffer() as data:
             for bit in range(8 * size):
                 data[bit // 8] ^= 1 << bit % 8
                 file.seek(0)
-                assert _damage(file, blocks), (first, bit)
+                assert damage(file, blocks), (first, bit)
                 data[bit // 8] ^= 1 << bit % 8
 
 

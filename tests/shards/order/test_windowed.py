@@ -62,15 +62,21 @@ def test_a_shard_is_in_use_once_an_epoch_and_few_are_at_a_time(sizes: list[int],
     spans = [(where.min(), where.max()) for where in (np.flatnonzero(shards == s) for s in set(shards.tolist()))]
     in_use = [sum(first <= position <= last for first, last in spans) for position in range(order.samples)]
     assert max(in_use) <= 2 * window - 1  # around the border of two groups, from the first use to the last
-    assert all(len(group) <= window for group in groups_of(order))
 
 
-def groups_of(order: WindowedOrder) -> list[set[int]]:
-    """The shards that each group of the first epoch's only lane draws on."""
-    lane = order._lane(0, 0)
-    starts = lane._starts
+@given(shards=st.integers(1, 8), window=st.integers(1, 6), part=st.integers(1, 9), seed=st.integers(0, 1000))
+def test_a_group_mixes_a_window_of_shards_and_the_next_one_changes_one(
+    shards: int, window: int, part: int, seed: int
+) -> None:
+    """With shards of one size, which all deal `part` samples to each of their groups, the borders of groups follow."""
+    window = min(window, shards)
+    order = WindowedOrder([window * part] * shards, seed=seed, window=window)
+    mixed = [min(group + 1, window, shards + window - 1 - group) for group in range(shards + window - 1)]
+    borders = np.cumsum([0, *mixed]) * part
     numbers = order.at(0, order.samples)
-    return [{*shards_of(order, numbers[a:b]).tolist()} for a, b in pairwise(starts)]
+    groups = [set(shards_of(order, numbers[start:stop]).tolist()) for start, stop in pairwise(borders)]
+    assert [len(group) for group in groups] == mixed
+    assert all(len(after - before) <= 1 and len(before - after) <= 1 for before, after in pairwise(groups))
 
 
 @given(order=orders, steps=st.integers(1, 12), nodes=st.integers(1, 6))

@@ -39,7 +39,7 @@ def test_the_elastic_transform_is_scipys(picture: NDArray[np.float32]) -> None:
     rows, columns = np.indices((64, 64))
     expected = ndimage.map_coordinates(picture, (rows + y, columns + x), order=1, mode="reflect")
     assert np.abs(x).max() > 1
-    found = recipes._elastic(picture, Given(*drawn))  # type: ignore[arg-type]
+    found = recipes.elastic(picture, Given(*drawn))  # type: ignore[arg-type]
     assert np.abs(found - expected).max() < 0.01
 
 
@@ -52,7 +52,7 @@ def test_the_affine_transform_turns_about_the_corner(
     rows, columns = np.indices((64, 64))
     x, y, _ = np.tensordot(back, np.stack([columns, rows, np.ones((64, 64))]), 1)
     expected = ndimage.map_coordinates(picture, (y, x), order=1, mode="mirror")
-    found = recipes._affine(picture, Given(degrees, scale, *shift))  # type: ignore[arg-type]
+    found = recipes.affine(picture, Given(degrees, scale, *shift))  # type: ignore[arg-type]
     assert np.abs(found - expected).max() < 0.01
 
 
@@ -64,7 +64,7 @@ def test_the_original_moves_turns_and_bends_as_its_figures_say() -> None:
     came_from = places.mean(axis=(2, 3)) - 31.5
     lever = 31.5 * np.deg2rad(15) / np.sqrt(3)  # of a turn about the corner, at the centre
     zoom, shift = 31.5 * 0.1 / np.sqrt(3), 5 / np.sqrt(3)
-    cut = (recipes._smoothing()[32] ** 2).sum() * 1000 / np.sqrt(3)  # of smoothed noise, uniform in -1..1
+    cut = (recipes.smoothing()[32] ** 2).sum() * 1000 / np.sqrt(3)  # of smoothed noise, uniform in -1..1
     expected = np.sqrt(lever**2 + zoom**2 + shift**2 + cut**2)
     assert np.allclose(came_from.std(axis=1), expected, rtol=0.12)
     assert np.abs(came_from.mean(axis=1)).max() < 4 * expected / np.sqrt(IMAGES)
