@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.measure import environment, write_result
 from benchmarks.subject import ROOT
-from kkanji.config import read_json
+from kkanji.config import read_json, read_options
 from shards import InputError, read_manifest
 
 Row = dict[str, Any]
@@ -164,7 +164,7 @@ def _train(recipe: Recipe, data: Path, run: Path, images: int, threads: int) -> 
 
 def _row(recipe: Recipe, run: Path) -> Row:
     curve = read_curve(run / "log.jsonl")
-    config = read_json(run / "config.json")["config"]
+    config = read_options(read_json(run / "config.json")["config"])
     options = {name: config[name.removeprefix("--").replace("-", "_")] for name in recipe.options}
     times = {f"minutes_to_{mark:.0%}": minutes_to(curve, mark) for mark in MARKS}
     return {"name": recipe.name, **curve[-1], **times, "options": options, "curve": curve}

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kkanji.checkpoint import files as checkpoint
 from kkanji.checkpoint.files import CLASSES, MODEL, STATE, write_hashed
+from kkanji.config import read_options
 from shards import InputError, OutputFolder
 
 
@@ -53,7 +54,7 @@ def _mean(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _check_alike(first: Path, other: Path) -> None:
-    one, two = (checkpoint.read_state(path)["config"] for path in (first, other))
+    one, two = (read_options(checkpoint.read_state(path)["config"]) for path in (first, other))
     kinds = [(config["model"], config.get("head", "linear")) for config in (one, two)]
     if kinds[0] != kinds[1]:
         (model, head), (expected, its_head) = kinds[1], kinds[0]

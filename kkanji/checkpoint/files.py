@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from kkanji.classes import ClassMap, parse_class_map
-from kkanji.config import FREE_TO_CHANGE, read_json
+from kkanji.config import FREE_TO_CHANGE, read_json, read_options
 from shards import InputError, OutputFolder, write_file
 from shards.output.ownership import keep_reason, remove_own
 
@@ -288,7 +288,9 @@ def _maker(path: Path, run: str) -> str:
 
 def _run_identity(state: Mapping[str, Any]) -> str:
     """The same however often the run is resumed: a hash of its data and of the options that it cannot change."""
-    options = {name: value for name, value in state.get("config", {}).items() if name not in FREE_TO_CHANGE}
+    options = {
+        name: value for name, value in read_options(state.get("config", {})).items() if name not in FREE_TO_CHANGE
+    }
     content = json.dumps([state.get("data"), options], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 

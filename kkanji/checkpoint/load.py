@@ -9,6 +9,7 @@ from torch import nn
 
 from kkanji.checkpoint import files as checkpoint
 from kkanji.classes import ClassMap
+from kkanji.config import read_options
 from kkanji.models import create_model
 from shards import InputError
 
@@ -17,7 +18,7 @@ CLASS_ROWS = ("classifier.weight", "classifier.bias")  # [C, ...]: a row a class
 
 def network_of(state: Mapping[str, Any], classes: int) -> nn.Module:
     """The architecture of a checkpoint's state, its weights not loaded."""
-    options = state["config"]
+    options = read_options(state["config"])
     return create_model(options["model"], classes, options.get("head", "linear"))  # early runs had but one head
 
 
@@ -48,5 +49,5 @@ def initial_weights(path: Path, model: nn.Module, classes: ClassMap) -> None:
     try:
         model.load_state_dict(values)
     except RuntimeError as error:
-        network = checkpoint.read_state(path)["config"]["model"]
+        network = read_options(checkpoint.read_state(path)["config"])["model"]
         raise InputError(f"--init {path}: weights of {network}, which do not fit: {error}") from error

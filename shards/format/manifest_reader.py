@@ -66,11 +66,11 @@ def parse_manifest(text: str) -> Manifest:
     manifest = Manifest(
         name=_of_type(str, data, "name"),
         licence=_of_type(str, data, "licence"),
-        lineage=_one_of(Lineage, data, "lineage"),
+        lineage=Lineage(_one_of(tuple(Lineage), data, "lineage")),
         classes=_count(data["classes"], "classes"),
         seed=_of_type(int, data, "seed"),
-        layout=_one_of(Layout, stored, "layout"),
-        compression=_one_of(Compression, stored, "compression"),
+        layout=_one_of(get_args(Layout), stored, "layout"),
+        compression=_one_of(get_args(Compression), stored, "compression"),
         base=_of_type(str, stored, "base"),
         history=_of_type(dict, data, "history"),
         splits={name: _split_from_dict(split, _fields(compressed), tables, rendered) for name, split in splits.items()},
@@ -99,10 +99,10 @@ def _shard_from_dict(data: dict[str, Any], fields: tuple[str, ...], tables: bool
     )
 
 
-def _one_of(choices: Any, data: Mapping[str, Any], field: str) -> Any:
-    """The value of a field whose type is this Literal."""
-    if data[field] not in get_args(choices):
-        known = " or ".join(map(repr, get_args(choices)))
+def _one_of(choices: tuple[str, ...], data: Mapping[str, Any], field: str) -> Any:
+    """The value of a field with these choices."""
+    if data[field] not in choices:
+        known = " or ".join(repr(str(choice)) for choice in choices)
         raise ValueError(f"{field} {data[field]!r}, expected {known}")
     return data[field]
 

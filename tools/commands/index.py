@@ -23,6 +23,7 @@ from kkanji import __version__
 from kkanji.classes import ClassMap, parse_class_map
 from shards import (
     InputError,
+    Lineage,
     Manifest,
     MissingShard,
     OutputFolder,
@@ -100,7 +101,7 @@ def index(
         manifest = Manifest(
             name=name or store.location.rpartition("/")[2],
             licence=licence,
-            lineage="unknown",
+            lineage=Lineage.UNKNOWN,
             classes=len(class_map),
             seed=0,
             layout="image",
