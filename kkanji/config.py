@@ -1,30 +1,216 @@
-"""The options of a training run: one value, checked, saved with the run; the command line is made from it."""
+"""The options of a training run: values in groups, checked, saved with the run; the command line is made from them.
+
+A field's name is its flag, so no two groups may have a field of the same name.
+"""
 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
+
+import tyro
 
 from shards import InputError
 from shards.format.layout import IMAGE_SIZE
 
 Head = Literal["linear", "cosine"]
 OptimizerName = Literal["adam", "adamw", "sgd", "lamb", "muon"]
-# Options that may differ when a run is resumed: they do not change what it computes.
-FREE_TO_CHANGE = frozenset({"data", "output", "resume", "trust", "cache_size"}) | {
-    "log_every",
-    "save_every",
-    "evaluate_every",
-    "stall_seconds",
-    "profile_steps",
-}
 SIZE_STEP = 8  # pixels; below it the networks' maps do not shrink evenly
-# Options that a run settles when it starts, and their value until then: a resumed run takes what was settled.
-RESOLVED = {"micro_batch": 0, "order": "auto", "window": 0}
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataOptions:
+    """The images to train on, and where they are kept."""
+
+    data: str
+    """Shard set: a folder made by `python -m tools pack` or `balance`, or a URL (s3://, gs://, az://, https://)."""
+    cache_size: float = 0.0
+    """Disk space in gigabytes for shards that are streamed or unpacked, in $KKANJI_CACHE or ~/.cache/kkanji. 0 takes
+    80 % of the free space."""
+    trust: bool = False
+    """Skip the background check of a local set's shards. Meant for a set that was verified a moment ago."""
+
+    def __post_init__(self) -> None:
+        _require_at_least(self, 0.0, "cache_size")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OrderOptions:
+    """Which images come when."""
+
+    order: Literal["auto", "full", "windowed", "balanced"] = "auto"
+    """Order of the images. full shuffles the whole set; windowed shuffles a few shards at a time, for sets larger than
+    the disk; balanced samples classes evenly; auto takes full if the set is local or fits into the cache, else
+    windowed."""
+    window: int = 0
+    """Shards that order windowed shuffles together. 0 takes 8, or as many as the cache has room for."""
+    lanes: int = 1
+    """Parts that order windowed divides the shards into. With a multiple of the number of nodes, each node fetches only
+    its own part."""
+    draws_per_class: int = 10_000
+    """Images per class in an epoch of order balanced, on average over the classes."""
+    draw_exponent: float = 0.0
+    """Exponent e from 0 to 1: order balanced samples a class of n images in proportion to n**e. 0 samples all classes
+    alike, 1 as they occur."""
+
+    def __post_init__(self) -> None:
+        _require_at_least(self, 1, "lanes", "draws_per_class")
+        _require_at_least(self, 0, "window")
+        _require(0 <= self.draw_exponent <= 1, "draw_exponent", self.draw_exponent, "from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelOptions:
+    """The network and its first weights."""
+
+    model: str = "kkanji_efficientnet_b0"
+    """Network of kkanji.models, by its timm name."""
+    head: Head = "linear"
+    """Classifier on top of the network. cosine compares directions only, which helps rare classes."""
+    init: Path | None = None
+    """Checkpoint or exported folder of the same network to take the first weights from. Classes are matched by their
+    characters."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerOptions:
+    """How gradients become weights."""
+
+    optimizer: OptimizerName = "adam"
+    """Optimizer. adam has amsgrad; sgd has Nesterov momentum 0.9; lamb is for very large batches; muon orthogonalises
+    the momentum of matrices and updates the rest by NAdamW."""
+    batch_size: int = 256
+    """Images in a global batch, on all devices together."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay. Norms and biases are not decayed."""
+    ema_images: float = 0.0
+    """Half-life, in images, of the moving average of the weights that is evaluated and kept. 0 keeps the trained
+    weights themselves."""
+
+    def __post_init__(self) -> None:
+        _require_at_least(self, 1, "batch_size")
+        _require_at_least(self, 0.0, "weight_decay", "ema_images")
+        _require(0 < self.lr < math.inf, "lr", self.lr, "above 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScheduleOptions:
+    """What changes in the course of the run."""
+
+    epochs: int = 20
+    """Passes over the training split."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate after the warm-up. constant keeps the peak, cosine falls to 0 along half a cosine."""
+    warmup_epochs: float = 0.0
+    """Epochs in which the learning rate rises linearly from 0 to its peak."""
+    start_size: int = IMAGE_SIZE
+    """Side, in pixels, that images are reduced to at the start. They grow in steps of 8 pixels to 64."""
+    full_size_at: float = 0.5
+    """Fraction of the run after which images have their full size, above 0 and at most 1."""
+
+    def __post_init__(self) -> None:
+        _require_at_least(self, 1, "epochs")
+        _require_at_least(self, 0.0, "warmup_epochs")
+        most = f"at most {self.epochs} epochs"
+        _require(self.warmup_epochs <= self.epochs, "warmup_epochs", self.warmup_epochs, most)
+        sizes = range(SIZE_STEP, IMAGE_SIZE + 1, SIZE_STEP)
+        wanted = f"a multiple of {SIZE_STEP} up to {IMAGE_SIZE}"
+        _require(self.start_size in sizes, "start_size", self.start_size, wanted)
+        _require(0 < self.full_size_at <= 1, "full_size_at", self.full_size_at, "above 0, at most 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AugmentationOptions:
+    """How strongly images are distorted."""
+
+    augment: float = 1.0
+    """Strength of the augmentation policy, from 0 (off) to 2."""
+    augment_start: float | None = None
+    """Strength of the augmentation in the first epoch, from 0 to 2, which then changes evenly to --augment. None keeps
+    --augment throughout."""
+    unaugmented_epochs: int = 0
+    """Epochs without augmentation at the end of the run."""
+
+    def __post_init__(self) -> None:
+        _require_at_least(self, 0, "unaugmented_epochs")
+        _require(0 <= self.augment <= 2, "augment", self.augment, "from 0 to 2")
+        _require(0 <= (self.augment_start or 0) <= 2, "augment_start", self.augment_start, "from 0 to 2")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RegularisationOptions:
+    """What keeps the network from learning images by heart."""
+
+    label_smoothing: float = 0.0
+    """Fraction of the target that is spread over all classes, from 0 to below 1."""
+    mixup: float = 0.0
+    """Parameter a of the distribution Beta(a, a) by which pairs of images are mixed. 0 mixes none."""
+    mixup_stages: int = 0
+    """First stages of the network that mixup may mix the output of, instead of the images (manifold mixup)."""
+    drop_path: float | None = None
+    """Fraction of images that skip the last residual block, from 0 to below 1; earlier blocks are skipped less. None
+    leaves the network as it is."""
+    teachers: tuple[Path, ...] = ()
+    """Checkpoints or exported folders to learn from beside the labels (distillation): the target is the mean of their
+    probabilities."""
+    distillation_weight: float = 0.5
+    """Weight of the distillation loss, from 0 to 1."""
+
+    def __post_init__(self) -> None:
+        _require_at_least(self, 0, "mixup_stages")
+        _require_at_least(self, 0.0, "mixup")
+        _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "from 0 to below 1")
+        _require(0 <= (self.drop_path or 0) < 1, "drop_path", self.drop_path, "from 0 to below 1")
+        _require(0 <= self.distillation_weight <= 1, "distillation_weight", self.distillation_weight, "from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointOptions:
+    """What the run leaves behind, and when."""
+
+    output: Path
+    """Folder for everything that the run leaves: log, TensorBoard, checkpoints, report."""
+    resume: bool = False
+    """Continue from the last good checkpoint in --output, or start a new run if there is none."""
+    log_every: int = 10
+    """Optimizer steps between log lines."""
+    evaluate_every: int = 1
+    """Epochs between evaluations. The last epoch is always evaluated."""
+    save_every: int = 0
+    """Optimizer steps between checkpoints inside an epoch. 0 saves only at the end of each epoch."""
+
+    def __post_init__(self) -> None:
+        _require_at_least(self, 1, "log_every", "evaluate_every")
+        _require_at_least(self, 0, "save_every")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RuntimeOptions:
+    """How the work is done on these devices."""
+
+    micro_batch: int = 0
+    """Images that a device processes at once. 0 derives the number from the device's memory."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of convolutions and matrix products. auto is bfloat16 on a GPU that has it and float32 on a CPU, where
+    bfloat16 speeds up dense convolutions and slows down depthwise ones."""
+    compile: bool = False
+    """Compile the network with torch.compile."""
+    seed: int = 0
+    """Seed of weights, order, augmentation and dropout."""
+    stall_seconds: int = 1800
+    """Seconds after which a step that does not end is aborted, with the stacks of all threads. 0 waits forever."""
+    profile_steps: int = 0
+    """Steps to trace into the folder profile/ of --output, for TensorBoard or Perfetto."""
+
+    def __post_init__(self) -> None:
+        _require_at_least(self, 0, "micro_batch", "seed", "stall_seconds", "profile_steps")
+
+
+@tyro.conf.configure(tyro.conf.OmitArgPrefixes)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """Train a classifier of characters.
@@ -32,150 +218,86 @@ class TrainConfig:
     Example: accelerate launch launch/train.py --data shards --output runs/first --epochs 20
     """
 
-    data: str
-    """Shard set: a folder made by `python -m tools pack` or `balance`, or a URL (s3://, gs://, az://, https://)."""
-    output: Path
-    """Folder for everything the run leaves: log, TensorBoard, checkpoints, report."""
-    model: str = "kkanji_efficientnet_b0"
-    """A network of kkanji.models, by its timm name."""
-    init: Path | None = None
-    """Begin with the weights of this checkpoint or exported folder, of the same network; characters are matched."""
-    teachers: tuple[Path, ...] = ()
-    """Checkpoints or exported folders whose mean probabilities are learned beside the labels (distillation)."""
-    distillation_weight: float = 0.5
-    """Their share of the loss."""
-    head: Head = "linear"
-    """Its classifier. cosine: by the angle to each class's direction, so that rare classes keep up."""
-    epochs: int = 20
-    """Passes over the training split."""
-    order: Literal["auto", "full", "windowed", "balanced"] = "auto"
-    """full: shuffled over the whole set. windowed: over some shards at a time, for sets larger than the disk. balanced:
-    equal draws of every class. auto: full if the set is local or fits into the cache, else windowed."""
-    window: int = 0
-    """Shards that order windowed mixes at a time; 0: 8, or what the cache has room for."""
-    lanes: int = 1
-    """Parts that order windowed divides the shards into; with a multiple of the nodes, each reads only its own."""
-    draws_per_class: int = 10_000
-    """Images of a class in an epoch of order balanced, on average."""
-    draw_exponent: float = 0.0
-    """Order balanced draws classes in proportion to images ** this: 0 all alike, 1 as they are."""
-    draw_cap: int = 0
-    """Images that a class counts for at most in that proportion; 0: as many as it has."""
-    trust: bool = False
-    """Do not check the shards of a local set in the background: for sets that were just verified."""
-    cache_size: float = 0.0
-    """Gigabytes of disk for shards that are streamed or unpacked, in $KKANJI_CACHE or ~/.cache/kkanji; 0: 80 % of
-    what is free."""
-    batch_size: int = 256
-    """Images in a global batch, whatever the number of devices: each takes its share in micro-batches."""
-    micro_batch: int = 0
-    """Images that a device takes at once; 0 derives it from the device's memory."""
-    optimizer: OptimizerName = "adam"
-    """adam: with amsgrad, the legacy project's. sgd: Nesterov momentum 0.9. lamb: for very large batches. muon:
-    orthogonalised momentum, with AdamW for classifier, norms and biases."""
-    lr: float = 1e-3
-    """Peak learning rate."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Learning rate after the warm-up: constant, or falling to 0 along a half cosine."""
-    warmup_epochs: float = 0.0
-    """Epochs of linear rise from 0 to the peak learning rate."""
-    weight_decay: float = 0.0
-    """Of weights; norms and biases are spared."""
-    label_smoothing: float = 0.0
-    """Share of the target spread over all classes."""
-    mixup: float = 0.0
-    """Pairs of images are mixed by shares drawn from Beta(this, this); 0: not at all."""
-    mixup_stages: int = 0
-    """What is mixed: the images, or the output of one of so many first stages of the network (manifold mixup)."""
-    drop_path: float | None = None
-    """Share of images that skip the last residual block, earlier ones less; None: as the network has it."""
-    ema_images: float = 0.0
-    """Half-life, in images, of the averaged weights that are evaluated and kept; 0: the weights as they are."""
-    augment: float = 1.0
-    """Strength of the augmentation policy; 0 turns it off."""
-    augment_start: float | None = None
-    """Its strength in the first epoch, which then grows evenly; None: the same throughout."""
-    unaugmented_epochs: int = 0
-    """Last epochs without augmentation."""
-    start_size: int = IMAGE_SIZE
-    """Images are reduced to so many pixels a side at the start, and grow in steps of 8 to their own size."""
-    full_size_at: float = 0.5
-    """Share of the run after which images have their own size."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of convolutions and matrix products. auto: bfloat16 on a GPU that has it, float32 on a CPU (where bfloat16 is
-    faster for dense convolutions, slower for depthwise ones: docs/LOG.md)."""
-    compile: bool = False
-    """Compile the network by torch.compile before it is wrapped for several ranks."""
-    stall_seconds: int = 1800
-    """A step that takes longer ends the process, with the stacks of all its threads; 0: wait for ever."""
-    profile_steps: int = 0
-    """Steps whose trace is written to the run's folder profile/, for TensorBoard or Perfetto."""
-    seed: int = 0
-    """Of weights, order, augmentation and dropout."""
-    log_every: int = 10
-    """Optimizer steps between log lines."""
-    evaluate_every: int = 1
-    """Epochs between evaluations; there is one at the end in any case."""
-    save_every: int = 0
-    """Optimizer steps between checkpoints inside an epoch; 0: only at the end of each."""
-    resume: bool = False
-    """Go on from the run's last good checkpoint, or start if it has none."""
+    dataset: DataOptions
+    sampling: OrderOptions = field(default_factory=OrderOptions)
+    network: ModelOptions = field(default_factory=ModelOptions)
+    optimization: OptimizerOptions = field(default_factory=OptimizerOptions)
+    schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
+    augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
+    regularisation: RegularisationOptions = field(default_factory=RegularisationOptions)
+    checkpointing: CheckpointOptions
+    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
 
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "log_every", "evaluate_every", "lanes", "draws_per_class"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        for name in (
-            "micro_batch",
-            "save_every",
-            "seed",
-            "window",
-            "unaugmented_epochs",
-            "profile_steps",
-            "stall_seconds",
-            "mixup_stages",
-            "draw_cap",
-        ):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        for name in ("warmup_epochs", "weight_decay", "cache_size", "mixup", "ema_images"):
-            _require(0 <= getattr(self, name) < float("inf"), name, getattr(self, name), "0 or more")
-        _require(0 < self.lr < float("inf"), "lr", self.lr, "above 0")
-        _require(0 <= (self.drop_path or 0) < 1, "drop_path", self.drop_path, "from 0 to below 1")
-        _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "from 0 to below 1")
-        _require(0 <= self.distillation_weight <= 1, "distillation_weight", self.distillation_weight, "from 0 to 1")
-        _require(0 <= self.draw_exponent <= 1, "draw_exponent", self.draw_exponent, "from 0 to 1")
-        _require(0 <= self.augment <= 2, "augment", self.augment, "from 0 to 2")
-        _require(0 <= (self.augment_start or 0) <= 2, "augment_start", self.augment_start, "from 0 to 2")
-        _require(0 < self.full_size_at <= 1, "full_size_at", self.full_size_at, "above 0, at most 1")
-        sizes = range(SIZE_STEP, IMAGE_SIZE + 1, SIZE_STEP)
-        _require(
-            self.start_size in sizes, "start_size", self.start_size, f"a multiple of {SIZE_STEP} up to {IMAGE_SIZE}"
-        )
-        _require(
-            self.warmup_epochs <= self.epochs, "warmup_epochs", self.warmup_epochs, f"at most {self.epochs} epochs"
-        )
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Plain values in their groups, for JSON."""
+        return {
+            group: {name: _plain(value) for name, value in options.items()} for group, options in asdict(self).items()
+        }
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
+    def with_options(self, **options: Any) -> "TrainConfig":
+        """The same with other values for some options, by their flags' names."""
+        changed: dict[str, dict[str, Any]] = {}
+        for name, value in options.items():
+            changed.setdefault(GROUP_OF[name], {})[name] = value
+        return replace(self, **{group: replace(getattr(self, group), **values) for group, values in changed.items()})
 
     def resolved_as(self, saved: Mapping[str, Any]) -> "TrainConfig":
-        """These options, with those that were left open settled as an earlier start of the run did."""
-        left_open = [name for name, value in RESOLVED.items() if getattr(self, name) == value and name in saved]
-        return replace(self, **{name: saved[name] for name in left_open})
+        """These options; what they leave open is taken from the config of an earlier start of the run."""
+        own, resolved = read_options(self.to_dict()), read_options(saved)
+        left_open = [name for name, value in RESOLVED.items() if own[name] == value and name in resolved]
+        return self.with_options(**{name: resolved[name] for name in left_open})
 
-    def check_resumes(self, saved: dict[str, Any]) -> None:
-        """Refuse to go on with a run of other options. Raises InputError naming each that differs."""
-        own = self.to_dict()
-        saved = replace(self, **DEFAULTS).to_dict() | saved  # an earlier version had fewer options
-        names = [name for name in own if name not in FREE_TO_CHANGE and own[name] != saved[name]]
+    def check_resumes(self, saved: Mapping[str, Any]) -> None:
+        """Refuse to continue a run of other options. Raises InputError that names each option that differs.
+
+        saved: the config of the run, written by this version or an earlier one, which had other options.
+        """
+        own = REMOVED | read_options(self.to_dict())
+        defaults = {option.name: _plain(option.default) for option in OPTIONS if option.default is not MISSING}
+        before = own | defaults | read_options(saved)
+        names = [name for name in own if name not in FREE_TO_CHANGE and own[name] != before[name]]
         if names:
-            found = "; ".join(f"--{name.replace('_', '-')} {own[name]}, was {saved[name]}" for name in names)
+            found = "; ".join(f"--{name.replace('_', '-')} {own[name]}, was {before[name]}" for name in names)
             raise InputError(
-                f"{self.output}: the run to resume had other options: {found}; give the same, or a new --output"
+                f"{self.checkpointing.output}: the run to resume had other options: {found}; "
+                "give the same, or a new --output"
             )
 
 
-DEFAULTS = {field.name: field.default for field in fields(TrainConfig) if field.default is not MISSING}
+def train_config(**options: Any) -> TrainConfig:
+    """A config from options by their flags' names; data and output are required."""
+    groups: dict[str, dict[str, Any]] = {name: {} for name in GROUPS}
+    for name, value in options.items():
+        groups[GROUP_OF[name]][name] = value
+    return TrainConfig(**{name: kind(**groups[name]) for name, kind in GROUPS.items()})
+
+
+GROUPS: dict[str, Any] = {group.name: group.type for group in fields(TrainConfig)}
+OPTIONS = [option for kind in GROUPS.values() for option in fields(kind)]
+GROUP_OF = {option.name: group for group, kind in GROUPS.items() for option in fields(kind)}
+# Options that may differ when a run is resumed: they do not change what it computes.
+FREE_TO_CHANGE = frozenset({"data", "cache_size", "trust", "stall_seconds", "profile_steps"}) | {
+    option.name for option in fields(CheckpointOptions)
+}
+# Options that a run resolves at its first start, with the values that leave them open; a resumed run keeps the result.
+RESOLVED = {"micro_batch": 0, "order": "auto", "window": 0}
+# Names of options in runs of earlier versions, and options that are gone, with the only value that can be resumed.
+RENAMED = {"teaching": "distillation_weight", "plain_epochs": "unaugmented_epochs"}
+REMOVED = {"draw_cap": 0}
+
+
+def read_options(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by their flags' names, from a `config` that is saved with a run, a checkpoint or an exported model.
+
+    This version saves options in groups, earlier ones had no groups and other names for some.
+    """
+    options: dict[str, Any] = {}
+    for name, value in saved.items():
+        if isinstance(value, Mapping):
+            options |= value
+        else:
+            options[RENAMED.get(name, name)] = value
+    return options
 
 
 def strict_json(value: Any, *, indent: int | None = None) -> str:
@@ -195,6 +317,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(each) for each in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def _require_at_least(options: Any, least: float, *names: str) -> None:
+    for name in names:
+        found = getattr(options, name)
+        _require(least <= found < math.inf, name, found, f"{least:g} or more")
 
 
 def _require(condition: bool, name: str, found: object, expected: str) -> None:

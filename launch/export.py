@@ -8,6 +8,7 @@ from typing import Any
 from kkanji import checkpoint, cli
 from kkanji.checkpoint.export import export
 from kkanji.checkpoint.lineage import independence
+from kkanji.config import read_options
 from shards import InputError
 from shards.json_reading import read_json
 
@@ -73,7 +74,7 @@ def main(config: ExportConfig) -> None:
     try:
         fit = evaluation.get("temperature")
         temperature = float(fit["value"]) if fit else 1.0
-        begun = _begun(facts["config"] | state["config"])
+        begun = _begun(read_options(facts["config"]) | read_options(state["config"]))
         card = _card(facts, of, evaluation, begun=begun, onnx=config.onnx)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         found = f"config.json or evaluation.json is not as it was written ({type(error).__name__}: {error})"
@@ -97,7 +98,7 @@ def _card(facts: dict[str, Any], of: dict[str, Any], evaluation: dict[str, Any],
         for entry in evaluation["bins"]
         if entry["images"]
     )
-    values = {**evaluation, **facts["config"], **facts["data"]}
+    values = {**evaluation, **read_options(facts["config"]), **facts["data"]}
     views = evaluation["tta"]
     images, epochs = of["data"]["train_images"], values["epochs"]
     return CARD.format(

@@ -6,10 +6,10 @@ from kkanji.data.training_set import open_set
 
 
 def main() -> None:
-    """Options to checkpoint. Wrong ones, and a set that is not there, are told before seconds of imports."""
+    """Parse the options and train. torch is imported after the options and the set are known to be good."""
     cli.end_with_launcher()
     config = cli.parse(TrainConfig)
-    data = open_set(config.data, cache_size=config.cache_size)
+    data = open_set(config.dataset.data, cache_size=config.dataset.cache_size)
     from kkanji.training.trainer import train
 
     train(config, data)

@@ -6,7 +6,7 @@ Nothing here knows what an image means. Imports NumPy, the storage and compressi
 
 from shards.errors import ChangedShard, CorruptShard, InputError, MissingShard, ShardError, StorageError
 from shards.format.layout import BLOCK_SIZES, IMAGE_BYTES, IMAGE_SIZE
-from shards.format.manifest import Block, Manifest, Shard, Split
+from shards.format.manifest import Block, Lineage, Manifest, Shard, Split
 from shards.format.manifest_reader import read_manifest
 from shards.format.samples import Samples
 from shards.format.writer import shard_name, write_manifest, write_shard
@@ -30,6 +30,7 @@ __all__ = [
     "CorruptShard",
     "FolderLock",
     "InputError",
+    "Lineage",
     "Manifest",
     "MissingShard",
     "Order",

@@ -7,7 +7,7 @@ adds the file and the remedy. `read_json` does that itself.
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from shards.errors import InputError
 
@@ -89,13 +89,13 @@ def count(value: object, name: str) -> int:
     return value
 
 
-def choice(record: Mapping[str, Any], name: str, choices: Any) -> Any:
-    """A field with one of the values of a Literal. Raises ValueError."""
+def choice(record: Mapping[str, Any], name: str, choices: tuple[str, ...]) -> Any:
+    """A field with one of these values. Raises ValueError."""
     if name not in record:
         raise ValueError(f"no field {name!r}")
     value = record[name]
-    if value not in get_args(choices):
-        raise ValueError(f"{name} {_short(value)}, expected {' or '.join(map(repr, get_args(choices)))}")
+    if value not in choices:
+        raise ValueError(f"{name} {_short(value)}, expected {' or '.join(repr(str(each)) for each in choices)}")
     return value
 
 

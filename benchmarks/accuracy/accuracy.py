@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.measure import environment, write_result
 from benchmarks.subject import ROOT
+from kkanji.config import read_options
 from shards import InputError, read_manifest
 from shards.json_reading import read_json
 
@@ -182,7 +183,7 @@ def _train(run: Run, data: Path, folder: Path, images: int, threads: int) -> Non
 
 def _row(run: Run, folder: Path) -> Row:
     curve = read_curve(folder / "log.jsonl")
-    config = read_json(folder / "config.json")["config"]
+    config = read_options(read_json(folder / "config.json")["config"])
     options = {name: config[name.removeprefix("--").replace("-", "_")] for name in run.options}
     times = {f"minutes_to_{goal:.0%}": minutes_to(curve, goal) for goal in GOALS}
     return {"name": run.name, **curve[-1], **times, "options": options, "curve": curve}

@@ -39,7 +39,7 @@ def kkanji_legacy_b0(*, head: str = "linear", **kwargs: Any) -> nn.Module:
 def main() -> None:
     """Entry point of `python -m benchmarks.accuracy.legacy_network`."""
     config = cli.parse(TrainConfig)
-    train(config, open_set(config.data))
+    train(config, open_set(config.dataset.data))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from benchmarks.rows import plain
 from kkanji import cli
 from kkanji.environment import precision_name
 from kkanji.models import create_model
-from kkanji.training.flops import training_flops
+from kkanji.training.meter import training_flops
 from kkanji.training.micro_batch import saved_bytes_per_image
 from shards import InputError, write_file
 from shards.format.layout import IMAGE_SIZE

@@ -15,6 +15,7 @@ from kkanji.data.dali import Loader
 from kkanji.data.feed import PREFETCH, Feed
 from kkanji.pixels import normalise
 from shards import (
+    Lineage,
     Manifest,
     OutputFolder,
     SampleOrder,
@@ -45,7 +46,7 @@ def write(job: Job) -> None:
         ones = (1,) * len(images)
         split = Split(shards=tuple(shards), samples_per_class=ones, originals_per_class=ones)
         splits = {"train": split}
-        made = Manifest(name="", licence="", lineage="unknown", classes=len(images), seed=0, splits=splits)
+        made = Manifest(name="", licence="", lineage=Lineage.UNKNOWN, classes=len(images), seed=0, splits=splits)
         write_manifest(folder, made, "{}")
 
 

@@ -15,7 +15,7 @@ from benchmarks.measure import FULL
 from benchmarks.rows import read_result
 from benchmarks.simulation.cases import Hardware
 from kkanji.models import create_model
-from kkanji.training.flops import training_flops
+from kkanji.training.meter import training_flops
 from kkanji.training.micro_batch import saved_bytes_per_image
 from shards import InputError
 

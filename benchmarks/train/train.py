@@ -27,12 +27,15 @@ from benchmarks.rows import plain, print_rows
 from benchmarks.train.trial import WITHOUT_END, Trial
 from kkanji import classes as characters
 from kkanji import cli
-from kkanji.config import OptimizerName, TrainConfig
+from kkanji.config import OptimizerName, train_config
 from kkanji.data.training_set import class_map, open_set
 from kkanji.environment import loader_threads, precision_name, warn_of_emulation, warn_of_idle_cores
+from kkanji.training.build import build_run, create_loader
+from kkanji.training.profiling import without_garbage_collection
 from shards import (
     IMAGE_SIZE,
     InputError,
+    Lineage,
     Manifest,
     OutputFolder,
     Samples,
@@ -94,7 +97,7 @@ def train(
     warn_of_emulation(accelerator)
     state = environment()
     with _set(accelerator, data, images, classes) as location:
-        config = TrainConfig(
+        config = train_config(
             data=location,
             output=output,
             model=model,
@@ -109,12 +112,24 @@ def train(
             cache_size=cache_size,
         )
         opened = open_set(location, cache_size=cache_size)
-        trial = Trial(accelerator, config, opened, class_map(opened))
-        result = trial.measure(repeats, seconds)
+        run = build_run(accelerator, config, opened, class_map(opened))
+        with create_loader(run, 0) as loader, without_garbage_collection():
+            result = Trial(run, loader).measure(repeats, seconds)
     if accelerator.is_main_process:
-        of = {"data": "given" if data else "random pixels", "model": model, "optimizer": optimizer, "augment": augment}
-        options = of | {"batch_size": batch_size, "micro_batch": trial.config.micro_batch, "compile": compile}
-        options |= {"order": trial.config.order, "threads": loader_threads(), "repeats": repeats, "seconds": seconds}
+        resolved = run.config
+        options = {
+            "data": "given" if data else "random pixels",
+            "model": model,
+            "optimizer": optimizer,
+            "augment": augment,
+            "batch_size": batch_size,
+            "micro_batch": resolved.runtime.micro_batch,
+            "compile": compile,
+            "order": resolved.sampling.order,
+            "threads": loader_threads(),
+            "repeats": repeats,
+            "seconds": seconds,
+        }
         write_result(output, {"benchmark": "train", "options": options, "environment": state} | result)
         print_rows(result["rows"])
         sys.stdout.write("\n".join([*plain(result["steps"]), *plain(result["devices"]), result["verdict"]]) + "\n")
@@ -137,7 +152,7 @@ def random_set(folder: Path, images: int, classes: int) -> None:
         shard = write_shard(made / shard_name("train", 0), blocks)
         split = Split(shards=(shard,), samples_per_class=counts, originals_per_class=counts)
         manifest = Manifest(
-            name="random pixels", licence="", lineage="unknown", classes=classes, seed=0, splits={"train": split}
+            name="random pixels", licence="", lineage=Lineage.UNKNOWN, classes=classes, seed=0, splits={"train": split}
         )
         code_points = range(FIRST_CODE_POINT, FIRST_CODE_POINT + classes)
         write_manifest(made, manifest, characters.ClassMap.of(code_points).to_json())

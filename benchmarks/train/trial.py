@@ -1,14 +1,14 @@
-"""A training whose steps are fed from several places, and timed.
+"""A run whose steps are fed from several places, and timed.
 
-The step, the loader and the meter are those of `kkanji.training.trainer`. Nothing is waited for while a measurement
-runs but what training itself waits for: on a GPU the moments are events among its work.
+The step, the loader and the meter are those of `kkanji.training`. A measurement waits for nothing that training itself
+does not wait for: on a GPU, moments are events among its work.
 """
 
 import gc
 import resource
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import cycle, islice
 from time import perf_counter
 from typing import Any
@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 from benchmarks.train.verdict import Rates, verdict
-from kkanji.data.dali import Batch
+from kkanji.data.dali import Batch, Loader
 from kkanji.data.feed import PREFETCH
 from kkanji.environment import device_name
-from kkanji.training.profiling import without_garbage_collection
+from kkanji.training.build import Run, create_meter, run_peak_flops
 from kkanji.training.schedule import micro_batches
-from kkanji.training.trainer import Trainer
+from kkanji.training.trainer import take_step
 from shards import IMAGE_BYTES, IMAGE_SIZE, Plan
 
 Row = dict[str, Any]
@@ -90,32 +90,31 @@ class Measured:
     """Seconds that each took on this rank."""
 
 
-class Trial(Trainer):
-    """A training that is timed, and leaves nothing behind."""
+class Trial:
+    """A run that is timed, and leaves nothing behind."""
+
+    def __init__(self, run: Run, loader: Loader) -> None:
+        """loader: of the run, from its first step on."""
+        self.run, self._device = run, run.accelerator.device
+        self._loader, self._meter = loader, create_meter(run, loader)
+        self._parts = micro_batches(run.plan, 0, run.rank, run.config.runtime.micro_batch)
 
     def measure(self, repeats: int, seconds: float) -> Row:
         """Everything that there is to say of it, on the main process; all take part."""
-        with self._loader(0) as loader, without_garbage_collection():
-            self._loading, self._measuring = loader, self._meter(loader)
-            brought = iter(loader)
-            cached = [_on_host(batch) for batch in islice(brought, len(self._parts))]
-            sources: dict[str, Iterator[Batch]] = {
-                ALONE: self._synthetic(),
-                CACHED: replayed(cached, self.accelerator.device),
-                FED: brought,
-            }
-            steps = self._warm_up(sources[ALONE], seconds)
-            found: dict[str, list[Measured]] = {name: [] for name in (*sources, LOADER)}
-            for _ in range(repeats):
-                for name, batches in sources.items():
-                    found[name].append(self._train(batches, steps))
-                found[LOADER].append(self._load(brought, seconds))
-            return self._result(found, _link_mb_per_s(cached, self.accelerator.device))
-
-    @property
-    def _parts(self) -> list[tuple[int, int]]:
-        """This rank's micro-batches of a step."""
-        return micro_batches(self.plan, 0, self.worker, self.config.micro_batch)
+        brought = iter(self._loader)
+        cached = [_on_host(batch) for batch in islice(brought, len(self._parts))]
+        sources: dict[str, Iterator[Batch]] = {
+            ALONE: self._synthetic(),
+            CACHED: replayed(cached, self._device),
+            FED: brought,
+        }
+        steps = self._warm_up(sources[ALONE], seconds)
+        found: dict[str, list[Measured]] = {name: [] for name in (*sources, LOADER)}
+        for _ in range(repeats):
+            for name, batches in sources.items():
+                found[name].append(self._train(batches, steps))
+            found[LOADER].append(self._load(brought, seconds))
+        return self._result(found, _link_mb_per_s(cached, self._device))
 
     @property
     def _lead(self) -> int:
@@ -125,34 +124,33 @@ class Trial(Trainer):
 
     def _synthetic(self) -> Iterator[Batch]:
         """One batch of random pixels, which is on the device, in the sizes that a step asks for."""
-        device, shape = self.accelerator.device, (self.config.micro_batch, IMAGE_SIZE, IMAGE_SIZE, 1)
+        device, shape = self._device, (self.run.config.runtime.micro_batch, IMAGE_SIZE, IMAGE_SIZE, 1)
         images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device).movedim(3, 1)
-        labels = torch.randint(0, len(self.classes), shape[:1], device=device)
+        labels = torch.randint(0, len(self.run.data.classes), shape[:1], device=device)
         for start, stop in cycle(self._parts):
             yield Batch(images=images[: stop - start], labels=labels[: stop - start])
 
     def _warm_up(self, batches: Iterator[Batch], seconds: float) -> int:
-        """Train on two micro-batches; how many steps take about so many seconds."""
-        whole, parts = self.plan, self._parts
-        size = self.worker.ranks * (parts[0][1] - parts[0][0])
-        self.plan = Plan(samples=whole.samples, epochs=WITHOUT_END, batch_size=size)
+        """Train on two micro-batches; the number of steps that take about this many seconds."""
+        run, parts = self.run, self._parts
+        size = run.rank.count * (parts[0][1] - parts[0][0])
+        short = replace(run, plan=Plan(samples=run.plan.samples, epochs=WITHOUT_END, batch_size=size))
         for _ in range(2):
             started = perf_counter()
-            self._step(0, batches, self._measuring)
-            self._measuring.read(self.accelerator)  # waits for the device
-        self.plan = whole
-        taken = torch.tensor(perf_counter() - started, device=self.accelerator.device)
-        longest = float(self.accelerator.gather(taken[None]).max())
+            take_step(short, 0, batches, self._meter)
+            self._meter.read(run.accelerator)  # waits for the device
+        taken = torch.tensor(perf_counter() - started, device=self._device)
+        longest = float(run.accelerator.gather(taken[None]).max())
         return min(MOST_STEPS, max(1, round(seconds / longest / len(parts)))) + self._lead
 
     def _train(self, batches: Iterator[Batch], steps: int) -> Measured:
-        """So many steps, from the first micro-batch that counts to the end of the last step."""
-        self.accelerator.wait_for_everyone()
-        marked = Marked(batches, self.accelerator.device, lambda: self._loading.wait_s)
+        """Train for a number of steps, timed from the first micro-batch that counts to the end of the last step."""
+        self.run.accelerator.wait_for_everyone()
+        marked = Marked(batches, self._device, lambda: self._loader.wait_s)
         for step in range(steps):
-            self._step(step, marked, self._measuring)
+            take_step(self.run, step, marked, self._meter)
         marked.mark()
-        self._measuring.read(self.accelerator)  # as each log line does; it waits for the device
+        self._meter.read(self.run.accelerator)  # as each log line does; it waits for the device
         gc.collect()
         marks, parts = marked.marks, len(self._parts)
         first, last = marks[min(LEAD, len(marks) - 2)], marks[-1]
@@ -165,26 +163,26 @@ class Trial(Trainer):
         )
 
     def _load(self, batches: Iterator[Batch], seconds: float) -> Measured:
-        """Whole steps' batches for about so many seconds, after those that were ready."""
-        self.accelerator.wait_for_everyone()
+        """Load whole steps' batches for about this many seconds, after those that were ready."""
+        self.run.accelerator.wait_for_everyone()
         parts = len(self._parts)
         for _ in islice(batches, -(-LEAD // parts) * parts):
             pass
         images, started = 0, perf_counter()
         while images == 0 or perf_counter() - started < seconds:
             images += sum(len(batch.labels) for batch in islice(batches, parts))
-        if self.accelerator.device.type == "cuda":
+        if self._device.type == "cuda":
             torch.cuda.synchronize()
         return self._together(images, perf_counter() - started, 0.0)
 
     def _together(self, images: int, seconds: float, waited: float, *, steps: tuple[float, ...] = ()) -> Measured:
         """Ranks run side by side: their rates add up."""
-        own = torch.tensor([[images / seconds, waited / seconds]], dtype=torch.float64, device=self.accelerator.device)
-        rates, waits = self.accelerator.gather(own).T.tolist()
+        own = torch.tensor([[images / seconds, waited / seconds]], dtype=torch.float64, device=self._device)
+        rates, waits = self.run.accelerator.gather(own).T.tolist()
         return Measured(rate=sum(rates), waited=max(waits), steps=steps)
 
     def _result(self, found: dict[str, list[Measured]], link: float | None) -> Row:
-        device, ranks, peak = self.accelerator.device, self.worker.ranks, self._peak_flops
+        device, ranks, peak = self._device, self.run.rank.count, run_peak_flops(self.run)
         rows = [_rates(name, measured) for name, measured in found.items()]
         medians = {row["name"]: row["median"] for row in rows}
         rates = Rates(
@@ -195,26 +193,23 @@ class Trial(Trainer):
             waited=statistics.median(one.waited for one in found[FED]),
             separate=device.type != "cpu",
             spread=max(_spread(row) for row in rows if row["name"] != LOADER),
-            shards_ahead=self.reader.traffic().get("shards_ahead"),
+            shards_ahead=self.run.data.reader.traffic().get("shards_ahead"),
         )
-        at_peak = self.flops(IMAGE_SIZE) / peak if peak else None
+        at_peak = self.run.learner.flops(IMAGE_SIZE) / peak if peak else None
         steps = [_steps(name, measured, ranks, at_peak) for name, measured in found.items() if name != LOADER]
         devices = {
             "name": device_name(device),
             "processes": ranks,
-            "precision": self.accelerator.mixed_precision,
+            "precision": self.run.accelerator.mixed_precision,
             "torch threads": torch.get_num_threads(),
             "peak TFLOP/s": peak / 1e12 if peak else None,
             "link MB/s": link,
             **_memory(device),
         }
-        traffic = dict(self.reader.traffic())
-        said = {"verdict": verdict(rates), "rates": _told(rates), "traffic": traffic}
-        return {"rows": rows, "steps": steps, "devices": [devices]} | said
-
-
-def _told(rates: Rates) -> Row:
-    return asdict(rates) | {name: getattr(rates, name) for name in ("lost", "copying", "loading")}
+        traffic = dict(self.run.data.reader.traffic())
+        shares = {"lost": rates.lost, "copying": rates.copying, "loading": rates.loading}
+        judged = {"verdict": verdict(rates), "rates": asdict(rates) | shares, "traffic": traffic}
+        return {"rows": rows, "steps": steps, "devices": [devices]} | judged
 
 
 def replayed(batches: Sequence[Batch], device: torch.device) -> Iterator[Batch]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kkanji import checkpoint
 from kkanji.checkpoint import CLASSES, MODEL, STATE, write_hashed
+from kkanji.config import read_options
 from shards import InputError, OutputFolder
 
 
@@ -61,5 +62,5 @@ def _check_alike(first: Path, other: Path) -> None:
 
 
 def _architecture(path: Path) -> str:
-    config = checkpoint.read_state(path)["config"]
+    config = read_options(checkpoint.read_state(path)["config"])
     return f"{config['model']} with a {config.get('head', 'linear')} head"

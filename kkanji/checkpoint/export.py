@@ -22,6 +22,7 @@ from kkanji import checkpoint
 from kkanji.checkpoint import CLASSES, MODEL, ORIGINALS, STATE, write_hashed
 from kkanji.checkpoint.lineage import originals_behind
 from kkanji.checkpoint.load import network_of
+from kkanji.config import read_options
 from kkanji.glyphs import render_glyph
 from kkanji.pixels import normalise
 from shards import InputError, OutputFolder
@@ -74,7 +75,7 @@ def export(
     weights = safetensors.torch.load_file(path / MODEL)
     halves = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
     state = checkpoint.usable_state(path)
-    state["config"] = {name: value for name, value in state["config"].items() if name not in PLACES}
+    state["config"] = {name: value for name, value in read_options(state["config"]).items() if name not in PLACES}
     classes = checkpoint.read_classes(path)
     model = network_of(state, len(classes))
     model.load_state_dict(halves)  # float32 again, but of half precision's values: what the folder's users get

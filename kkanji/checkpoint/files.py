@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from kkanji.classes import ClassMap, parse_class_map
-from kkanji.config import FREE_TO_CHANGE
+from kkanji.config import FREE_TO_CHANGE, read_options
 from shards import InputError, OutputFolder, write_file
 from shards.checksums import file_digest
 from shards.json_reading import read_json
@@ -310,7 +310,8 @@ def _maker(path: Path, run: str) -> str:
 
 def _run_identity(state: Mapping[str, Any]) -> str:
     """A hash of the run's data and of the options that resuming cannot change; it stays the same when resumed."""
-    options = {name: value for name, value in state.get("config", {}).items() if name not in FREE_TO_CHANGE}
+    options = read_options(state.get("config", {}))
+    options = {name: value for name, value in options.items() if name not in FREE_TO_CHANGE}
     content = json.dumps([state.get("data"), options], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 

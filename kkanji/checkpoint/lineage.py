@@ -5,6 +5,7 @@ the original that each was made from, as augmented copies of one original differ
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
@@ -13,10 +14,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kkanji import checkpoint
+from kkanji.config import read_options
 from kkanji.data.training_set import fits, open_set
-from shards import InputError
+from shards import InputError, Lineage, Manifest
 
 Independence = Literal["proven", "unknown", "trained on"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LineageRecord:
+    """The lineage of training or evaluation images, as JSON files of a run record it."""
+
+    lineage: Lineage
+    reason: str = ""
+    """Why it is unknown, where that is not the set's own doing."""
+
+    def to_dict(self) -> dict[str, str]:
+        """Fields for config.json and evaluation.json."""
+        return {"lineage": str(self.lineage)} | ({"lineage_reason": self.reason} if self.reason else {})
+
+
+def read_lineage(record: Mapping[str, Any]) -> LineageRecord:
+    """The lineage in `data` of config.json or in evaluation.json. Earlier versions wrote `unknown: REASON`."""
+    value, _, reason = str(record.get("lineage")).partition(": ")
+    if value != Lineage.KNOWN:
+        return LineageRecord(lineage=Lineage.UNKNOWN, reason=reason or record.get("lineage_reason", ""))
+    return LineageRecord(lineage=Lineage.KNOWN)
 
 
 def independence(data: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Independence:
@@ -30,9 +53,10 @@ def independence(data: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Inde
     """
     if evaluation.get("split") == "train":
         return "trained on"
-    if evaluation.get("lineage") != "known":
+    trained, evaluated = read_lineage(data).lineage, read_lineage(evaluation).lineage
+    if evaluated != Lineage.KNOWN:
         return "unknown"
-    same_set = data.get("lineage") == "known" and evaluation.get("data") == data.get("identity")
+    same_set = trained == Lineage.KNOWN and evaluation.get("data") == data.get("identity")
     return "proven" if same_set or compared_disjoint(evaluation) else "unknown"
 
 
@@ -41,20 +65,39 @@ def compared_disjoint(evaluation: Mapping[str, Any]) -> bool:
     return bool(evaluation.get("disjoint", evaluation.get("apart")))  # "apart" until November 2026
 
 
-def record(path: Path, data: str, lineage: str, sources: NDArray[np.uint64]) -> dict[str, Any]:
+def run_lineage(config: Mapping[str, Any], manifest: Manifest) -> LineageRecord:
+    """The lineage of everything that a run with these options on this set learns from.
+
+    Unknown if it is initialized from, or distilled from, weights that may have been trained on another set.
+    """
+    for source in learned_from(config):
+        state = checkpoint.read_state(source)
+        options = read_options(state["config"])
+        # An exported model records neither where its data was nor what it was initialized from.
+        same = "data" in options and state.get("data") == manifest.identity()
+        if not same or learned_from(options):
+            reason = f"it learned from {source}, which other sets may have trained"
+            return LineageRecord(lineage=Lineage.UNKNOWN, reason=reason)
+    return LineageRecord(lineage=manifest.lineage)
+
+
+def record(path: Path, data: str, lineage: Lineage, sources: NDArray[np.uint64]) -> dict[str, Any]:
     """The entries of evaluation.json that `independence` needs.
 
     path: the evaluated checkpoint. data, lineage: identity and lineage of the evaluated set. sources: ids of the
     originals behind the evaluated images, [n].
     """
     state = checkpoint.read_state(path)
+    options = read_options(state["config"])
     # Splits of the run's own set need no comparison: `independence` sees from the identity that they are disjoint.
-    own_set = data == state.get("data") and not learned_from(state["config"]) and not checkpoint.has_originals(path)
+    own_set = data == state.get("data") and not learned_from(options) and not checkpoint.has_originals(path)
     disjoint = not own_set and proven_disjoint(path, sources)
+    found = LineageRecord(lineage=lineage)
     # The identity of one run's set proves nothing about the other runs that the weights are averaged from.
-    if state["config"].get("averaged") and not disjoint:
-        lineage = "unknown: averaged with weights that are not proven to be trained without these images"
-    return {"lineage": lineage, "disjoint": disjoint}
+    if options.get("averaged") and not disjoint:
+        reason = "averaged with weights that are not proven to be trained without these images"
+        found = LineageRecord(lineage=Lineage.UNKNOWN, reason=reason)
+    return found.to_dict() | {"disjoint": disjoint}
 
 
 def proven_disjoint(path: Path, sources: NDArray[np.uint64]) -> bool:
@@ -77,13 +120,13 @@ def originals_behind(path: Path) -> NDArray[np.uint64]:
     if checkpoint.has_originals(path):
         return checkpoint.read_originals(path)
     state = checkpoint.read_state(path)
-    config = state["config"]
+    config = read_options(state["config"])
     if "data" not in config:
         raise InputError(f"{path}: does not list the originals that it was trained on")
     data = open_set(config["data"])
     if data.manifest.identity() != state.get("data"):
         raise InputError(f"{config['data']}: not the set that {path} was trained on")
-    if data.manifest.lineage != "known":
+    if data.manifest.lineage != Lineage.KNOWN:
         raise InputError(f"{config['data']}: lineage {data.manifest.lineage}; expected known")
     if not fits(data):
         raise InputError(f"{config['data']}: larger than the cache; expected a set that fits, to list its originals")
@@ -92,6 +135,7 @@ def originals_behind(path: Path) -> NDArray[np.uint64]:
 
 
 def learned_from(config: Mapping[str, Any]) -> list[Path]:
-    """The checkpoints that a run with these options was initialised from, distilled from or averaged with."""
-    others = (config.get("init"), *config.get("teachers", ()), *config.get("averaged", ()))
+    """The checkpoints that a run was initialized from, distilled from or averaged with. config: as saved, or flat."""
+    options = read_options(config)
+    others = (options.get("init"), *options.get("teachers", ()), *options.get("averaged", ()))
     return [Path(path) for path in others if path]

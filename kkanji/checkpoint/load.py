@@ -9,6 +9,7 @@ from torch import nn
 
 from kkanji import checkpoint
 from kkanji.classes import ClassMap
+from kkanji.config import read_options
 from kkanji.models import create_model
 from shards import InputError
 
@@ -17,7 +18,7 @@ CLASS_ROWS = ("classifier.weight", "classifier.bias")  # [C, ...]: one row for e
 
 def network_of(state: Mapping[str, Any], classes: int) -> nn.Module:
     """A network of the architecture that a checkpoint's state names, with random weights."""
-    options = state["config"]
+    options = read_options(state["config"])
     return create_model(options["model"], classes, options.get("head", "linear"))  # early runs recorded no head
 
 
@@ -49,5 +50,5 @@ def initial_weights(path: Path, model: nn.Module, classes: ClassMap) -> None:
     try:
         model.load_state_dict(values)
     except RuntimeError as error:
-        network = checkpoint.read_state(path)["config"]["model"]
+        network = read_options(checkpoint.read_state(path)["config"])["model"]
         raise InputError(f"--init {path}: weights of {network} do not fit this model: {error}") from error

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kkanji.checkpoint.lineage import Independence, compared_disjoint, independence
+from kkanji.config import read_options
 from kkanji.evaluation.calibration import Temperature
 from kkanji.evaluation.metrics import MEASURES
 from kkanji.evaluation.predictions import Predictions, load_predictions
@@ -109,7 +110,7 @@ def read_run(folder: Path, *, characters: Sequence[str], training_counts: NDArra
     config = _read_object(folder / "config.json")
     run = Run(
         name=folder.resolve().name,
-        config=_get(config, "config", dict, folder / "config.json"),
+        config=read_options(_get(config, "config", dict, folder / "config.json")),
         environment=_get(config, "environment", dict, folder / "config.json"),
         data=_read_data(_get(config, "data", dict, folder / "config.json"), folder / "config.json"),
         log=read_log(folder / "log.jsonl"),

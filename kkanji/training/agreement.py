@@ -24,7 +24,7 @@ from torch import Tensor
 from kkanji import __version__, checkpoint
 from kkanji.classes import ClassMap
 from kkanji.cli import INPUT_ERROR
-from kkanji.config import TrainConfig
+from kkanji.config import TrainConfig, read_options
 from kkanji.data.training_set import class_map, require_room, resolve_order, room_bytes
 from kkanji.environment import commit, precision_name
 from kkanji.training.run_log import LOG_NAME, has_event
@@ -60,11 +60,11 @@ def agree(config: TrainConfig, data: ShardSet, held: ExitStack) -> Agreement:
     _join_ranks()
     chosen = together(partial(_enter_run, config, held))[0]
     compare(partial(_fields, config, data, chosen), remedy=SAME)
-    last = config.output / "checkpoints" / chosen if chosen else None
+    last = config.checkpointing.output / "checkpoints" / chosen if chosen else None
     config = config.resolved_as(checkpoint.read_state(last)["config"] if last else {})
     config = resolve_order(config, data, min(together(partial(room_bytes, data))))
     together(partial(require_room, config, data))
-    precisions = together(partial(precision_name, config.precision))
+    precisions = together(partial(precision_name, config.runtime.precision))
     precision = precisions[0] if len(set(precisions)) == 1 else "no"
     return Agreement(config=config, classes=class_map(data), precision=precision, checkpoint=last)
 
@@ -122,11 +122,12 @@ def _enter_run(config: TrainConfig, held: ExitStack) -> str | None:
     """On rank 0: lock the run's folder; the name of the checkpoint to go on from, if there is one."""
     if not PartialState().is_main_process:
         return None
-    held.enter_context(FolderLock(config.output))
-    log, folder = config.output / LOG_NAME, config.output / "checkpoints"
-    if not config.resume:
+    output = config.checkpointing.output
+    held.enter_context(FolderLock(output))
+    log, folder = output / LOG_NAME, output / "checkpoints"
+    if not config.checkpointing.resume:
         if log.exists():
-            raise InputError(f"{config.output}: holds a run already; give --resume to go on with it, or a new --output")
+            raise InputError(f"{output}: holds a run already; give --resume to go on with it, or a new --output")
         return None
     last = checkpoint.newest(folder)
     if last is None and log.exists():
@@ -139,13 +140,14 @@ def _enter_run(config: TrainConfig, held: ExitStack) -> str | None:
 
 def _fields(config: TrainConfig, data: ShardSet, chosen: str | None) -> Fields:
     """What must not differ between ranks, as this one has it."""
-    options = {name: str(value) for name, value in config.to_dict().items() if name not in MAY_DIFFER}
-    begun_with = () if chosen or config.init is None else (config.init,)  # a resumed run needs it no more
+    options = {name: str(value) for name, value in read_options(config.to_dict()).items() if name not in MAY_DIFFER}
+    init = config.network.init
+    begun_with = () if chosen or init is None else (init,)  # a resumed run does not read it again
     return {
         "kkanji": __version__,
         "commit": (commit() or UNKNOWN)[:SHOWN],
         **{f"--{name.replace('_', '-')}": value for name, value in options.items()},
-        **{f"sha256 of {path}": _verified(path) for path in (*begun_with, *config.teachers)},
+        **{f"sha256 of {path}": _verified(path) for path in (*begun_with, *config.regularisation.teachers)},
         "set": data.manifest.identity()[:SHOWN],
         "class map": class_map(data).identity()[:SHOWN],
         **_checkpoint_seen(config, chosen),
@@ -154,8 +156,8 @@ def _fields(config: TrainConfig, data: ShardSet, chosen: str | None) -> Fields:
 
 def _checkpoint_seen(config: TrainConfig, chosen: str | None) -> Fields:
     """The checkpoint to go on from as this rank sees it: where rank 0 found none, any."""
-    folder = config.output / "checkpoints"
-    seen = folder / chosen if chosen else checkpoint.newest(folder) if config.resume else None
+    folder = config.checkpointing.output / "checkpoints"
+    seen = folder / chosen if chosen else checkpoint.newest(folder) if config.checkpointing.resume else None
     if seen is None or not seen.is_dir():
         return {"checkpoint": NONE, "sha256 of its manifest": NONE}
     return {"checkpoint": seen.name, "sha256 of its manifest": _verified(seen)}

@@ -1,17 +1,23 @@
-"""A training measured: loss and accuracy, images a second, the wait for data, the use of the hardware."""
+"""A run measured: loss and accuracy, images per second, the wait for data, the use of the hardware."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from kkanji.data.dali import Loader
 from kkanji.evaluation.predictions import TOP
 from shards import SplitReader
-from shards.format.layout import IMAGE_BYTES
+from shards.format.layout import IMAGE_BYTES, IMAGE_SIZE
+
+# Dense bfloat16, operations a second: the vendor's data sheets (without sparsity).
+GPU_PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12, "L40S": 362e12, "B200": 2250e12}
+SIDE, TRIES = 1024, 5  # of the matrices that measure a CPU
 
 
 class Meter:
@@ -20,7 +26,7 @@ class Meter:
     def __init__(
         self, device: torch.device, loader: Loader, reader: SplitReader, *, peak_flops: float | None = None
     ) -> None:
-        """peak_flops: operations a second that the device can do, to compare with."""
+        """peak_flops: operations per second of the device at its peak, to compare with; None if unknown."""
         self._peak = peak_flops
         self._sums = torch.zeros(4, dtype=torch.float64, device=device)
         self._loader, self._reader = loader, reader
@@ -28,14 +34,14 @@ class Meter:
 
     @contextmanager
     def left_out(self) -> Iterator[None]:
-        """The time inside, an evaluation's for example, and what is fetched meanwhile do not count in the rates."""
+        """Leave the time inside, of an evaluation for example, and what is fetched meanwhile out of the rates."""
         start, fetched = perf_counter(), self._fetched_bytes()
         yield
         self._start += perf_counter() - start
         self._fetched += self._fetched_bytes() - fetched
 
     def add(self, logits: Tensor, labels: Tensor, loss: Tensor, *, flops: float = 0.0) -> None:
-        """Count a micro-batch: logits [B, C], labels [B], loss summed over it, operations that it took."""
+        """Count a micro-batch: logits [B, C], labels [B], the loss summed over it, the operations that it took."""
         self._flops += flops
         self._bytes += len(labels) * (IMAGE_BYTES + labels.element_size())
         right = logits.topk(min(TOP, logits.shape[1]), dim=1).indices == labels[:, None]
@@ -44,8 +50,11 @@ class Meter:
         self._sums[3] += len(labels)
 
     def read(self, accelerator: Accelerator) -> dict[str, float]:
-        """Means over all ranks since the last reading, and the wait of the rank that waited longest, since all others
-        then wait for it in the exchange of gradients; the use of the hardware is this rank's."""
+        """Means over all ranks since the last call. It waits for the device; all ranks call it.
+
+        `wait_share` is that of the rank that waited longest, since the others then wait for it in the exchange of
+        gradients. The use of the hardware is this rank's own.
+        """
         loss, top1, top5, images = accelerator.reduce(self._sums, reduction="sum").tolist()
         elapsed = perf_counter() - self._start
         waited = torch.tensor([(self._loader.wait_s - self._waited) / elapsed], device=self._sums.device)
@@ -68,8 +77,36 @@ class Meter:
         return self._reader.traffic().get("fetched_bytes", 0)
 
     def _traffic(self, elapsed: float) -> dict[str, float]:
-        """This process's streaming since the start, and its rate since the last reading; empty for a local set."""
+        """What this process streamed since the start, and its rate since the last call; empty for a local set."""
         traffic = {name: float(value) for name, value in self._reader.traffic().items()}
         if traffic:
             traffic["fetched_mb_per_s"] = (traffic["fetched_bytes"] - self._fetched) / 1e6 / elapsed
         return traffic
+
+
+def training_flops(model: nn.Module, size: int = IMAGE_SIZE) -> float:
+    """Operations of training on one image of size x size: forward, and twice that backward.
+
+    A multiply-add is two operations.
+    """
+    probe = copy.deepcopy(model).cpu().eval()
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        probe(torch.zeros(1, 1, size, size))
+    return 3.0 * float(counter.get_total_flops())
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
+    """Operations per second of the device at its peak; None for a GPU that is not in the table.
+
+    On a CPU it is measured: the best of a few matrix products, on the threads that torch uses.
+    """
+    if device.type != "cpu":
+        name = torch.cuda.get_device_name(device)
+        return next((peak for known, peak in GPU_PEAKS.items() if known in name.split()), None)
+    left = torch.rand(SIDE, SIDE).to(dtype)
+    seconds = []
+    for _ in range(TRIES):
+        start = perf_counter()
+        left @ left
+        seconds.append(perf_counter() - start)
+    return 2 * SIDE**3 / min(seconds)

@@ -12,49 +12,55 @@ from shards.order.sequential import cut
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Worker:
-    """One process of a run."""
+class Rank:
+    """One process among those of a run."""
 
-    rank: int
-    ranks: int
+    index: int
+    """From 0."""
+    count: int
+    """Processes of the run."""
 
 
 def learning_rate(config: TrainConfig, epoch: float) -> float:
-    """The rate at a point of the run, in epochs and their fractions."""
-    if epoch < config.warmup_epochs:
-        return config.lr * epoch / config.warmup_epochs
-    if config.schedule == "constant":
-        return config.lr
-    progress = (epoch - config.warmup_epochs) / max(config.epochs - config.warmup_epochs, 1e-9)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    """The learning rate at a point of the run, in epochs and fractions of them."""
+    schedule, peak = config.schedule, config.optimization.lr
+    if epoch < schedule.warmup_epochs:
+        return peak * epoch / schedule.warmup_epochs
+    if schedule.schedule == "constant":
+        return peak
+    progress = (epoch - schedule.warmup_epochs) / max(schedule.epochs - schedule.warmup_epochs, 1e-9)
+    return peak * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
 def image_size(config: TrainConfig, epoch: float) -> int:
-    """Pixels a side at a point of the run: small images first, since they teach most of it at a fraction of the cost.
+    """Side of the images in pixels at a point of the run: small ones teach most of it at a fraction of the cost.
 
-    Progressive learning: Tan and Le, ICML 2021, section 4.
+    Progressive learning: Tan and Le, EfficientNetV2, ICML 2021, section 4.
     """
-    progress = min(epoch / (config.epochs * config.full_size_at), 1.0)
-    grown = config.start_size + progress * (IMAGE_SIZE - config.start_size)
+    schedule = config.schedule
+    progress = min(epoch / (schedule.epochs * schedule.full_size_at), 1.0)
+    grown = schedule.start_size + progress * (IMAGE_SIZE - schedule.start_size)
     return int(grown / SIZE_STEP + 1e-9) * SIZE_STEP
 
 
 def strength(config: TrainConfig, epoch: int) -> float:
-    """Of the augmentation policy in an epoch."""
-    augmented = config.epochs - config.unaugmented_epochs
+    """Strength of the augmentation policy in an epoch."""
+    augmentation = config.augmentation
+    augmented = config.schedule.epochs - augmentation.unaugmented_epochs
     if epoch >= augmented:
         return 0.0
-    start = config.augment if config.augment_start is None else config.augment_start
-    return start + (config.augment - start) * epoch / max(augmented - 1, 1)
+    end = augmentation.augment
+    start = end if augmentation.augment_start is None else augmentation.augment_start
+    return start + (end - start) * epoch / max(augmented - 1, 1)
 
 
-def micro_batches(plan: Plan, step: int, worker: Worker, micro_batch: int) -> list[Span]:
-    """How a worker cuts its share of a global batch: near-equal stretches of at most micro_batch samples.
+def micro_batches(plan: Plan, step: int, rank: Rank, micro_batch: int) -> list[Span]:
+    """How a rank cuts its part of a global batch: near-equal spans of at most micro_batch samples.
 
-    A worker whose share is empty (a last batch smaller than the number of ranks) gets one sample, which the loop weighs
-    with zero: every rank takes part in every step.
+    A rank without a part (a last batch smaller than the number of ranks) gets one sample, which `loss_weight` weighs
+    with zero: every rank must take part in the exchange of gradients.
     """
-    start, stop = plan.rank_span(step, worker.rank, worker.ranks)
+    start, stop = plan.rank_span(step, rank.index, rank.count)
     if start == stop:
         first = plan.batch(step)[0]
         return [(first, first + 1)]
@@ -62,7 +68,17 @@ def micro_batches(plan: Plan, step: int, worker: Worker, micro_batch: int) -> li
     return [cut(start, stop, part, parts) for part in range(parts)]
 
 
-def spans(plan: Plan, first_step: int, worker: Worker, micro_batch: int) -> Iterator[Span]:
-    """All micro-batches of a worker from a step on to the end of the run."""
+def loss_weight(plan: Plan, step: int, rank: Rank) -> float:
+    """What a rank multiplies its summed losses by, so that all gradients together are those of the batch's mean loss.
+
+    The number of ranks is in it because DDP averages gradients over ranks, where we want their sum.
+    """
+    own_start, own_stop = plan.rank_span(step, rank.index, rank.count)
+    start, stop = plan.batch(step)
+    return rank.count / (stop - start) if own_start < own_stop else 0.0
+
+
+def spans(plan: Plan, first_step: int, rank: Rank, micro_batch: int) -> Iterator[Span]:
+    """All micro-batches of a rank from a step to the end of the run."""
     for step in range(first_step, plan.steps):
-        yield from micro_batches(plan, step, worker, micro_batch)
+        yield from micro_batches(plan, step, rank, micro_batch)

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -21,9 +22,15 @@ CLASSES_NAME = "index.json"
 BLOCK_FIELDS = ("offset", "bytes", "samples", "crc32")
 COMPRESSED_FIELDS = (*BLOCK_FIELDS, "plain_crc32")
 
-Lineage = Literal["known", "unknown"]
 Layout = Literal["packed", "image"]
 Compression = Literal["none", "zstd", "lz4"]
+
+
+class Lineage(StrEnum):
+    """Whether the original that each image was made from is on record."""
+
+    KNOWN = "known"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,7 +126,7 @@ class Manifest:
     licence: str
     """The line to print with anything made from the data."""
     lineage: Lineage
-    """Whether the original of every image is known, so that splits can be proved apart."""
+    """Only with known lineage can splits be proved disjoint."""
     classes: int
     seed: int
     layout: Layout = "packed"

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from shards.errors import CorruptShard, MissingShard, StorageError
 from shards.format.layout import IMAGE_SIZE
@@ -61,11 +61,11 @@ def parse_manifest(text: bytes | str) -> Manifest:
     manifest = Manifest(
         name=field(data, "name", str),
         licence=field(data, "licence", str),
-        lineage=choice(data, "lineage", Lineage),
+        lineage=Lineage(choice(data, "lineage", tuple(Lineage))),
         classes=count(data["classes"], "classes"),
         seed=field(data, "seed", int),
-        layout=choice(stored, "layout", Layout),
-        compression=choice(stored, "compression", Compression),
+        layout=choice(stored, "layout", get_args(Layout)),
+        compression=choice(stored, "compression", get_args(Compression)),
         base=field(stored, "base", str),
         history=field(data, "history", dict),
         splits={name: _split_from_dict(split, _fields(compressed), tables, rendered) for name, split in splits.items()},

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ShardError
-from shards.format.manifest import CLASSES_NAME, MANIFEST_NAME, Manifest, Split
+from shards.format.manifest import CLASSES_NAME, MANIFEST_NAME, Lineage, Manifest, Split
 from shards.format.manifest_reader import read_manifest
 from shards.store.store import Store, open_store
 from shards.verify.shard import Columns, Progress, check_shard, local_files, read_columns
@@ -111,7 +111,7 @@ def _distinct(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def _leaks(manifest: Manifest, sources: dict[str, NDArray[np.uint64]]) -> Iterator[str]:
     """Originals in two splits: what is measured on one would have been learnt from the other."""
-    if manifest.lineage == "unknown":
+    if manifest.lineage == Lineage.UNKNOWN:
         return
     names = sorted(sources)
     for position, first in enumerate(names):

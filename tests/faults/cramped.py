@@ -30,7 +30,7 @@ def main() -> None:
 
     Network.forward_head = forward_head
     config = cli.parse(TrainConfig)
-    train(config, open_set(config.data))
+    train(config, open_set(config.dataset.data))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def main() -> None:
 
     train.normalise = spoilt  # type: ignore[attr-defined]
     config = cli.parse(TrainConfig)
-    train.train(config, open_set(config.data))
+    train.train(config, open_set(config.dataset.data))
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def test_order_and_window_follow_the_smallest_cache(compressed: Path, tmp_path: 
     commands = [train_command(compressed, run, *OPTIONS, *room) for room in (PLENTY, LITTLE)]
     for result in start_nodes(tmp_path, *commands):
         assert result.returncode == 0, result.stderr
-    configs = [json.loads((each / "config.json").read_text())["config"] for each in (alone, run)]
+    configs = [json.loads((each / "config.json").read_text())["config"]["sampling"] for each in (alone, run)]
     assert [(config["order"], config["window"]) for config in configs] == [("windowed", 2)] * 2
     whole = slice(0, -1)  # the last batch's 12 images are cut otherwise on two ranks
     assert losses(run)[whole] == pytest.approx(losses(alone)[whole], rel=1e-3)

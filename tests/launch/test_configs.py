@@ -54,9 +54,12 @@ def test_the_script_starts_what_the_recipe_says(cluster: dict[str, str]) -> None
     assert (launch.machine_rank, launch.num_machines, launch.num_processes) == (1, 2, 16)
     assert (launch.main_process_ip, launch.main_process_port) == ("first-node", 23456)
     assert (ROOT / launch.training_script).is_file() and (ROOT / launch.config_file).is_file()
-    assert (config.data, config.output, config.lr, config.resume) == ("s3://bucket/set", Path("runs/a b"), 6e-3, True)
-    assert config.batch_size == 50_000 and config.batch_size % (16 * config.micro_batch) == 0
-    create_model(config.model, 10)
+    kept = config.checkpointing
+    assert (config.dataset.data, config.optimization.lr) == ("s3://bucket/set", 6e-3)
+    assert (kept.output, kept.resume) == (Path("runs/a b"), True)
+    batch_size = config.optimization.batch_size
+    assert batch_size == 50_000 and batch_size % (16 * config.runtime.micro_batch) == 0
+    create_model(config.network.model, 10)
 
 
 def test_accelerate_takes_the_nodes_from_the_command_and_the_rest_from_the_file(

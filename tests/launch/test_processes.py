@@ -13,6 +13,7 @@ from subprocess import PIPE
 import psutil
 import pytest
 
+from kkanji.config import read_options
 from shards import SampleOrder, ShardSet
 from shards.json_reading import read_json
 from tests.launch.commands import ROOT, environment, lines, start, train_command
@@ -76,7 +77,7 @@ def test_a_gradient_that_is_not_finite_stops_all_ranks_before_the_step(
     assert result.returncode != 0
     bad = json.loads((run / "not-finite.json").read_text())
     assert bad["step"] == 4 and bad["split"] == "train"
-    config = read_json(run / "config.json")["config"]
+    config = read_options(read_json(run / "config.json")["config"])
     size, seed = config["batch_size"], config["seed"]
     order = SampleOrder(samples=ShardSet(tiny_set).manifest.splits["train"].samples, seed=seed)
     assert bad["samples"] == order.at(3 * size, 4 * size).tolist()

@@ -83,5 +83,5 @@ def test_one_rank_with_little_memory_halves_the_micro_batch_of_all(
     result = launched(2, [str(ROOT / "tests/faults/cramped.py"), "7", *options])
     assert script.endswith("train.py")
     assert result.stdout.count("2 x cpu in micro-batches of 6") == 1
-    assert json.loads((run / "config.json").read_text())["config"]["micro_batch"] == MICRO_BATCH
+    assert json.loads((run / "config.json").read_text())["config"]["runtime"]["micro_batch"] == MICRO_BATCH
     assert losses(run) == losses(runs[2])

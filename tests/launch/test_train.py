@@ -36,8 +36,8 @@ def test_every_log_line_has_speed_and_wait(undisturbed: Path) -> None:
 
 def test_a_run_leaves_what_it_promises(undisturbed: Path) -> None:
     config = json.loads((undisturbed / "config.json").read_text())
-    assert config["config"]["batch_size"] == 16
-    assert config["config"]["micro_batch"] == 16
+    assert config["config"]["optimization"]["batch_size"] == 16
+    assert config["config"]["runtime"]["micro_batch"] == 16
     assert config["data"]["lineage"] == "known"
     assert config["environment"]["torch"]
     assert [entry["step"] for entry in lines(undisturbed, "evaluation")] == [7, STEPS]
@@ -158,7 +158,7 @@ def test_a_run_is_taught_by_others(undisturbed: Path, tiny_set: Path, tmp_path: 
     result = start(*train_command(tiny_set, run, *options, "--epochs", "1"))
     assert result.returncode == 0, result.stderr
     recorded = json.loads((run / "config.json").read_text())
-    assert recorded["config"]["teachers"] == [str(source)] and recorded["data"]["lineage"] == "known"
+    assert recorded["config"]["regularisation"]["teachers"] == [str(source)] and recorded["data"]["lineage"] == "known"
     checkpoint = run / "checkpoints" / "best"
     evaluated = start(str(ROOT / "launch/evaluate.py"), "--checkpoint", str(checkpoint), "--data", str(tiny_set))
     assert evaluated.returncode == 0, evaluated.stderr

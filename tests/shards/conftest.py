@@ -37,7 +37,7 @@ def write_set(tmp_path_factory: pytest.TempPathFactory) -> WriteSet:
         blocks: Sequence[Sequence[int]],
         *,
         output: Path | None = None,
-        lineage: Lineage = "known",
+        lineage: Lineage = Lineage.KNOWN,
         compression: Compression = "none",
         maker: str = "",
     ) -> Path:

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from kkanji.data.codec import encode
-from shards import Manifest, OutputFolder, Samples, Shard, Split, write_manifest, write_shard
+from shards import Lineage, Manifest, OutputFolder, Samples, Shard, Split, write_manifest, write_shard
 from shards.format.image_layout import EncodedImages, write_image_shard
 
 Kind = Literal["none", "zstd", "lz4", "png", "jpg"]
@@ -44,7 +44,7 @@ def manifest_of(kind: Kind, splits: dict[str, tuple[Shard, list[Samples]]]) -> M
     return Manifest(
         name="drawn",
         licence="none",
-        lineage="known",
+        lineage=Lineage.KNOWN,
         classes=CLASSES,
         seed=0,
         layout="image" if kind in ("png", "jpg") else "packed",

@@ -25,6 +25,7 @@ from kkanji.classes import ClassMap, parse_class_map
 from kkanji.threads import map_in_order
 from shards import (
     InputError,
+    Lineage,
     Manifest,
     MissingShard,
     OutputFolder,
@@ -102,7 +103,7 @@ def index(
         manifest = Manifest(
             name=name or store.location.rpartition("/")[2],
             licence=licence,
-            lineage="unknown",
+            lineage=Lineage.UNKNOWN,
             classes=len(class_map),
             seed=0,
             layout="image",

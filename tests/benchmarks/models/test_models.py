@@ -10,7 +10,7 @@ from benchmarks.models.anatomy import CLASSIFIER, CONVOLUTION, LayerGroup, as_ro
 from benchmarks.models.models import IN_DIAGRAM, PATTERN, models
 from benchmarks.table import table_of
 from kkanji.models import create_model
-from kkanji.training.flops import training_flops
+from kkanji.training.meter import training_flops
 from shards import InputError
 
 ROOT = Path(__file__).parents[3]

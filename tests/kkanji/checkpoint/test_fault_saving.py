@@ -10,11 +10,12 @@ from accelerate import Accelerator
 
 from kkanji import checkpoint
 from kkanji.classes import ClassMap
-from kkanji.config import TrainConfig
+from kkanji.config import TrainConfig, train_config
 from kkanji.data.training_set import class_map, open_set
 from kkanji.models import create_model
+from kkanji.training.build import build_run
 from kkanji.training.optimizers import create_optimizer
-from kkanji.training.trainer import Trainer
+from kkanji.training.saving import begin_or_resume
 from shards import InputError, ShardSet
 from tests.faults.injector import run_injector
 
@@ -54,7 +55,7 @@ def test_sigkill_at_each_step_of_saving_leaves_the_one_before_and_the_next_can_b
 
 
 def options(tiny_set: Path, tmp_path: Path) -> TrainConfig:
-    return TrainConfig(
+    return train_config(
         data=str(tiny_set), output=tmp_path, model=MODEL, batch_size=16, micro_batch=4, order="full", resume=True
     )
 
@@ -62,14 +63,14 @@ def options(tiny_set: Path, tmp_path: Path) -> TrainConfig:
 def save(config: TrainConfig, classes: ClassMap, identity: str) -> Path:
     """The checkpoint of a run that has done no step."""
     model = create_model(MODEL, len(classes))
-    optimizer = create_optimizer(model, config.optimizer, lr=config.lr, weight_decay=config.weight_decay)
+    optimizer = create_optimizer(model, "adam", lr=1e-3, weight_decay=0.0)
     state = {"config": config.to_dict(), "data": identity, "progress": {}}
-    folder = config.output / "checkpoints"
+    folder = config.checkpointing.output / "checkpoints"
     return checkpoint.save(folder, 0, model=model, optimizer=optimizer, state=state, classes=classes, best=False)
 
 
 def resume(config: TrainConfig, data: ShardSet, path: Path) -> None:
-    Trainer(Accelerator(cpu=True), config, data, class_map(data)).start_or_resume(path)
+    begin_or_resume(build_run(Accelerator(cpu=True), config, data, class_map(data)), path)
 
 
 def test_a_checkpoint_of_the_same_run_is_taken_up(tiny_set: Path, tmp_path: Path) -> None:
@@ -102,4 +103,4 @@ def test_every_option_that_differs_is_named(tiny_set: Path, tmp_path: Path) -> N
     config, data = options(tiny_set, tmp_path), open_set(tiny_set)
     path = save(config, class_map(data), data.manifest.identity())
     with pytest.raises(InputError, match=r"--batch-size 8, was 16; --lr 0\.5, was 0\.001; .* or a new --output"):
-        resume(replace(config, lr=0.5, batch_size=8), data, path)
+        resume(config.with_options(lr=0.5, batch_size=8), data, path)

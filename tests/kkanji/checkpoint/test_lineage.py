@@ -9,9 +9,16 @@ import pytest
 
 from kkanji import checkpoint
 from kkanji.checkpoint import lineage
-from kkanji.checkpoint.lineage import independence, originals_behind, proven_disjoint, record
+from kkanji.checkpoint.lineage import (
+    LineageRecord,
+    independence,
+    originals_behind,
+    proven_disjoint,
+    read_lineage,
+    record,
+)
 from kkanji.data.training_set import open_set
-from shards import InputError, ShardSet
+from shards import InputError, Lineage, ShardSet
 from shards.cache.cache import Cache
 from tools.commands.convert import convert
 
@@ -29,12 +36,28 @@ VALIDATED = {"split": "val", "lineage": "known", "data": "a"}
         ({}, {"data": "b", "apart": True}, "proven"),  # the field's former name
         ({"lineage": "unknown: it began with weights"}, {}, "unknown"),
         ({"lineage": "unknown: it began with weights"}, {"disjoint": True}, "proven"),
+        ({"lineage": "unknown", "lineage_reason": "it learned from runs/x"}, {}, "unknown"),
         ({}, {"lineage": "unknown"}, "unknown"),
         ({}, {"lineage": "unknown", "disjoint": True}, "unknown"),
     ],
 )
 def test_the_verdict(data: dict[str, str], evaluation: dict[str, Any], verdict: str) -> None:
     assert independence(DATA | data, VALIDATED | evaluation) == verdict
+
+
+@pytest.mark.parametrize(
+    ("saved", "found"),
+    [
+        ({"lineage": "known"}, LineageRecord(lineage=Lineage.KNOWN)),
+        ({"lineage": "unknown"}, LineageRecord(lineage=Lineage.UNKNOWN)),
+        ({"lineage": "unknown: x: y"}, LineageRecord(lineage=Lineage.UNKNOWN, reason="x: y")),  # before 2026-11-30
+        ({"lineage": "perhaps"}, LineageRecord(lineage=Lineage.UNKNOWN)),
+        ({}, LineageRecord(lineage=Lineage.UNKNOWN)),
+    ],
+)
+def test_a_lineage_is_read_in_the_form_of_any_version(saved: dict[str, str], found: LineageRecord) -> None:
+    assert read_lineage(saved) == found
+    assert read_lineage(found.to_dict()) == found
 
 
 def checkpoint_of(folder: Path, tiny_set: Path, *, version: str = "", **config: str | list[str]) -> Path:
@@ -70,7 +93,7 @@ def test_weights_with_a_list_of_their_originals_need_no_set(tiny_set: Path, tmp_
     (exported / checkpoint.ORIGINALS).write_bytes(checkpoint.originals_bytes(trained))
     assert proven_disjoint(exported, validated) and not proven_disjoint(exported, trained[:1])
     assert proven_disjoint(begun, validated)
-    assert record(exported, "any set", "known", validated) == {"lineage": "known", "disjoint": True}
+    assert record(exported, "any set", Lineage.KNOWN, validated) == {"lineage": "known", "disjoint": True}
     (exported / checkpoint.ORIGINALS).write_bytes(checkpoint.originals_bytes(np.append(trained, validated[:1])))
     assert not proven_disjoint(begun, validated)
     assert originals_behind(begun).tolist() == sorted({*trained.tolist(), int(validated[0])})
@@ -88,7 +111,7 @@ def test_a_list_that_is_none_claims_nothing(content: bytes, tiny_set: Path, tmp_
 def test_a_mean_is_proven_only_if_each_of_its_parts_is(tiny_set: Path, tmp_path: Path) -> None:
     data, other = open_set(tiny_set), tmp_path / "other"
     validated = data.split("val").sources()
-    evaluated = (data.manifest.identity(), "known", validated)
+    evaluated = (data.manifest.identity(), Lineage.KNOWN, validated)
     first = checkpoint_of(tmp_path / "first", tiny_set)
     assert record(first, *evaluated) == {"lineage": "known", "disjoint": False}  # a split of its own set
     mean = checkpoint_of(tmp_path / "mean", tiny_set, averaged=[str(other)])

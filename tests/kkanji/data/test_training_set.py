@@ -1,13 +1,11 @@
 """Which order a run gets, from its options and from what its machine has room for."""
 
-import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from kkanji.config import TrainConfig
+from kkanji.config import TrainConfig, train_config
 from kkanji.data.training_set import (
     class_map,
     fits,
@@ -20,10 +18,9 @@ from kkanji.data.training_set import (
 )
 from shards import BalancedOrder, InputError, SampleOrder, ShardSet, WindowedOrder
 from shards.cache.cache import Cache
-from tests.making import SAMPLE, make_set
 from tools.commands.convert import convert
 
-CONFIG = TrainConfig(data="data", output=Path("runs/x"), batch_size=16)
+CONFIG = train_config(data="data", output=Path("runs/x"), batch_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +47,12 @@ def settled(config: TrainConfig, data: ShardSet) -> TrainConfig:
 def test_a_local_set_is_shuffled_as_a_whole(tiny_set: Path) -> None:
     data = ShardSet(tiny_set)
     config = settled(CONFIG, data)
-    assert config.order == "full"
+    assert config.sampling.order == "full"
     assert isinstance(training_order(config, data, data.split("train")), SampleOrder)
 
 
 def test_a_set_that_fits_into_the_cache_too(compressed: Path, tmp_path: Path) -> None:
-    assert settled(CONFIG, cached(compressed, tmp_path, 1.1)).order == "full"
+    assert settled(CONFIG, cached(compressed, tmp_path, 1.1)).sampling.order == "full"
 
 
 def test_what_fits(tiny_set: Path, compressed: Path, tmp_path: Path) -> None:
@@ -68,8 +65,8 @@ def test_a_larger_one_gets_a_window_that_fits(compressed: Path, tmp_path: Path) 
     with pytest.raises(InputError, match=r"of cache, there are .*give --cache-size or a smaller --window"):
         settled(CONFIG, data)  # one shard of most of the cache
     wide = ShardSet(compressed, cache=Cache(tmp_path, 10**9))
-    config = settled(replace(CONFIG, order="windowed"), wide)
-    assert config.window == 8
+    config = settled(CONFIG.with_options(order="windowed"), wide)
+    assert config.sampling.window == 8
     order = training_order(config, wide, wide.split("train"))
     assert isinstance(order, WindowedOrder) and order.samples == 108
 
@@ -78,30 +75,16 @@ def test_a_smaller_room_elsewhere_decides(tiny_set: Path, compressed: Path, tmp_
     """Also where this machine has all of the set at hand."""
     for data in (ShardSet(tiny_set), cached(compressed, tmp_path, 100)):
         config = resolve_order(CONFIG, data, whole_bytes(data) - 1)
-        assert (config.order, config.window) == ("windowed", 1)
+        assert (config.sampling.order, config.sampling.window) == ("windowed", 1)
 
 
 def test_balanced_draws(tiny_set: Path) -> None:
     data = ShardSet(tiny_set)
-    config = settled(replace(CONFIG, order="balanced", draws_per_class=50), data)
+    config = settled(CONFIG.with_options(order="balanced", draws_per_class=50), data)
     order = training_order(config, data, data.split("train"))
     assert isinstance(order, BalancedOrder)
     labels = data.split("train").labels()[order.at(0, order.samples)]
     assert np.bincount(labels).tolist() == [50] * 6
-
-
-def test_capped_draws(tmp_path: Path) -> None:
-    """Of a class of 18 training images and one of 6, drawn as they are and with 12 at most."""
-    for source, images in zip(sorted(SAMPLE.iterdir()), (24, 8), strict=False):
-        (tmp_path / "kkanji2" / source.name).mkdir(parents=True)
-        for image in sorted(source.iterdir())[:images]:
-            shutil.copy(image, tmp_path / "kkanji2" / source.name)
-    data = ShardSet(make_set(tmp_path, "uneven"))
-    options = replace(CONFIG, order="balanced", draws_per_class=12, draw_exponent=1.0)
-    for cap, expected in ((0, [18, 6]), (12, [16, 8])):
-        order = training_order(replace(options, draw_cap=cap), data, data.split("train"))
-        drawn = data.split("train").labels()[order.at(0, order.samples)]
-        assert np.bincount(drawn).tolist() == expected
 
 
 def test_the_class_map_comes_with_the_set(tiny_set: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from accelerate import Accelerator
 
-from kkanji.config import TrainConfig
+from kkanji.config import train_config
 from kkanji.data.training_set import open_set, training_order
 from kkanji.training.data_check import DataCheck
 from shards import CorruptShard, StorageError, read_manifest
@@ -91,6 +91,6 @@ def test_a_flipped_label_is_no_traceback_of_the_balanced_order(tmp_path: Path, b
     labels[0] ^= np.uint32(1 << bit)
     labels.flush()
     data = open_set(folder)
-    config = TrainConfig(data=str(folder), output=tmp_path, order="balanced")
+    config = train_config(data=str(folder), output=tmp_path, order="balanced")
     with pytest.raises(CorruptShard, match=r"labels in the shards of train .* run `python -m tools verify`"):
         training_order(config, data, data.split("train"))

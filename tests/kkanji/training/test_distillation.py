@@ -9,7 +9,7 @@ from kkanji import checkpoint
 from kkanji.checkpoint.load import load_trained
 from kkanji.classes import ClassMap
 from kkanji.models import create_model
-from kkanji.training.distillation import Teachers
+from kkanji.training.objective import Teachers
 from shards import InputError
 
 NETWORK = "kkanji_efficientnet_fused_s"
@@ -31,7 +31,7 @@ def test_the_mean_of_what_they_make_of_the_runs_characters(tmp_path: Path) -> No
     """Whatever their own numbers for them, and whatever else they know."""
     paths = [save(tmp_path / "a", list(OWN.code_points), 0), save(tmp_path / "b", [0x3042, *OWN.code_points], 1)]
     images = torch.randn(5, 1, 64, 64)
-    found = Teachers(paths, OWN, ALL, CPU).probabilities(images)
+    found = Teachers(paths, OWN, ALL, CPU)(images)
     with torch.inference_mode():
         first, second = (load_trained(path).eval()(images) for path in paths)
     expected = (first.softmax(1) + second[:, 1:].softmax(1)) / 2
@@ -45,7 +45,7 @@ def test_a_character_without_images_need_not_be_known(tmp_path: Path) -> None:
     unknown = OWN.ids[0x4E09]
     counts = ALL.clone()
     counts[unknown] = 0
-    found = Teachers([path], OWN, counts, CPU).probabilities(torch.randn(2, 1, 64, 64))
+    found = Teachers([path], OWN, counts, CPU)(torch.randn(2, 1, 64, 64))
     assert torch.equal(found[:, unknown], torch.zeros(2))
     with pytest.raises(InputError, match=r"--teachers .*: does not know 1 of the set's characters: U\+4E09"):
         Teachers([path], OWN, ALL, CPU)

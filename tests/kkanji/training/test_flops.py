@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from kkanji.models import create_model
-from kkanji.training.flops import peak_flops, training_flops
+from kkanji.training.meter import peak_flops, training_flops
 
 
 def test_b0_needs_what_is_known_of_it() -> None:

@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kkanji.config import TrainConfig
-from kkanji.training.schedule import Worker, image_size, learning_rate, micro_batches, spans, strength
+from kkanji.config import TrainConfig, train_config
+from kkanji.training.schedule import Rank, image_size, learning_rate, micro_batches, spans, strength
 from shards import Plan
 
 
 def config(**options: object) -> TrainConfig:
-    return TrainConfig(data=Path("data"), output=Path("run"), epochs=10, lr=2.0, **options)  # type: ignore[arg-type]
+    return train_config(data="data", output=Path("run"), epochs=10, lr=2.0, **options)
 
 
 @pytest.mark.parametrize(("epoch", "rate"), [(0, 0), (0.5, 1), (1, 2), (5.5, 1), (10, 0)])
@@ -31,7 +31,7 @@ def test_micro_batches_of_all_ranks_are_the_global_batches(plan: Plan, ranks: in
         start, stop = plan.batch(step)
         seen: list[int] = []
         for rank in range(ranks):
-            parts = micro_batches(plan, step, Worker(rank=rank, ranks=ranks), micro)
+            parts = micro_batches(plan, step, Rank(index=rank, count=ranks), micro)
             assert parts  # every rank takes part in every step
             assert all(0 < last - first <= micro for first, last in parts)
             own = plan.rank_span(step, rank, ranks)
@@ -43,8 +43,8 @@ def test_micro_batches_of_all_ranks_are_the_global_batches(plan: Plan, ranks: in
 @given(PLANS, st.integers(1, 64), st.data())
 def test_a_resumed_run_reads_the_tail(plan: Plan, micro: int, data: st.DataObject) -> None:
     first = data.draw(st.integers(0, plan.steps))
-    worker = Worker(rank=0, ranks=1)
-    whole, tail = list(spans(plan, 0, worker, micro)), list(spans(plan, first, worker, micro))
+    rank = Rank(index=0, count=1)
+    whole, tail = list(spans(plan, 0, rank, micro)), list(spans(plan, first, rank, micro))
     assert whole[len(whole) - len(tail) :] == tail
 
 

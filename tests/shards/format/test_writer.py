@@ -16,6 +16,7 @@ import pytest
 
 from shards import (
     InputError,
+    Lineage,
     Manifest,
     OutputFolder,
     Samples,
@@ -399,7 +400,7 @@ def test_a_label_beyond_the_classes_is_refused_as_the_set_is_completed(tmp_path:
     """A shard does not know how many classes there are; counts tell."""
     shard = write_shard(tmp_path / "a.tar", [Samples(IMAGES, LABELS + 1, SOURCES)])
     split = Split(shards=(shard,), samples_per_class=(0, 2), originals_per_class=(0, 1))
-    manifest = Manifest(name="", licence="", lineage="known", classes=1, seed=0, splits={"train": split})
+    manifest = Manifest(name="", licence="", lineage=Lineage.KNOWN, classes=1, seed=0, splits={"train": split})
     with pytest.raises(InputError, match=r"dataset.json: split 'train': counts per class do not add up to 2 samples"):
         write_manifest(tmp_path, manifest, "{}")
     assert names(tmp_path) == ["a.idx", "a.tar"]

@@ -20,6 +20,7 @@ from shards import (
     Block,
     ChangedShard,
     InputError,
+    Lineage,
     Manifest,
     MissingShard,
     Samples,
@@ -330,7 +331,7 @@ def test_positions_hold_beyond_32_bits(tmp_path: Path, make_samples: MakeSamples
     blocks = [Block(offset=offset, bytes=block_bytes, samples=size, crc32=checksum) for offset in offsets]
     shard = Shard(name="train-00000.tar", bytes=count * block_bytes + 4096, sha256="0" * 64, blocks=tuple(blocks))
     split = Split(shards=(shard,), samples_per_class=(count * size,), originals_per_class=(1,))
-    manifest = Manifest(name="", licence="", lineage="unknown", classes=1, seed=0, splits={"train": split})
+    manifest = Manifest(name="", licence="", lineage=Lineage.UNKNOWN, classes=1, seed=0, splits={"train": split})
     write_manifest(tmp_path, manifest, "{}")
     found = ShardSet(tmp_path).split("train").gather(np.arange((count - 1) * size, count * size))
     assert_same(found, last)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shards import CorruptShard, MissingShard, Samples, read_manifest, verify, write_shard
+from shards import CorruptShard, Lineage, MissingShard, Samples, read_manifest, verify, write_shard
 from shards.verify.shard import byte_problems
 
 MakeSamples = Callable[..., Samples]
@@ -191,7 +191,7 @@ def test_an_original_in_two_splits(write_set: WriteSet, make_samples: MakeSample
 
 
 def test_unknown_lineage_proves_nothing_about_leaks(write_set: WriteSet, make_samples: MakeSamples) -> None:
-    assert verify(write_set(with_a_leak(make_samples), [[9]], lineage="unknown")).problems == ()
+    assert verify(write_set(with_a_leak(make_samples), [[9]], lineage=Lineage.UNKNOWN)).problems == ()
 
 
 def test_without_a_readable_manifest(folder: Path) -> None:

@@ -1,0 +1,220 @@
+"""A run built from its options: model, optimizer, data and progress."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache, partial
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from numpy.typing import NDArray
+from torch import nn
+
+from kkanji.augment.policy import Policy
+from kkanji.classes import ClassMap
+from kkanji.config import TrainConfig
+from kkanji.data.dali import Loader
+from kkanji.data.feed import Feed
+from kkanji.data.training_set import training_order
+from kkanji.environment import loader_threads
+from kkanji.evaluation.predict_split import training_originals, training_rendered
+from kkanji.models import create_model, stages_of
+from kkanji.training.data_check import DataCheck
+from kkanji.training.ema import NoAverage, WeightAverage, create_average
+from kkanji.training.finite_guard import FiniteGuard, SampleReport
+from kkanji.training.meter import Meter, peak_flops, training_flops
+from kkanji.training.micro_batch import derive_micro_batch, resolve_micro_batch
+from kkanji.training.objective import CrossEntropy, Distillation, Mixup, Objective, Teachers
+from kkanji.training.optimizers import create_optimizer
+from kkanji.training.schedule import Rank, spans, strength
+from shards import Order, Plan, ShardSet, SplitReader
+
+
+@dataclass(kw_only=True, slots=True)
+class Progress:
+    """The state of a run that a checkpoint holds beside the weights."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    best_top1: float = -1.0
+    seconds: float = 0.0
+    """Time spent so far, over all resumptions."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingData:
+    """What a run trains and evaluates on."""
+
+    shards: ShardSet
+    classes: ClassMap
+    reader: SplitReader
+    """Of the training split."""
+    order: Order
+    originals: NDArray[np.int64]
+    """Training images of each class that are originals [C]."""
+    rendered: NDArray[np.int64]
+    """Training images of each class that are rendered from fonts [C]."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Learner:
+    """The network and all that changes its weights."""
+
+    model: nn.Module
+    """As Accelerate prepared it: the forward pass of all ranks."""
+    network: nn.Module
+    """The same weights without any wrapper: what is saved."""
+    mixup: Mixup
+    stages: nn.Sequential
+    """Stages of the network, for mixup."""
+    objective: Objective
+    optimizer: AcceleratedOptimizer
+    guard: FiniteGuard
+    average: WeightAverage | NoAverage
+    flops: Callable[[int], float]
+    """Operations of training on an image, by the side of the image in pixels."""
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model to evaluate and to use: the average of the weights, if there is one."""
+        return self.model if self.average.model is None else self.average.model
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Set the learning rate of the next step."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One run, on one of its processes."""
+
+    config: TrainConfig
+    """Nothing in it is left open."""
+    accelerator: Accelerator
+    rank: Rank
+    data: TrainingData
+    plan: Plan
+    learner: Learner
+    progress: Progress
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the run's folder."""
+        return bool(self.accelerator.is_main_process)
+
+
+def build_run(accelerator: Accelerator, config: TrainConfig, shards: ShardSet, classes: ClassMap) -> Run:
+    """A run before its first step. All ranks call this. Raises InputError if the options or the data are wrong.
+
+    config: order and window resolved; the micro-batch may be left open.
+    """
+    rank = Rank(index=accelerator.process_index, count=accelerator.num_processes)
+    # Every rank seeds alike: the network begins with the same weights everywhere.
+    torch.manual_seed(config.runtime.seed)
+    network = _network(config, classes, accelerator)
+    data = _training_data(config, shards, classes)
+    objective = _objective(config, data, accelerator)  # before the memory that its teachers leave is measured
+    config = _with_micro_batch(config, network, accelerator)
+    plan = Plan(samples=data.order.samples, epochs=config.schedule.epochs, batch_size=config.optimization.batch_size)
+    samples = SampleReport(data.order, plan, config.checkpointing.output, write=accelerator.is_main_process)
+    learner = _learner(config, network, objective, samples, accelerator)
+    return Run(
+        config=config, accelerator=accelerator, rank=rank, data=data, plan=plan, learner=learner, progress=Progress()
+    )
+
+
+def _network(config: TrainConfig, classes: ClassMap, accelerator: Accelerator) -> nn.Module:
+    drop_path = config.regularisation.drop_path
+    network = create_model(config.network.model, len(classes), config.network.head, drop_path=drop_path)
+    return network.to(memory_format=torch.channels_last).to(accelerator.device)
+
+
+def _with_micro_batch(config: TrainConfig, network: nn.Module, accelerator: Accelerator) -> TrainConfig:
+    """The micro-batch as given or derived from free memory, halved until a step with it fits on every rank."""
+    largest = -(-config.optimization.batch_size // accelerator.num_processes)
+    wanted = config.runtime.micro_batch or derive_micro_batch(network, accelerator.device, largest)
+    fitting = resolve_micro_batch(network, accelerator, min(wanted, largest))
+    return replace(config, runtime=replace(config.runtime, micro_batch=fitting))
+
+
+def _training_data(config: TrainConfig, shards: ShardSet, classes: ClassMap) -> TrainingData:
+    reader = shards.split("train", threads=loader_threads())
+    return TrainingData(
+        shards=shards,
+        classes=classes,
+        reader=reader,
+        order=training_order(config, shards, reader),
+        originals=training_originals(shards),
+        rendered=training_rendered(shards),
+    )
+
+
+def _learner(
+    config: TrainConfig, network: nn.Module, objective: Objective, samples: SampleReport, accelerator: Accelerator
+) -> Learner:
+    regularisation, optimization = config.regularisation, config.optimization
+    flops = cache(partial(training_flops, copy.deepcopy(network).cpu()))  # of a copy that is never compiled
+    if config.runtime.compile:
+        network.compile()  # before DDP wraps it: Accelerate itself would compile the wrapper
+    model = accelerator.prepare(network)
+    # DDP replaces the buffers of CPU ranks, so whatever keeps tensors of the network is made after it has wrapped it.
+    name, lr, weight_decay = optimization.optimizer, optimization.lr, optimization.weight_decay
+    optimizer = create_optimizer(network, name, lr=lr, weight_decay=weight_decay)
+    return Learner(
+        model=model,
+        network=network,
+        mixup=Mixup(alpha=regularisation.mixup, stages=regularisation.mixup_stages),
+        stages=stages_of(network, regularisation.mixup_stages),
+        objective=objective,
+        optimizer=accelerator.prepare(optimizer),
+        guard=FiniteGuard(optimizer, accelerator.device, samples),
+        average=create_average(network, optimization.ema_images),
+        flops=flops,
+    )
+
+
+def _objective(config: TrainConfig, data: TrainingData, accelerator: Accelerator) -> Objective:
+    options = config.regularisation
+    labels = CrossEntropy(smoothing=options.label_smoothing)
+    if not options.teachers:
+        return labels
+    trained = torch.as_tensor(data.originals + data.rendered)
+    teachers = Teachers(options.teachers, data.classes, trained, accelerator.device)
+    return Distillation(
+        labels=labels, teachers=teachers, weight=options.distillation_weight, autocast=accelerator.autocast
+    )
+
+
+def create_loader(run: Run, first_step: int) -> Loader:
+    """The loader of this rank's micro-batches from a step to the end of the run."""
+    micro_batch = run.config.runtime.micro_batch
+    feed = Feed(
+        reader=run.data.reader,
+        order=run.data.order,
+        classes=len(run.data.classes),
+        policy=Policy() if run.config.augmentation.augment else None,
+        strength=partial(strength, run.config),
+    )
+    parts = spans(run.plan, first_step, run.rank, micro_batch)
+    return Loader(feed, parts, run.accelerator.device, largest=micro_batch, threads=loader_threads())
+
+
+def create_meter(run: Run, loader: Loader) -> Meter:
+    """The meter of a run's steps."""
+    return Meter(run.accelerator.device, loader, run.data.reader, peak_flops=run_peak_flops(run))
+
+
+def run_peak_flops(run: Run) -> float | None:
+    """Operations per second of the device in the precision of the run; None if unknown."""
+    reduced = run.accelerator.mixed_precision == "bf16"
+    return peak_flops(run.accelerator.device, torch.bfloat16 if reduced else torch.float32)
+
+
+def create_data_check(run: Run) -> DataCheck:
+    """The background check of the splits that the run uses. It ends before the first epoch does."""
+    shards, trusted = run.data.shards, run.config.dataset.trust
+    used = [name for name in ("train", "val") if name in shards.manifest.splits and not trusted]
+    return DataCheck(run.accelerator, shards, *used)

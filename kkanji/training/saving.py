@@ -1,0 +1,170 @@
+"""A run's folder: begun or resumed, evaluated and saved."""
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from torch import nn
+
+from kkanji.checkpoint import files as checkpoint
+from kkanji.checkpoint.lineage import run_lineage
+from kkanji.checkpoint.load import initial_weights
+from kkanji.environment import environment
+from kkanji.evaluation.metrics import summarise
+from kkanji.evaluation.predict_split import describe, predict_split, unaugmented_feed
+from kkanji.training.agreement import checksum, compare
+from kkanji.training.build import Run
+from kkanji.training.run_log import RunLog
+from shards import InputError, write_file
+
+
+def begin_or_resume(run: Run, last: Path | None) -> None:
+    """Begin a new run folder, or continue from a checkpoint. Raises InputError if it is of another run."""
+    if last is None:
+        _begin(run)
+    else:
+        _resume(run, last)
+
+
+def _begin(run: Run) -> None:
+    init = run.config.network.init
+    if init:
+        initial_weights(init, run.learner.network, run.data.classes)
+        run.learner.average.load(run.learner.network)
+    if run.is_main:
+        _write_config(run)
+
+
+def _write_config(run: Run) -> None:
+    config = run.config.to_dict()
+    content = {
+        "config": config,
+        "environment": environment(run.accelerator),
+        "data": describe(run.data.shards) | run_lineage(config, run.data.shards.manifest).to_dict(),
+    }
+    folder = run.config.checkpointing.output
+    folder.mkdir(parents=True, exist_ok=True)
+    write_file(folder / "config.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _resume(run: Run, last: Path) -> None:
+    state, learner = checkpoint.read_state(last), run.learner
+    _require_same_run(run, state, last)
+    checkpoint.load_training(last, learner.network, learner.average.model)
+    checkpoint.load_optimizer(last, learner.optimizer.optimizer)
+    for name, value in state["progress"].items():
+        setattr(run.progress, name, value)
+
+
+def _require_same_run(run: Run, state: dict[str, Any], path: Path) -> None:
+    data = run.config.dataset.data
+    run.config.check_resumes(state["config"])
+    if checkpoint.read_classes(path).identity() != run.data.classes.identity():
+        raise InputError(f"{path}: a checkpoint of other classes than {data}; give the run's own data")
+    if state["data"] != run.data.shards.manifest.identity():
+        raise InputError(f"{path}: made with another shard set than {data}; give the run's own data")
+
+
+def compare_ranks(run: Run) -> None:
+    """End all ranks if they differ in position or weights. Batch statistics are each rank's own and not compared."""
+
+    def position_and_weights() -> dict[str, str]:
+        models: dict[str, nn.Module | None] = {
+            "weights": run.learner.network,
+            "averaged weights": run.learner.average.model,
+        }
+        sums = {
+            f"checksum of {name}": checksum(model.parameters()) for name, model in models.items() if model is not None
+        }
+        return {"step": str(run.progress.step), **sums}
+
+    compare(position_and_weights, remedy="nothing was saved; --resume goes on from the last checkpoint")
+
+
+def position(run: Run) -> dict[str, Any]:
+    """Where a run is, after at least one step."""
+    samples = run.plan.batch(run.progress.step - 1)[1]
+    return {
+        "step": run.progress.step,
+        "samples": samples,
+        "epoch": samples / run.plan.samples,
+        "seconds": run.progress.seconds,
+    }
+
+
+class Saver:
+    """Evaluates a run and saves its checkpoints. All ranks call each method at the same step."""
+
+    def __init__(self, run: Run, log: RunLog) -> None:
+        self._run, self._log = run, log
+        self._saved_step = run.progress.step
+
+    def save_unsaved(self) -> None:
+        """Save what no checkpoint has yet."""
+        if self._saved_step != self._run.progress.step:
+            self.save()
+
+    def save(self, *, best: bool = False) -> None:
+        """Write a checkpoint; `best` points at it if it is the best so far."""
+        run, learner = self._run, self._run.learner
+        compare_ranks(run)  # before a checkpoint takes the place of a good one
+        if run.is_main:
+            path = checkpoint.save(
+                run.config.checkpointing.output / "checkpoints",
+                run.progress.step,
+                model=learner.network,
+                average=learner.average.model,
+                optimizer=learner.optimizer.optimizer,
+                state=_state(run),
+                classes=run.data.classes,
+                best=best,
+            )
+            self._log.note("checkpoint", f"saved {path}{' (best so far)' if best else ''}", path=str(path), best=best)
+        self._saved_step = run.progress.step
+        run.accelerator.wait_for_everyone()
+
+    def evaluate_and_save(self) -> None:
+        """At the end of an epoch. Without a validation split, the last checkpoint counts as the best."""
+        run = self._run
+        if "val" not in run.data.shards.manifest.splits:
+            self.save(best=True)
+            return
+        summary = self._evaluate()
+        best = math.isfinite(summary["loss"]) and summary["top1"] > run.progress.best_top1
+        if best:
+            run.progress.best_top1 = summary["top1"]
+        self.save(best=best)
+
+    def _evaluate(self) -> dict[str, Any]:
+        """Evaluate the validation split and log the result."""
+        run, data, start = self._run, self._run.data, perf_counter()
+        reader = data.shards.split("val")
+        feed = unaugmented_feed(reader, len(data.classes))
+        predictions = predict_split(run.accelerator, run.learner.evaluated, feed)
+        summary = summarise(predictions, data.originals)
+        rate = summary["images"] / (perf_counter() - start)
+        del summary["bins"]
+        at = position(run)
+        self._log.evaluation(split="val", **at, **summary, images_per_s=rate)
+        self._log.predictions(
+            "val",
+            at["samples"],
+            predictions,
+            characters=data.classes.characters,
+            training_counts=data.originals,
+            images_of=lambda numbers: reader.collect(numbers).images,
+        )
+        return summary
+
+
+def _state(run: Run) -> dict[str, Any]:
+    return {
+        "progress": asdict(run.progress),
+        "config": run.config.to_dict(),
+        "data": run.data.shards.manifest.identity(),
+        "training_originals": run.data.originals.tolist(),
+        "training_drawn": run.data.rendered.tolist(),
+    }
