@@ -60,7 +60,8 @@ def evaluate(config: EvaluateConfig) -> None:
     own, known = class_map(data), checkpoint.read_classes(config.checkpoint)
     classes = known.with_others(own)
     state = checkpoint.read_state(config.checkpoint)
-    own_rendered = state.get("training_drawn", [0] * len(known))  # older checkpoints do not tell them from originals
+    # Named training_drawn until November 2026; older checkpoints count rendered images as originals.
+    own_rendered = state.get("training_rendered") or state.get("training_drawn", [0] * len(known))
     originals, rendered = (
         np.pad(np.array(counts, np.int64), (0, len(classes) - len(known)))
         for counts in (state["training_originals"], own_rendered)

@@ -166,5 +166,5 @@ def _state(run: Run) -> dict[str, Any]:
         "config": run.config.to_dict(),
         "data": run.data.shards.manifest.identity(),
         "training_originals": run.data.originals.tolist(),
-        "training_drawn": run.data.rendered.tolist(),
+        "training_rendered": run.data.rendered.tolist(),
     }
