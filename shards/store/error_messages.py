@@ -61,7 +61,7 @@ def refuse(error: Exception, url: str, credentials: Credentials) -> NoReturn:
     """Raise what the user is to read of an error that no other try will mend."""
     found, who = reason(error), f"from {credentials.host} as {credentials.identity}"
     if isinstance(error, PreconditionError):
-        raise ChangedShard(f"{url}: {found}: replaced while it was read; start again with the new set") from error
+        raise ChangedShard(f"{url}: {found}: replaced while it was read; start again with the new one") from error
     if code_of(error) in HINTS:
         raise StorageError(f"{url}: {found} {who}; {HINTS[code_of(error)]}") from error
     if isinstance(error, FileNotFoundError):
