@@ -31,16 +31,18 @@ Progress = Callable[[int, int], object]  # called with the bytes that are there 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fetched:
-    """What came of a download."""
+    """The result of a download."""
 
     size: int
+    """Bytes of the file."""
     new: int
-    """Bytes that were fetched now."""
+    """Bytes that this call fetched; an earlier one had fetched the others."""
     md5: str
+    """md5 of the file, in hexadecimal digits."""
 
 
 def open_remote(base: str, name: str, retry_policy: RetryPolicy | None = None) -> Remote:
-    """The file `name` below the URL `base`. Raises InputError for what is no URL of a web server."""
+    """The file `name` below the URL `base`. Raises InputError if that is no URL of a web server."""
     url = f"{base.rstrip('/')}/{name}"
     scheme, host, key = split_location(url)
     if not scheme.startswith("http"):
@@ -54,9 +56,9 @@ def open_remote(base: str, name: str, retry_policy: RetryPolicy | None = None) -
 
 
 def download(remote: Remote, target: Path, *, md5: str, progress: Progress) -> Fetched:
-    """Fetch a file under its name, whole and checked, or not at all.
+    """Fetch a file, whole and checked. `target` appears only when it is complete.
 
-    md5: in hexadecimal digits; empty if none is known.
+    md5: expected md5 in hexadecimal digits; empty if none is published.
     Raises: InputError for a wrong checksum (what was fetched is removed) or if the server has no such file,
     ChangedShard if the file is replaced meanwhile, StorageError if the network, the server or the disk fails; then
     the part stays, and the next call goes on with it.
@@ -83,7 +85,7 @@ def download(remote: Remote, target: Path, *, md5: str, progress: Progress) -> F
 
 @contextmanager
 def _noting(part: Path, version: Version) -> Iterator[None]:
-    """An interruption says how much is kept."""
+    """Add a note to an interruption (Ctrl-C, SIGTERM) that says how much is kept."""
     try:
         yield
     except BaseException as error:
@@ -95,7 +97,7 @@ def _noting(part: Path, version: Version) -> Iterator[None]:
 
 @contextmanager
 def _locked_part(part: Path, version: Version) -> Iterator[int]:
-    """The descriptor of the part, for this process alone, cut to what can be kept of it: all of it or nothing."""
+    """The part, locked for this process alone, and emptied unless it is the beginning of this version."""
     part.parent.mkdir(parents=True, exist_ok=True)
     try:
         while (descriptor := open_locked(part)) is None:
