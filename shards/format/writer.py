@@ -30,7 +30,7 @@ class StoredBlock(NamedTuple):
 
 
 def write_shard(path: Path, blocks: Iterable[Samples], *, compression: Compression = "none") -> Shard:
-    """Write one packed tar and its DALI index; returns what the manifest says of it. Blocks have any sizes."""
+    """Write one packed tar and its DALI index; returns its description for the manifest. Blocks may differ in size."""
     return write_tar(path, (encode_block(number, block, path, compression) for number, block in enumerate(blocks)))
 
 

@@ -18,7 +18,7 @@ Numbers = NDArray[np.int64]
 AHEAD_BYTES = 1 << 30  # being fetched or ready beyond the shards in use: keeps all connections busy, with a reserve
 AHEAD_SHARDS = range(4, 17)  # the number of these shards, whatever their size
 MANY_TIMES = 4  # a cache of this many times the split's size has room for other splits too
-WINDOW_SHARE = 0.5  # fraction of a cache smaller than the split; the rest is for evaluation and for other ranks
+WINDOW_FRACTION = 0.5  # fraction of a cache smaller than the split; the rest is for evaluation and for other ranks
 LEAST_NUMBERS = 1 << 16  # sample numbers to look ahead over, even if shards are small
 
 
@@ -64,7 +64,7 @@ class Prefetcher:
         samples = sum(shard.samples for shard in files.shards)
         size = sum(files.sizes)
         fits = size <= files.room_bytes
-        self._room_bytes = files.room_bytes if fits else int(files.room_bytes * WINDOW_SHARE)
+        self._room_bytes = files.room_bytes if fits else int(files.room_bytes * WINDOW_FRACTION)
         # In a small cache, what training has ahead of use is room that an evaluation would wait for, and wait.
         ample = MANY_TIMES * size <= files.room_bytes
         self._ahead = shards_ahead(files.sizes) if ample else AHEAD_SHARDS[0]
