@@ -10,7 +10,6 @@ requests, take a short body under a short Content-Length for the whole, and coun
 - Bits flipped on the way are not noticed here: the caller compares checksums where it knows them.
 """
 
-import errno
 import os
 import shutil
 import threading
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING
 import obstore
 from obstore.exceptions import GenericError, NotSupportedError
 
-from shards.errors import ChangedShard, StorageError
+from shards.errors import DISK_FULL, ChangedShard, StorageError
 from shards.store.credentials import connect
 from shards.store.error_messages import Shortfall, status_of
 from shards.store.retry import REQUEST_ERRORS, Attempts, Remote, ask, give_up, workers
@@ -39,7 +38,7 @@ PIECE_BYTES = 128 << 10  # 64 KiB to 1 MiB are equally fast; a connection slower
 
 
 def read_whole(remote: Remote) -> bytes:
-    """A small object, of the length that the server says it has.
+    """The content of a small object, checked against the size that the server states.
 
     Raises: MissingShard, CorruptShard, StorageError.
     """
@@ -56,7 +55,10 @@ def read_whole(remote: Remote) -> bytes:
 
 
 def _ask_for_all(remote: Remote) -> "GetResult":
-    """As a range, as then an answer tells the object's size beside its own length; no range fits an empty object."""
+    """Request a range from byte 0 on: such an answer has the object's size beside its own length.
+
+    Servers without ranges refuse it, and so do others for an empty object, which no range fits.
+    """
     try:
         return obstore.get(remote.client, remote.key, options={"range": {"offset": 0}})
     except NotSupportedError:
@@ -310,7 +312,7 @@ class ResumableDownload(Download):
 
 
 def open_target(target: Path, size: int) -> int:
-    """A file with room for so many bytes. Raises StorageError."""
+    """A new file with room for this many bytes on the disk. Raises StorageError."""
     try:
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
     except OSError as error:
@@ -325,8 +327,8 @@ def open_target(target: Path, size: int) -> int:
 
 
 def disk_error(target: Path, size: int, error: OSError) -> StorageError:
-    """What the user is to read when the disk refuses a file of this size."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    """The error for the user if the disk cannot hold a file of this size."""
+    if error.errno not in DISK_FULL:
         return StorageError(f"{target}: {error.strerror}")
     free = shutil.disk_usage(target.parent).free
     return StorageError(f"{target}: {error.strerror}: {size / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free")

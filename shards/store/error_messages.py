@@ -102,5 +102,5 @@ def code_of(error: Exception) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Without the debug text that obstore appends, and without what the server said."""
+    """The first line of an error, without obstore's debug text and without the server's answer."""
     return str(error).partition("\n")[0].partition(" - Server returned")[0][:200]

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from shards import ChangedShard, InputError, MissingShard, StorageError
-from shards.store.download import RANGE_BYTES
+from shards.store.download import RANGE_BYTES, Version
 from shards.store.store import FolderStore, open_store
 from tests.faults.seaweed import ACCESS_KEY, PUBLIC_BUCKET, SECRET_KEY, SeaweedFS
 
@@ -359,3 +359,24 @@ def test_few_files_may_be_open(bucket: str, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert all((tmp_path / str(number)).read_bytes() == content(40_000_000) for number in range(8))
+
+
+@pytest.mark.parametrize(
+    ("etag", "time", "other_etag", "other_time", "differs"),
+    [
+        ('"a"', "2020", '"a"', "2020", False),
+        ('"a"', "2020", '"a"', "2021", False),  # a mirror
+        ('"a"', "2020", '"b"', "2020", True),
+        ('"a"', "2020", None, "2020", True),
+        (None, "2020", None, "2021", True),
+        (None, "", None, "", False),
+    ],
+)
+def test_etags_tell_versions_apart_or_else_times(
+    etag: str | None, time: str, other_etag: str | None, other_time: str, differs: bool
+) -> None:
+    version, other = (
+        Version(size=1, etag=each, last_modified=at) for each, at in ((etag, time), (other_etag, other_time))
+    )
+    assert version.differs(other) == other.differs(version) == differs
+    assert version.is_certain == bool(etag or time)
