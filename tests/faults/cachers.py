@@ -33,6 +33,7 @@ from pathlib import Path
 
 from shards import InputError
 from shards.cache.cache import Cache, Entry
+from shards.cache.leases import Leases
 from tests.faults.injector import answer
 from tests.faults.writers import fork, wait
 
@@ -297,10 +298,18 @@ def together(folder: Path, processes: int) -> dict[str, object]:
     return {"codes": codes, "makes": log.read_text().split(), "files": len(names(folder)) - 2}
 
 
+def leases(folder: Path) -> list[Leases]:
+    """What the users of a cache hold, by the file that each of them keeps in the folder."""
+    while True:
+        try:
+            return [Leases.from_json(path.read_bytes()) for path in folder.glob(".pins.*")]
+        except (ValueError, FileNotFoundError):  # being rewritten or removed at this moment
+            continue
+
+
 def held_bytes(folder: Path) -> int:
-    """Of the files that users hold, by the list that each of them keeps in the folder."""
-    leases = [json.loads(path.read_text()) for path in folder.glob(".pins.*")]
-    held = {key for each in leases for key in (*each["in_use"], *each["ahead"])}
+    """Bytes of the files that users of a cache hold."""
+    held = {key for each in leases(folder) for key in (*each.in_use, *each.ahead)}
     return sum((folder / key).stat().st_size for key in held)
 
 

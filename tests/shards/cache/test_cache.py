@@ -17,8 +17,9 @@ import pytest
 
 from shards import CorruptShard, MissingShard, StorageError
 from shards.cache.cache import Cache, Entry
+from shards.cache.shared_folder import SharedFolder
 from tests.faults import injector
-from tests.faults.cachers import held_bytes
+from tests.faults.cachers import held_bytes, leases
 from tests.faults.injector import needs_small_disk, on_small_disk
 
 ROOT = Path(__file__).parents[3]
@@ -291,7 +292,7 @@ def test_needed_now_waits_for_room_and_comes_before_ahead(open_cache: OpenCache,
         other.obtain(source.entry(number), ahead=False)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(cache.obtain, source.entry(3, size=2 * SIZE), ahead=False)
-        while not cache._shared.leases.waiting:
+        while not any(each.waiting for each in leases(cache.folder)):
             time.sleep(0.01)
         other.release(source.entry(1).key)
         assert other.obtain(source.entry(4), ahead=True) is None
@@ -573,10 +574,10 @@ def test_a_lock_that_somebody_keeps_is_an_error(tmp_path: Path) -> None:
             Cache(tmp_path, 100, wait_s=0.2)
 
 
-def test_a_lock_removed_as_it_is_taken_is_taken_anew(open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_removed_as_it_is_taken_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who removes the whole folder removes the lock too: two processes might each lock a file of its name."""
-    cache, lock = open_cache(), fcntl.flock
-    name = cache.folder / ".lock"
+    folder, lock = SharedFolder(tmp_path, 60), fcntl.flock
+    name = tmp_path / ".lock"
     removed: list[int] = []
 
     def remove_once(descriptor: int, operation: int) -> None:
@@ -586,8 +587,9 @@ def test_a_lock_removed_as_it_is_taken_is_taken_anew(open_cache: OpenCache, monk
             name.unlink()
 
     monkeypatch.setattr(fcntl, "flock", remove_once)
-    with cache._shared.locked(), name.open() as file, pytest.raises(BlockingIOError):
+    with folder.locked(), name.open() as file, pytest.raises(BlockingIOError):
         lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    folder.close()
     assert removed
 
 
@@ -597,7 +599,7 @@ def test_a_disk_too_full_for_what_is_held_leaves_it_as_it_was(
     """The list of what is in use must stay readable to others, or they would remove it."""
     cache, other = open_cache(2), open_cache(2)
     cache.obtain(source.entry(1), ahead=False)
-    used = cache._shared._saved
+    used = max((path.read_bytes() for path in cache.folder.glob(".pins.*")), key=len)  # the other holds nothing
     write = os.pwrite
 
     def refuse(descriptor: int, data: bytes, offset: int) -> int:
@@ -613,7 +615,7 @@ def test_a_disk_too_full_for_what_is_held_leaves_it_as_it_was(
     for number in (3, 4):
         use(other, source.entry(number))
     assert finished(cache) == keys(source, 1, 4)
-    assert cache.counts.held_bytes == SIZE
+    assert held_bytes(cache.folder) == SIZE
 
 
 def test_processes_that_need_the_same_files_make_each_once(tmp_path: Path) -> None:
