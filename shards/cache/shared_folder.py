@@ -29,7 +29,7 @@ from shards.output.lock import is_named, leave_in_children, open_locked, try_loc
 LOCK_NAME = ".lock"
 KEY = re.compile(r"[0-9a-f]{64}\.[a-z0-9][a-z0-9.]*")
 _USER = r"\d+-[0-9a-f]{8}"
-_LEASE_NAME = re.compile(rf"\.pins\.({_USER})")
+_LEASE_NAME = re.compile(rf"\.pins\.({_USER})")  # the name that other versions look for, which may use the folder too
 _PARTIAL_NAME = re.compile(rf"\.({KEY.pattern})\.({_USER})\.partial.*")
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what file systems without locks answer
 _LOCK_POLL_S = 0.002  # flock has no timeout of its own, so a process polls; the lock is held for milliseconds
