@@ -145,7 +145,7 @@ def _sha256(file: Path) -> str:
 
 def identity(path: Path) -> str:
     """sha256 of the manifest, which has those of all other files: equal for equal checkpoints and for no others."""
-    return hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
+    return file_digest(path / MANIFEST)
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -37,11 +37,14 @@ _LABEL = re.compile(rb"(\d{1,10})\n?")
 
 
 class EncodedImages(NamedTuple):
-    """n samples: image files [n], labels [n], sources uint64 [n] (the original each image was made from)."""
+    """Several samples as image files."""
 
     files: Sequence[bytes]
+    """PNG or JPEG files [n]."""
     labels: NDArray[np.integer]
+    """Class numbers [n]."""
     sources: NDArray[np.uint64]
+    """The original that each image was made from [n]."""
 
 
 class ImageSample(NamedTuple):

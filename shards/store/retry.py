@@ -87,12 +87,17 @@ class Remote:
     """An object or a prefix, and how it is requested."""
 
     client: "ObjectStore"
+    """Client of its bucket."""
     key: str
+    """Name of the object in its bucket, or a prefix."""
     url: str
-    """Its place, for messages."""
+    """URL of the object, for messages."""
     credentials: Credentials
+    """Bucket and identity, for messages and further clients."""
     retry_policy: RetryPolicy
+    """When requests are retried and given up."""
     traffic: Traffic
+    """Where requests and bytes are counted."""
 
 
 class Workers:
