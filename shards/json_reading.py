@@ -79,7 +79,10 @@ def number(record: Mapping[str, Any], name: str) -> float:
     value = record[name]
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{name} is {_short(value)}, expected a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError(f"{name} is {_short(value)}, too large for a number") from error
 
 
 def count(value: object, name: str) -> int:
