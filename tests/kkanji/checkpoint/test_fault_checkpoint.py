@@ -11,8 +11,8 @@ import torch
 
 from kkanji.checkpoint import files as checkpoint
 from kkanji.checkpoint.files import CorruptCheckpoint
-from kkanji.config import MOST_JSON_BYTES
 from shards import InputError
+from shards.json_reading import MOST_BYTES
 from tests.faults.savers import save, trained
 
 ALL_UP_TO = 1_500  # bytes; of larger files every 2,999th bit is flipped, and every 1,009th cut made
@@ -94,7 +94,7 @@ KINDS: dict[str, Callable[[Path], object]] = {
     "a pipe": as_pipe,
     "a link to nothing": linked_to("nothing"),
     "a link to a device": linked_to("/dev/zero"),
-    "huge": lambda path: os.truncate(path, MOST_JSON_BYTES + 1),
+    "huge": lambda path: os.truncate(path, MOST_BYTES + 1),
     "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
     "deep": lambda path: path.write_text("[" * 100_000),
     "a list": lambda path: path.write_text("[]"),
