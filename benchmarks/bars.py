@@ -1,6 +1,5 @@
 """What charts of horizontal bars have in common."""
 
-import hashlib
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from shards.checksums import file_digest
 
 
 def whiskers(rows: Sequence[dict[str, Any]]) -> list[list[float]]:
@@ -37,4 +38,4 @@ def svg(figure: Figure, shown: str) -> bytes:
 
 def digest(path: Path) -> str:
     """What a chart carries of the result that it shows."""
-    return f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    return f"sha256 {file_digest(path)}"

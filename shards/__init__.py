@@ -1,7 +1,7 @@
-"""Bytes and order of an image set: layout, manifest, writer, random-access reader, orders, object
-store, node-local cache, verification.
+"""Bytes and order of an image set: layout, manifest, writer, random-access reader, orders, object store, cache, checks.
 
-Nothing here knows what an image means. Imports NumPy, the storage and compression libraries (no torch, no DALI).
+Nothing here knows what an image means. The package needs NumPy, Numba, and the storage and compression libraries; it
+imports neither torch nor DALI.
 """
 
 from shards.errors import ChangedShard, CorruptShard, InputError, MissingShard, ShardError, StorageError

@@ -1,7 +1,7 @@
-"""Errors a user can do something about.
+"""Errors that the user can mend.
 
-A message says where (file, member, byte offset), what was found, what was expected and what to do. The command lines
-print it without a traceback and leave with status 2.
+A message says where (file, member, byte offset), what was found, what was expected and what to do. The commands print
+it without a traceback and exit with status 2.
 """
 
 import errno
@@ -10,7 +10,7 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class InputError(Exception):
-    """Something given to kkanji is wrong: a path, an image, an option, a file's content."""
+    """A path, an image, an option or a file's content is wrong."""
 
 
 class ShardError(InputError):
@@ -18,11 +18,11 @@ class ShardError(InputError):
 
 
 class CorruptShard(ShardError):
-    """A shard's bytes are not what its manifest promises."""
+    """A shard's bytes are not those that its manifest describes."""
 
 
 class MissingShard(ShardError):
-    """A file that the manifest names, or the manifest itself, is not there."""
+    """The manifest, or a file that it names, is missing."""
 
 
 class ChangedShard(ShardError):
@@ -30,4 +30,4 @@ class ChangedShard(ShardError):
 
 
 class StorageError(ShardError):
-    """A disk or an object store refused to read or to write."""
+    """A disk or an object store failed to read or to write."""

@@ -48,6 +48,10 @@ OURS = {*MAY_IMPORT, "tests"}
 NOT_IN_SHARDS = {"torch", "torchvision", "nvidia", "timm", "accelerate"}
 DALI = Path("kkanji/data/dali.py")
 DALI_AS_A_PEER = Path("benchmarks/peers/dali.py")  # to compare with its own reader
+OWNERS = {  # what only one file does: locks and tar headers
+    "fcntl": {Path("shards/output/lock.py"), Path("benchmarks/stream/latency.py")},  # which sizes a pipe
+    "tarfile": {Path("shards/format/layout.py"), Path("benchmarks/peers/webdataset_bin.py")},  # a peer's way
+}
 PICKLES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 RUNS_CODE = {"torch.load", "torch.save", "os.system", "os.popen", "eval", "exec"}
 FILES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
@@ -72,6 +76,8 @@ def wrong_imports(tree: ast.AST, path: Path) -> Iterator[str]:
             yield f"{package} imports {module}"
         if module.startswith("nvidia.dali") and path not in (DALI, DALI_AS_A_PEER):
             yield f"imports {module}, which only {DALI} may"
+        if path not in OWNERS.get(top, {path}):
+            yield f"imports {module}, which only {' and '.join(map(str, sorted(OWNERS[top])))} may"
 
 
 def floor(package: str, room: str) -> int | None:
@@ -179,6 +185,8 @@ def test_no_folder_is_a_corridor() -> None:
         (wrong_imports, "shards/a.py", "import nvidia.dali.fn as fn"),
         (wrong_imports, "shards/a.py", "from kkanji.classes import ClassMap"),
         (wrong_imports, "shards/a/b.py", "from ... import kkanji"),
+        (wrong_imports, "shards/cache/a.py", "import fcntl"),
+        (wrong_imports, "tools/ingest/a.py", "from tarfile import open"),
         (wrong_imports, "kkanji/a.py", "if True:\n    import tools.commands.pack"),
         (wrong_imports, "kkanji/a.py", "import numpy, tests"),
         (wrong_imports, "kkanji/a.py", "from nvidia.dali import fn"),

@@ -159,7 +159,7 @@ def _sha256(file: Path) -> str:
 
 def identity(path: Path) -> str:
     """sha256 of the manifest. It contains the hashes of all other files, so only equal checkpoints share it."""
-    return hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
+    return file_digest(path / MANIFEST)
 
 
 def read_state(path: Path) -> dict[str, Any]:

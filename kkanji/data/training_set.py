@@ -23,7 +23,7 @@ from shards import (
 )
 from shards.format.manifest import CLASSES_NAME
 from shards.order.balanced import draws_per_class
-from shards.read.prefetch import WINDOW_SHARE
+from shards.read.prefetch import WINDOW_FRACTION
 
 GIGABYTE = 10**9
 WINDOW = 8  # shards that order windowed mixes at a time: 200,000 images of the usual 25,000 a shard
@@ -92,7 +92,7 @@ def require_room(config: TrainConfig, data: ShardSet) -> None:
 def _window_bytes(sampling: OrderOptions, data: ShardSet, *, shards: int) -> float:
     """Cache for this number of the largest shards in each lane."""
     largest = max(shard.plain_bytes for shard in data.manifest.splits["train"].shards)
-    return shards * sampling.lanes * largest / WINDOW_SHARE
+    return shards * sampling.lanes * largest / WINDOW_FRACTION
 
 
 def training_order(config: TrainConfig, data: ShardSet, reader: SplitReader) -> Order:

@@ -1,10 +1,10 @@
 """The cache of a node: a folder of verified files, bounded in size, that all its processes and runs share.
 
-A file's name says what its content must be. What bears such a name was complete and right when it got it, is checked
-again by each process that opens it, and is made again where that fails; so nothing is synced to the disk: a power cut
-costs a download, not a wrong sample. Files that a process has in use are never removed by another; of the rest the
-least recently used goes first, by access time: the modification time tells whether the content was touched since it
-was checked. Who uses what outlasts kill -9 (`shards.cache.shared_folder`).
+A file's name says what its content must be. A file gets its name when it is complete and verified; every process that
+opens it verifies it again, and makes it again if it is damaged. So nothing is synced to the disk: a power cut costs a
+download, not a wrong sample. A process never removes a file that another one is using. Of the rest, the least recently
+used goes first, by access time; the modification time shows whether the content was touched since it was verified. The
+record of who uses what survives kill -9 (`shards.cache.shared_folder`).
 """
 
 import os
@@ -25,53 +25,54 @@ from shards.errors import DISK_FULL, CorruptShard, StorageError
 
 __all__ = ["Cache", "Counts", "Entry"]
 
-_LOOK_S = 0.01  # how often to look for a file that another process makes
-_MAKER_POLL_S = 0.5  # how often to see whether that process lives
-_ROOM_POLL_S = 0.1  # how often to look for room; 600 files of 17 users take 3.5 ms under the lock
+_LOOK_S = 0.01  # between two looks for a file that another process is making
+_MAKER_POLL_S = 0.5  # between two checks that this process is alive; each takes the folder's lock
+_ROOM_POLL_S = 0.1  # between two looks for room; with 600 files of 17 users each takes 3.5 ms under the lock
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counts:
-    """What a cache object has done so far, and what it holds."""
+    """What a cache object has done so far."""
 
     hits: int = 0
-    """Files that were there, whole and right, when they were needed."""
+    """Files that were in the cache, whole and undamaged, when they were needed."""
     misses: int = 0
-    """Files that had to be made or waited for when they were needed."""
+    """Files that had to be made, or waited for, when they were needed."""
     made: int = 0
-    """Files made, ahead of use or not."""
+    """Files made, when they were needed or ahead of use."""
     refetched: int = 0
-    """Files found wrong and made again."""
+    """Files found damaged and made again."""
     evicted: int = 0
     """Files removed to make room."""
-    held_bytes: int = 0
-    """Of the files that this object has in use or ahead of use."""
 
 
 class _Claim(Enum):
-    """What obtaining a file begins with."""
+    """The state in which a file is found when somebody wants it."""
 
     PRESENT = auto()
+    """The file is in the folder, and now held; it still has to be verified."""
     TO_MAKE = auto()
+    """It is missing, and there is room: this object has reserved the room and must make it."""
     BUSY = auto()
-    """Another thread or process makes it."""
+    """Another thread or process is making it."""
     FULL = auto()
+    """It is missing, and there is no room for it."""
 
 
 class Cache:
-    """One user of the folder. Its methods may be called from several threads; a forked process needs its own object."""
+    """One user of the folder. Any thread may call its methods; a forked process needs an object of its own."""
 
     def __init__(self, folder: Path, limit_bytes: int, *, wait_s: float = 120.0) -> None:
-        """limit_bytes: of all files in the folder, unfinished ones too.
+        """limit_bytes: most bytes of all files in the folder together, unfinished ones included.
 
-        wait_s: how long a file needed now waits for room, or for another process that makes it, while nothing moves.
-        Raises: StorageError for a folder that cannot be used, or whose file system does not lock files.
+        wait_s: seconds without any progress after which a file that is needed now, and waits for room or for another
+        process to make it, is given up.
+        Raises: StorageError if the folder cannot be used, or its file system does not lock files.
         """
         self.folder = Path(os.path.abspath(folder))
         self.limit_bytes, self.wait_s = limit_bytes, wait_s
         self._shared = SharedFolder(self.folder, wait_s)
-        self._right: dict[str, tuple[int, ...]] = {}  # key -> the version of the file whose content was checked
-        self._sizes: dict[str, int] = {}
+        self._right: dict[str, tuple[int, ...]] = {}  # key -> the version of the file that was verified
         self._counts = Counts()
         self._counting = Lock()
         with self._shared.locked():
@@ -87,22 +88,23 @@ class Cache:
 
     @property
     def counts(self) -> Counts:
-        """A snapshot."""
-        leases = self._shared.leases
-        held = sum(self._sizes[key] for key in {*leases.in_use, *leases.ahead})
+        """The counts at this moment."""
         with self._counting:
-            return replace(self._counts, held_bytes=held)
+            return self._counts
 
     def obtain(self, entry: Entry, *, ahead: bool) -> Path | None:
-        """The file, whole and right.
+        """The path of the file, whole and verified; the file is made if it is missing.
 
-        Needed now (ahead=False): made or waited for if need be, and in use until `release`: nobody removes it. Each
-        such call needs a release of its own. Ahead of use: nobody removes it for the sake of another file ahead of use,
-        though somebody who needs a file now may. None, and no hold on it, when another process is making it or when
-        there is no room that only unused files take. Obtaining it again for use turns the hold into one for use.
+        ahead=False: the file is needed now. The call waits for room, or for another process that is making the file.
+        Nobody removes the file until `release`; every call needs a release of its own.
 
-        Raises: CorruptShard when it is wrong even when made again, StorageError when the disk refuses or there is no
-        room, and whatever `item.make` raises.
+        ahead=True: the file is needed later. Nobody removes it to make room for another file ahead of use, but a file
+        that is needed now may take its place. The call does not wait: it returns None, and holds nothing, while another
+        process is making the file or while files that are held take all the room. A later call with ahead=False turns
+        this hold into one for use.
+
+        Raises: CorruptShard if the file is damaged even when made again, StorageError if the disk fails or there is no
+        room, and whatever `entry.make` raises.
         """
         self._refuse(entry)
         faults: list[str] = []
@@ -120,7 +122,7 @@ class Cache:
         return self.folder / entry.key
 
     def release(self, key: str) -> None:
-        """End one use, or else the hold ahead of use. Nothing happens without either."""
+        """End one use of a file; if it is not in use, end the hold ahead of use. Without either nothing happens."""
         if not self._shared.is_mine():
             return
         with self._shared.locked():
@@ -128,7 +130,7 @@ class Cache:
             self._shared.save(leases.drop(key, ahead=key not in leases.in_use))
 
     def close(self) -> None:
-        """Release everything. Files being made by other threads are given up."""
+        """Release everything. Other threads give up the files that they are making."""
         self._shared.close()
 
     def _refuse(self, entry: Entry) -> None:
@@ -137,7 +139,6 @@ class Cache:
         if entry.size + entry.extra > self.limit_bytes:
             needed = f"{entry.key} needs {entry.size + entry.extra:,} bytes"
             raise StorageError(f"{self.folder}: {needed}, the cache may have {self.limit_bytes:,}; raise --cache-size")
-        self._sizes[entry.key] = entry.size
 
     def _ready(self, claim: _Claim, entry: Entry, ahead: bool, faults: list[str]) -> bool:
         if claim is _Claim.PRESENT:
@@ -179,7 +180,11 @@ class Cache:
         return True
 
     def _verify(self, entry: Entry, ahead: bool, faults: list[str]) -> bool:
-        """Whether the file that is there, and held, is right; a wrong one is removed, as is the hold."""
+        """Whether a file that is held is undamaged. A damaged one is removed, and so is the hold.
+
+        Reading a whole shard takes a while, so it happens without the folder's lock. Another process may replace the
+        file meanwhile; the version shows that, so that only the file that was read is removed.
+        """
         path = self.folder / entry.key
         version = version_of(path)
         if version is not None and self._right.get(entry.key) == version:
@@ -197,7 +202,7 @@ class Cache:
         return False
 
     def _discard(self, key: str, ahead: bool, version: tuple[int, ...] | None) -> bool:
-        """Remove this version of a file; False when there is another by now, or none."""
+        """Remove this version of a file. False if somebody has replaced or removed it meanwhile: theirs may be good."""
         with self._shared.locked():
             self._shared.save(self._shared.leases.drop(key, ahead=ahead))
             if version is None or version_of(self.folder / key) != version:
@@ -211,7 +216,7 @@ class Cache:
             self._shared.save(self._shared.leases.drop(key, ahead=ahead))
 
     def _make(self, entry: Entry, ahead: bool, faults: list[str]) -> bool:
-        """Make the file, whose room is set aside; False when what was made is wrong."""
+        """Make a file for which room is reserved. False if the result is damaged."""
         partial = self._shared.partial(entry.key)
         try:
             wrong = make_at(entry, partial)
@@ -229,7 +234,10 @@ class Cache:
         return False
 
     def _publish(self, key: str, partial: Path) -> None:
-        """Give a file its final name."""
+        """Give a file its final name.
+
+        Under the lock, so that nobody sees both the file and the room reserved for it, or neither.
+        """
         with self._shared.locked():
             version = version_of(partial)
             partial.rename(self.folder / key)
@@ -240,14 +248,14 @@ class Cache:
         self._count(made=1)
 
     def _give_up(self, key: str, ahead: bool) -> None:
-        """Remove the unfinished file, then the room set aside for it and the hold."""
+        """Remove the unfinished file, and only then the room reserved for it, which it has taken so far."""
         self._shared.remove_partial(key)
         if not self._shared.closed:
             with self._shared.locked():
                 self._shared.save(self._shared.leases.made(key).drop(key, ahead=ahead))
 
     def _blame(self, fault: str, faults: list[str]) -> None:
-        """The first fault is made good and told; after the second there is nothing to try."""
+        """Warn of the first fault, after which the file is made again; the second one is an error."""
         faults.append(fault)
         if len(faults) > 1:
             remedy = "the stored shard is damaged, or this machine's disk or memory: run `python -m tools verify` on it"
@@ -256,7 +264,7 @@ class Cache:
         warnings.warn(f"{fault}; making it again", RuntimeWarning, stacklevel=2)
 
     def _wait(self, claim: _Claim, entry: Entry, deadline: "_Deadline") -> None:
-        """A moment, or an error when nothing has moved for too long."""
+        """Wait a moment. Raises StorageError once nothing has moved for `wait_s`."""
         if deadline.spent((claim, self._shared.progress())):
             raise StorageError(self._no_room(entry) if claim is _Claim.FULL else self._stuck(entry))
         until = time.monotonic() + (_ROOM_POLL_S if claim is _Claim.FULL else _MAKER_POLL_S)
@@ -297,7 +305,7 @@ class Cache:
 
 
 class _Deadline:
-    """Ends when the same sign has been seen for too long."""
+    """Ends when the same sign of progress has been seen for too long."""
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s

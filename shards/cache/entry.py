@@ -1,4 +1,4 @@
-"""A file of the cache: how it is made, and how one knows that it is right."""
+"""A file of the cache: how it is made, and how it is verified."""
 
 import os
 import time
@@ -15,15 +15,15 @@ class Entry:
     """A file that the cache can hold, and how to make it."""
 
     key: str
-    """The file's name: sha256 of the stored shard, a dot, the form."""
+    """Name of the file: sha256 of the stored shard, a dot, and the form, `tar` or `plain.tar`."""
     size: int
     """Bytes of the file."""
     make: Callable[[Path], None]
-    """Writes the file at this path, where nothing is. Files beside it whose names only go on are cleared away too."""
+    """Writes the file at a new path. It may use other files whose names begin with that path: they are removed too."""
     check: Callable[[Path], str | None]
-    """None when the file's content is right, else what is wrong."""
+    """Verifies the file at a path: returns what is wrong, None if nothing is."""
     extra: int = 0
-    """Bytes that making needs beside the file meanwhile."""
+    """Bytes of other files that exist while the file is made; 0 by default."""
 
     def __post_init__(self) -> None:
         if not KEY.fullmatch(self.key) or self.size < 0 or self.extra < 0:
@@ -32,7 +32,7 @@ class Entry:
 
 
 def make_at(entry: Entry, partial: Path) -> str | None:
-    """What is wrong with what was made. Damage that making itself finds counts as such."""
+    """Make a file and verify it. Returns what is wrong, also if `make` itself finds the damage; None if nothing is."""
     try:
         entry.make(partial)
     except CorruptShard as error:
@@ -41,7 +41,7 @@ def make_at(entry: Entry, partial: Path) -> str | None:
 
 
 def what_is_wrong(entry: Entry, path: Path) -> str | None:
-    """A disk that cannot read its file back is as good as a wrong file."""
+    """What is wrong with a file, None if nothing is. A file that the disk cannot read counts as damaged."""
     try:
         size = path.stat().st_size
         return f"{size} bytes, expected {entry.size}" if size != entry.size else entry.check(path)
@@ -50,7 +50,10 @@ def what_is_wrong(entry: Entry, path: Path) -> str | None:
 
 
 def touch(path: Path) -> bool:
-    """Mark a file as used just now; False if there is none."""
+    """Mark a file as used just now; False if there is none.
+
+    Access times are set by hand, as most systems mount their disks with `relatime` or `noatime`.
+    """
     try:
         os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
         return True
@@ -59,7 +62,7 @@ def touch(path: Path) -> bool:
 
 
 def version_of(path: Path) -> tuple[int, ...] | None:
-    """Changes when somebody writes or replaces the file; None if there is none."""
+    """A value that changes when somebody writes or replaces the file; None if there is none."""
     try:
         found = path.stat()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Who holds what in a folder that processes share: values only, `shards.cache.shared_folder` keeps them."""
+"""Who holds what in a folder that processes share. These are values; `shards.cache.shared_folder` stores them."""
 
 import json
 import os
@@ -10,42 +10,43 @@ from shards.json_reading import parse_json
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Leases:
-    """What one user holds. The methods give the pins after a change."""
+    """What one user holds. The methods return the leases after a change."""
 
     pid: int
+    """Process of the user."""
     in_use: Mapping[str, int] = field(default_factory=dict)
-    """Key of each file needed now -> how often it was obtained and not yet released."""
+    """Key of each file that is needed now -> how often it was obtained and not yet released."""
     ahead: frozenset[str] = frozenset()
-    """Files brought in before they are needed."""
+    """Keys of the files that were made before they are needed."""
     making: Mapping[str, int] = field(default_factory=dict)
-    """Key of each file being made -> bytes set aside for it."""
+    """Key of each file that is being made -> bytes reserved for it."""
     waiting: frozenset[str] = frozenset()
-    """Files needed now for which there is no room."""
+    """Keys of the files that are needed now and for which there is no room."""
 
     def hold(self, key: str, *, ahead: bool) -> "Leases":
-        """One hold more. A file in use is no longer held ahead by the same user: the one hold became the other."""
+        """One hold more. A file that comes into use is no longer held ahead: one hold has become the other."""
         if ahead:
             return replace(self, ahead=self.ahead | {key})
         uses = {**self.in_use, key: self.in_use.get(key, 0) + 1}
         return replace(self, in_use=uses, ahead=self.ahead - {key}, waiting=self.waiting - {key})
 
     def drop(self, key: str, *, ahead: bool) -> "Leases":
-        """One hold less, if there is one."""
+        """One hold less, if there is any."""
         if ahead:
             return replace(self, ahead=self.ahead - {key})
         uses = {**self.in_use, key: self.in_use.get(key, 0) - 1}
         return replace(self, in_use={key: count for key, count in uses.items() if count > 0})
 
     def make(self, key: str, size: int) -> "Leases":
-        """Room set aside for a file."""
+        """With room reserved for a file that this user is going to make."""
         return replace(self, making={**self.making, key: size})
 
     def made(self, key: str) -> "Leases":
-        """No longer being made."""
+        """Without that room."""
         return replace(self, making={other: size for other, size in self.making.items() if other != key})
 
     def wait(self, key: str, *, waiting: bool) -> "Leases":
-        """Waiting for room, or no longer."""
+        """With a file that waits for room, or without it."""
         return replace(self, waiting=self.waiting | {key} if waiting else self.waiting - {key})
 
     def to_json(self) -> bytes:
@@ -61,47 +62,48 @@ class Leases:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Survey:
-    """What the folder holds, and for whom, at one moment."""
+    """What is in the folder at one moment, and who holds it."""
 
     files: Mapping[str, os.stat_result]
-    """Finished files by key."""
+    """Status of each finished file, by key."""
     users: Mapping[str, Leases]
-    """Living users."""
+    """Leases of each user that is alive, by its token."""
 
     @property
     def total(self) -> int:
-        """Bytes of finished files and of those being made."""
+        """Bytes of the finished files, and bytes reserved for unfinished ones."""
         return sum(found.st_size for found in self.files.values()) + self.making
 
     @property
     def making(self) -> int:
-        """Bytes set aside for files being made."""
+        """Bytes reserved for files that are being made."""
         return sum(sum(leases.making.values()) for leases in self.users.values())
 
     @property
     def in_use(self) -> frozenset[str]:
-        """Keys that somebody needs now."""
+        """Keys of the files that somebody needs now."""
         return frozenset().union(*(leases.in_use for leases in self.users.values()))
 
     @property
     def ahead(self) -> frozenset[str]:
-        """Keys that somebody brought in before use."""
+        """Keys of the files that somebody holds ahead of use."""
         return frozenset().union(*(leases.ahead for leases in self.users.values()))
 
     @property
     def waiting(self) -> bool:
-        """Whether somebody needs a file now and has no room for it."""
+        """Whether somebody needs a file now and finds no room for it."""
         return any(leases.waiting for leases in self.users.values())
 
     def maker(self, key: str) -> Leases | None:
-        """Who makes a file."""
+        """Leases of the user that is making a file; None if nobody is."""
         return next((leases for leases in self.users.values() if key in leases.making), None)
 
     def victims(self, *, ahead: bool) -> Iterator[str]:
-        """Files that may go, in that order, for one to be brought in ahead of use or else needed now.
+        """Keys of the files that may be removed, in this order, to make room for a file.
 
-        First those that nobody holds, least recently used first; for a file needed now then those held ahead of use,
-        the last obtained first, as that one is needed last.
+        ahead: whether that file is obtained ahead of use; otherwise it is needed now.
+        First come the files that nobody holds, least recently used first. A file that is needed now may also replace
+        files held ahead of use: those obtained last go first, as they will be needed last.
         """
         in_use, held_ahead = self.in_use, self.ahead
         by_use = sorted(self.files.keys() - in_use, key=lambda key: self.files[key].st_atime_ns)
@@ -110,11 +112,11 @@ class Survey:
             yield from (key for key in reversed(by_use) if key in held_ahead)
 
     def taken(self) -> int:
-        """Bytes in use or being made: what no needed file can have."""
+        """Bytes in use or reserved: room that no other file can get."""
         return sum(self._sizes(self.in_use)) + self.making
 
     def holders(self) -> str:
-        """Who takes them, for messages."""
+        """The processes that have taken these bytes, for messages."""
         parts = []
         for leases in self.users.values():
             sizes = [*self._sizes(leases.in_use), *leases.making.values()]

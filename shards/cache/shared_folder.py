@@ -1,10 +1,13 @@
-"""A folder that processes share, and which of their files means what.
+"""A folder that processes share, with a record of who uses what that survives kill -9.
 
-Each user has a small file in the folder that says what it holds, locked (flock) for as long as the user lives. A killed
-process loses its locks: whoever looks next removes its file, and with it the unfinished files that bear its name. All
-of this is read and written under one lock of the whole folder, held for milliseconds. A user has one file open for good
-and one more for a moment, however many files it holds. What the files are for is the cache's business
-(`shards.cache.cache`).
+    <64 hexadecimal digits>.<form>     a finished file, which any user may read
+    .<that name>.<user>.partial...     what this user is making
+    .pins.<user>                       the user's leases as JSON, locked (flock) by the user as long as it lives
+    .lock                              locked by the process that reads or changes any of this, for milliseconds
+
+A killed process loses its locks. Whoever surveys the folder next can lock its leases file, which proves that the user
+is dead, and removes it together with the user's unfinished files. A user keeps one file open, and opens one more for a
+moment, however many files it holds. What the finished files are for is up to the cache (`shards.cache.cache`).
 """
 
 import errno
@@ -26,19 +29,19 @@ from shards.output.lock import is_named, leave_in_children, open_locked, try_loc
 LOCK_NAME = ".lock"
 KEY = re.compile(r"[0-9a-f]{64}\.[a-z0-9][a-z0-9.]*")
 _USER = r"\d+-[0-9a-f]{8}"
-_LEASE_NAME = re.compile(rf"\.pins\.({_USER})")
+_LEASE_NAME = re.compile(rf"\.pins\.({_USER})")  # the name that other versions look for, which may use the folder too
 _PARTIAL_NAME = re.compile(rf"\.({KEY.pattern})\.({_USER})\.partial.*")
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-_LOCK_POLL_S = 0.002
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what file systems without locks answer
+_LOCK_POLL_S = 0.002  # flock has no timeout of its own, so a process polls; the lock is held for milliseconds
 
 
 class SharedFolder:
-    """One user's access to a folder that others use too."""
+    """One user's access to a folder that other processes use too."""
 
     def __init__(self, path: Path, wait_s: float) -> None:
-        """wait_s: how long another process may keep the folder's lock, which takes milliseconds unless it is stopped.
+        """wait_s: seconds to wait for the folder's lock. Others need it for milliseconds unless they are suspended.
 
-        Raises: StorageError for a folder that cannot be made, written or locked.
+        Raises: StorageError if the folder cannot be made, written or locked.
         """
         self.path = path
         self._wait_s = wait_s
@@ -57,9 +60,9 @@ class SharedFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else looks at the folder or changes it meanwhile.
+        """Within this context no other process looks at the folder or changes it.
 
-        Raises: StorageError for whatever the disk refuses meanwhile, RuntimeError once closed.
+        Raises: StorageError if the disk fails within it, RuntimeError once closed.
         """
         with self._mutex, _explained(self.path):
             descriptor = self._take_lock()
@@ -70,17 +73,20 @@ class SharedFolder:
                 unlock(descriptor)
 
     def save(self, leases: Leases) -> None:
-        """Have all others know what this user holds. Only while locked; a disk that refuses leaves it as it was."""
+        """Let all others know what this user holds. Only while locked. If the disk fails, the old leases stay.
+
+        Overwritten in place: a rename would leave the user's lock on the old file.
+        """
         data = leases.to_json()
         try:
             _overwrite(self._descriptor, data)
         except OSError:
-            _overwrite(self._descriptor, self._saved)  # takes no new room
+            _overwrite(self._descriptor, self._saved)  # needs no new room on the disk
             raise
         self._saved, self.leases = data, leases
 
     def survey(self) -> Survey:
-        """Look at everything, and remove what dead users left. Only while locked."""
+        """Look at everything, and remove what dead users have left. Only while locked."""
         entries = _regular_files(self.path)
         lease_names = filter(None, map(_LEASE_NAME.fullmatch, entries))
         users = {
@@ -93,27 +99,27 @@ class SharedFolder:
         return Survey(files=files, users=users)
 
     def partial(self, key: str) -> Path:
-        """Where this user makes a file. Names that go on after this one are its own too."""
+        """Where this user makes a file. Longer names that begin with this one are its own too."""
         return self.path / f".{key}.{self._token}.partial"
 
     def remove_partial(self, key: str) -> None:
-        """Remove what was made so far."""
+        """Remove what this user has made of a file so far."""
         start = self.partial(key).name
         for name in _regular_files(self.path):
             if name.startswith(start):
                 (self.path / name).unlink(missing_ok=True)
 
     def progress(self) -> object:
-        """Something that changes as long as anybody writes an unfinished file."""
+        """A value that changes as long as anybody writes to an unfinished file."""
         found = _regular_files(self.path).items()
         return {name: (stats.st_mtime_ns, stats.st_blocks) for name, stats in found if _PARTIAL_NAME.fullmatch(name)}
 
     def is_mine(self) -> bool:
-        """Whether this process made the object, rather than a fork's parent."""
+        """Whether this process made the object; False in a fork's child, whose parent did."""
         return os.getpid() == self._owner
 
     def close(self) -> None:
-        """Hold nothing any more."""
+        """Give up all leases."""
         if self.closed or not self.is_mine():
             return
         try:
@@ -124,12 +130,12 @@ class SharedFolder:
             self.leave()
 
     def leave(self) -> None:
-        """Close this process's file, which unlocks it unless a fork's parent has it open too."""
+        """Close this process's copy of the leases file; the lock stays if the parent of a fork still has it open."""
         if self._close_file is not None:
             self._close_file()
 
     def _take_lock(self) -> int:
-        """The descriptor of the folder's lock, which is made anew when somebody removed the folder."""
+        """The descriptor of the folder's lock. The folder is made again if somebody has removed it."""
         deadline = time.monotonic() + self._wait_s
         while True:
             if self.closed:
@@ -145,7 +151,7 @@ class SharedFolder:
             time.sleep(_LOCK_POLL_S)
 
     def _appear(self) -> None:
-        """Be among the users, again if somebody removed the folder."""
+        """Make sure that this user is on record: it is not if somebody has removed the folder meanwhile."""
         if self._descriptor >= 0 and is_named(self._descriptor, self._lease_path):
             return
         self.leave()
@@ -155,13 +161,16 @@ class SharedFolder:
         self.save(self.leases)
 
     def _refuse_blind_locks(self) -> None:
-        """Some network file systems grant every lock to everybody."""
+        """Raise OSError if a second descriptor can lock a locked file: some network file systems grant every lock."""
         if _live_leases(self._lease_path) is None:
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
 
 def _live_leases(path: Path) -> Leases | None:
-    """What a user holds; None for a dead one, whose file is removed."""
+    """What a user holds; None if the user is dead, and then its file is removed.
+
+    The file is locked as long as its user lives, so a lock that can be taken proves that the user is dead.
+    """
     try:
         descriptor = os.open(path, os.O_RDWR)
     except FileNotFoundError:  # somebody removes the whole folder
@@ -186,7 +195,7 @@ def _overwrite(descriptor: int, data: bytes) -> None:
 
 
 def _regular_files(folder: Path) -> dict[str, os.stat_result]:
-    """Name -> what the disk says of it."""
+    """The status of each regular file in the folder, by name."""
     found = {}
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:

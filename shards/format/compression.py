@@ -3,7 +3,7 @@
 Only the images are compressed. The labels' and sources' members are those of a plain block, byte for byte, and the
 frame holds the images' npy file, so unpacking a shard gives the very file that an uncompressed `write_shard` would
 have written. Frames carry no checksums or sizes of their own: the manifest has the crc32 of every block, stored and
-plain, and its size. What a frame says of its size is not believed: unpacking stops at the expected one.
+plain, and its size. A size stated in a frame is ignored: unpacking stops at the expected size.
 
 On the real originals (113,771 images of 64x64, blocks of 1,250): zstd at level 9 takes 1,271 bytes an image and packs
 7,000 images/s a core; LZ4 at level 6 takes 1,417 bytes and packs 12,000. Higher levels gain 3 % and are
@@ -33,7 +33,7 @@ _CHUNK = 1 << 20
 
 
 def compress_block(key: str, plain: bytes, samples: int, compression: Compression) -> bytes:
-    """A block of so many images as it is stored, from its plain form. The same bytes for the same library version."""
+    """The stored form of a plain block of this many images. The same library version gives the same bytes."""
     end = _pixels_end(samples)
     frame = _compress(memoryview(plain)[TAR_BLOCK:end], compression)
     header = layout.tar_header(_images_name(key, compression), len(frame))
@@ -46,7 +46,7 @@ def unpack_shard(
 ) -> None:
     """Write the plain packed form of a compressed shard into a new file. Memory: a few blocks for each thread.
 
-    Every block's crc32 is checked, as it is stored and as it is unpacked. Raises: CorruptShard; OSError of the disk.
+    Checks the crc32 of every block before and after unpacking. Raises: CorruptShard; OSError from the disk.
     """
     if source.stat().st_size != shard.bytes:
         raise CorruptShard(f"{source}: {source.stat().st_size} bytes, expected {shard.bytes}; fetch or pack it again")
@@ -66,19 +66,19 @@ def unpack_shard(
 
 
 def check_stored(shard: Shard, path: Path) -> str | None:
-    """What is wrong with a file that should be this shard as stored: size, a block's crc32, the zeros at the end."""
+    """What is wrong with a file of this shard as stored: its size, a crc32, the zeros at the end. None if nothing."""
     return _check(path, shard.bytes, shard.blocks)
 
 
 def check_plain(shard: Shard, path: Path) -> str | None:
-    """What is wrong with a file that should be this shard after unpacking (as stored if nothing is compressed)."""
+    """What is wrong with a file of this shard after unpacking (as stored if nothing is compressed). None if nothing."""
     return _check(path, shard.plain_bytes, shard.plain)
 
 
 def _plain_pieces(
     number: int, data: memoryview, samples: int, compression: Compression, where: str
 ) -> Iterator[bytes | memoryview]:
-    """The plain form of a stored block, piece by piece; a piece holds until the next is asked for."""
+    """The plain form of a stored block, piece by piece; each piece is valid until the next one is taken."""
     key, tail = layout.block_key(number), len(data) - (layout.block_bytes(samples) - _pixels_end(samples))
     size = int(bytes(data[124:135]), 8) if bytes(data[124:135]).isdigit() else -1
     header = layout.tar_header(_images_name(key, compression), max(size, 0))
@@ -94,7 +94,7 @@ def _plain_pieces(
 
 
 def _exactly(expected: int, pieces: Iterator[memoryview]) -> Iterator[memoryview]:
-    """The pieces, as long as they do not grow beyond what is expected, and not less in the end."""
+    """The pieces. Raises ValueError if together they are longer or shorter than expected."""
     total = 0
     for piece in pieces:
         total += len(piece)

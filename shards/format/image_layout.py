@@ -1,8 +1,8 @@
-"""The image layout: a PNG or JPEG file and its label for each sample, as everybody's WebDataset has them.
+"""The image layout: a PNG or JPEG file and its label for each sample, as in any WebDataset.
 
-A tar holds `KEY.png` (or `.jpg`, `.jpeg`) and `KEY.cls`, the label in digits, for each sample. `NAME.samples.npy` says
-where each image lies and what it is, so that a reader needs neither tar headers nor `.cls` files; samples that were
-skipped as bad are simply not in it. A block is a range of the tar with whole samples.
+For each sample, a tar holds `KEY.png` (or `.jpg`, `.jpeg`) and `KEY.cls`, the label in digits. `NAME.samples.npy` has
+the offset, size and label of each image, so that a reader needs neither tar headers nor `.cls` files; bad samples are
+not in it. A block is a range of the tar with whole samples.
 """
 
 import hashlib
@@ -32,29 +32,34 @@ EXTENSIONS = ("png", "jpg", "jpeg")
 LABEL_EXTENSION = "cls"
 TABLE_TYPE = np.dtype([("offset", "<u8"), ("bytes", "<u4"), ("label", "<i4"), ("source", "<u8")])
 MAX_IMAGES = MAX_MEMBERS // 2
-"""In a tar."""
+"""Most images in a tar."""
 _LABEL = re.compile(rb"(\d{1,10})\n?")
 
 
 class EncodedImages(NamedTuple):
-    """n samples: image files [n], labels [n], sources uint64 [n] (the original each image was made from)."""
+    """Several samples as image files."""
 
     files: Sequence[bytes]
+    """PNG or JPEG files [n]."""
     labels: NDArray[np.integer]
+    """Class numbers [n]."""
     sources: NDArray[np.uint64]
+    """The original that each image was made from [n]."""
 
 
 class ImageSample(NamedTuple):
-    """Where a sample lies in its tar."""
+    """Where a sample is in its tar."""
 
     image: Member
+    """The image file."""
     label: int
+    """Class number."""
     start: int
-    """Of the first header of all its members."""
+    """Where the first header of its members starts, in bytes from the start of the tar."""
 
 
 def write_image_shard(path: Path, blocks: Iterable[EncodedImages], image_format: ImageFormat) -> Shard:
-    """Write one tar of the image layout, its DALI index and its table; returns what the manifest says of it."""
+    """Write one tar of the image layout, its DALI index and its table; returns its description for the manifest."""
     sources: list[NDArray[np.uint64]] = []
     shard = write_tar(path, _stored_blocks(path, blocks, image_format, sources))
     table = image_table(read_samples(path, ustar.read_archive(path)))
@@ -72,9 +77,9 @@ def write_table(folder: Path, shard: Shard, table: NDArray[np.void]) -> Shard:
 
 
 def read_table(store: Readable, shard: Shard) -> NDArray[np.void]:
-    """A shard's table of samples, of TABLE_TYPE, one row each in the order of the tar.
+    """A shard's table of samples, of TABLE_TYPE, one row for each sample in the order of the tar.
 
-    Raises: CorruptShard when it is not the one that the manifest means, or points outside the shard's blocks.
+    Raises: CorruptShard if its checksum is not the manifest's, or a row points outside the shard's blocks.
     """
     data, where = store.read(shard.table_name), f"{store.location}/{shard.table_name}"
     found = hashlib.sha256(data).hexdigest()
@@ -95,14 +100,17 @@ def read_samples(
 ) -> list[ImageSample]:
     """The samples of a tar. where: its name in messages, if it is not its path.
 
-    Raises: CorruptShard for an image without its label, or a label that is no whole number from 0 to below `classes`.
+    Raises: CorruptShard if an image has no label, or a label is not a whole number from 0 to `classes` - 1.
     """
     with path.open("rb") as file:
         return [_sample(where or str(path), members, file.fileno(), classes) for members in archive.samples()]
 
 
 def table_problem(path: Path, table: NDArray[np.void]) -> str | None:
-    """Where a tar's own headers and labels contradict its table of samples; a tar may have more samples than that."""
+    """The first contradiction between a tar and its table of samples, None if there is none.
+
+    The tar may have more samples than the table, which leaves out bad ones.
+    """
     archive = ustar.read_archive(path)
     found = image_table(read_samples(path, archive))
     rows = np.searchsorted(found["offset"], table["offset"]).clip(max=max(len(found) - 1, 0))

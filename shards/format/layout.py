@@ -20,11 +20,11 @@ PIXELS_OFFSET = ALIGNMENT  # from a block's start: tar header and padded npy hea
 LABEL_TYPE = np.dtype("<i4")
 MAX_LABEL = 2**31 - 1
 SOURCE_TYPE = np.dtype("<u8")
-BLOCK_SIZES = (125, 250, 625, 1250)  # divisors of 6,250, one rank's share of a global batch of 50,000 on 8 GPUs
+BLOCK_SIZES = (125, 250, 625, 1250)  # divisors of 6,250, one rank's part of a global batch of 50,000 on 8 GPUs
 
 
 def block_bytes(samples: int) -> int:
-    """Bytes of a block of so many images, a multiple of 4,096."""
+    """Bytes of a block of this many images, a multiple of 4,096."""
     return sources_offset(samples) + _sources_room(samples)
 
 
@@ -59,14 +59,14 @@ def encode_block(
 
 
 def tar_header(name: str, size: int) -> bytes:
-    """A USTAR header without clock, user or machine in it: the same input gives the same bytes."""
+    """A USTAR header without time, user or machine, so that the same input always gives the same bytes."""
     info = tarfile.TarInfo(name)
     info.size, info.mode, info.mtime = size, 0o644, 0
     return info.tobuf(tarfile.USTAR_FORMAT)
 
 
 def end_of_archive() -> bytes:
-    """The zero blocks that close a tar, a whole page so that files stay aligned to each other when mapped in a row."""
+    """The zero blocks that close a tar: a whole page, so that tars mapped one after another stay aligned."""
     return bytes(ALIGNMENT)
 
 
@@ -95,7 +95,7 @@ def _member(name: str, array: NDArray[np.generic], npy_header_bytes: int) -> byt
 
 
 def _npy_header(array: NDArray[np.generic], length: int) -> bytes:
-    """An npy 1.0 header of exactly so many bytes (numpy.lib.format: magic, length, a dict, spaces, a line feed)."""
+    """An npy 1.0 header of exactly this length (numpy.lib.format: magic, length, a dict, spaces, a line feed)."""
     text = f"{{'descr': {array.dtype.str!r}, 'fortran_order': False, 'shape': {array.shape!r}, }}"
     body = text.encode("latin1").ljust(length - 11) + b"\n"
     return b"\x93NUMPY\x01\x00" + (length - 10).to_bytes(2, "little") + body

@@ -1,8 +1,8 @@
-"""`dataset.json`: what a shard set consists of. The set exists only when this file does; it is written last.
+"""`dataset.json`: what a shard set consists of. The file is written last: without it there is no set.
 
-Version 2 has the fields that say how shards are stored, version 3 also how many images of each class are drawn from
-fonts. A set is written in the lowest version that has what it needs: older releases read it, and one that they wrote
-keeps its identity.
+Version 2 adds the fields that say how shards are stored, version 3 the number of images of each class that are rendered
+from fonts. A set is written in the lowest version that has the fields it needs, so that older releases can read it, and
+a set that they wrote keeps its identity.
 """
 
 import hashlib
@@ -38,14 +38,15 @@ class Block:
     """Where a block lies in its shard."""
 
     offset: int
-    """Bytes from the start of the tar."""
+    """Where the block starts, in bytes from the start of the tar."""
     bytes: int
-    """Length, headers and padding included."""
+    """Length of the block in bytes, headers and padding included."""
     samples: int
+    """Images in the block."""
     crc32: int
-    """Over all of the block's bytes."""
+    """crc32 of all bytes of the block as stored."""
     plain_crc32: int | None = None
-    """Over the bytes that a compressed block unpacks to; None for what is stored as it is."""
+    """crc32 of the bytes that a compressed block unpacks to; None for an uncompressed block."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,12 +54,15 @@ class Shard:
     """One tar, as it is stored."""
 
     name: str
+    """File name of the tar."""
     bytes: int
+    """Length of the tar in bytes."""
     sha256: str
+    """sha256 of the tar, in hexadecimal digits."""
     blocks: tuple[Block, ...]
-    """Ranges of whole samples, one after another from byte 0 on; only the end of the archive follows them."""
+    """Blocks of whole samples, one after another from byte 0 on; only the end of the archive follows them."""
     table_sha256: str | None = None
-    """Of `table_name`; None in the packed layout, which needs no table."""
+    """sha256 of the file `table_name`; None in the packed layout, which needs no table."""
 
     @property
     def samples(self) -> int:
@@ -67,17 +71,17 @@ class Shard:
 
     @property
     def index_name(self) -> str:
-        """The file beside it with its DALI index."""
+        """Name of the file with the shard's DALI index, beside the tar."""
         return self.name.removesuffix(".tar") + ".idx"
 
     @property
     def table_name(self) -> str:
-        """In the image layout, the file with its table of samples, beside `dataset.json`."""
+        """Name of the file with the shard's table of samples, beside `dataset.json`; only in the image layout."""
         return self.name.removesuffix(".tar") + ".samples.npy"
 
     @property
     def plain(self) -> tuple[Block, ...]:
-        """The blocks after unpacking; those stored where nothing is compressed."""
+        """The blocks after unpacking; the stored blocks if nothing is compressed."""
         if all(block.plain_crc32 is None for block in self.blocks):
             return self.blocks
         sizes = [block_bytes(block.samples) for block in self.blocks]
@@ -96,15 +100,16 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Split:
-    """A part of the set that is used as one: train, val or test."""
+    """One of the set's splits: train, val or test."""
 
     shards: tuple[Shard, ...]
+    """Shards of the split, in stored order."""
     samples_per_class: tuple[int, ...]
-    """Images of each class as stored."""
+    """Stored images of each class."""
     originals_per_class: tuple[int, ...]
-    """Different originals behind them: fewer than the images where a set was balanced by augmentation."""
+    """Different originals of each class: fewer than its images if the set was balanced by augmentation."""
     rendered_per_class: tuple[int, ...] = ()
-    """How many of these originals are rendered from fonts; empty where none is, or where the writer did not tell."""
+    """Originals of each class that are rendered from fonts; empty if there are none, or before version 3."""
 
     @property
     def samples(self) -> int:
@@ -113,7 +118,7 @@ class Split:
 
     @property
     def rendered_counts(self) -> tuple[int, ...]:
-        """`drawn_per_class`, with zeros where that is empty."""
+        """`rendered_per_class`, with a zero for each class if that is empty."""
         return self.rendered_per_class or (0,) * len(self.originals_per_class)
 
 
@@ -122,29 +127,32 @@ class Manifest:
     """A shard set."""
 
     name: str
-    """The data's name, for people."""
+    """Name of the data, for people."""
     licence: str
-    """The line to print with anything made from the data."""
+    """Line to print with anything made from the data."""
     lineage: Lineage
-    """Only with known lineage can splits be proved disjoint."""
+    """Whether the original of every image is known, so that splits can be proven disjoint."""
     classes: int
+    """Classes of the class map, including those without images."""
     seed: int
+    """Seed that the set was made with."""
     layout: Layout = "packed"
     """`packed`: blocks of many images as arrays. `image`: a PNG or JPEG file and its label for each."""
     compression: Compression = "none"
-    """Of the images in each block of the packed layout."""
+    """Compression of the images in each block of the packed layout; `none` by default."""
     base: str = ""
-    """Folder or prefix of the tars where others made them; empty if they lie beside `dataset.json`."""
+    """Folder or prefix of the tars if others made them; empty, the default, if they are beside `dataset.json`."""
     history: Mapping[str, Any] = field(default_factory=dict)
-    """How the set was made: tools, their options, counts of what was dropped."""
+    """How the set was made: commands, their options, counts of dropped images."""
     splits: Mapping[str, Split]
+    """The splits by name."""
 
     def to_json(self) -> str:
         """The content of `dataset.json`."""
         return json.dumps(_manifest_to_dict(self), ensure_ascii=False) + "\n"
 
     def identity(self) -> str:
-        """sha256 of `dataset.json`: equal for equal sets and for no others."""
+        """sha256 of `dataset.json`: two sets are equal if and only if these are."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 

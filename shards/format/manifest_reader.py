@@ -28,6 +28,7 @@ class Readable(Protocol):
     """Where small files are read from: `shards.store.store.Store`."""
 
     location: str
+    """Path or URL, for messages."""
 
     def read(self, name: str) -> bytes:
         """A whole file. Raises MissingShard, StorageError."""

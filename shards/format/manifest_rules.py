@@ -1,4 +1,4 @@
-"""What must hold in a `dataset.json`, so that nothing it says can lead a reader outside its files or its memory."""
+"""Rules for a `dataset.json`, so that a hostile one cannot lead a reader outside its files or exhaust its memory."""
 
 import re
 from typing import TYPE_CHECKING
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 SHARD_NAME = re.compile(r"\w[\w.-]*\.tar")  # a plain file name: nothing outside the folder, nothing hidden
 BASES = ("/", "file://", "s3://", "gs://", "az://", "http://", "https://")
-MOST_COMPRESSED = 16_384  # images in a compressed block: 64 MiB, which whoever unpacks it must have in memory
+MOST_COMPRESSED = 16_384  # images in a compressed block: 64 MiB, which a reader must hold in memory to unpack it
 LEAST_SAMPLE = 4 * TAR_BLOCK  # of the image layout: two members, each with a header and at least one byte
 
 
 def check_manifest(manifest: "Manifest") -> None:
-    """Raise ValueError, with what is wrong, for a manifest that no writer can have made."""
+    """Raise ValueError, with what is wrong, if no writer can have made this manifest."""
     if manifest.classes < 1:
         raise ValueError("classes is 0, expected at least one")
     manifest.identity()  # UnicodeEncodeError, a ValueError, for half a surrogate pair, which nothing can print

@@ -7,8 +7,11 @@ from numpy.typing import NDArray
 
 
 class Samples(NamedTuple):
-    """n samples: images uint8 [n, 64, 64], labels [n], sources uint64 [n] (the original each image was made from)."""
+    """Several samples in memory."""
 
     images: NDArray[np.uint8]
+    """Pixels [n, 64, 64]."""
     labels: NDArray[np.integer]
+    """Class numbers [n]."""
     sources: NDArray[np.uint64]
+    """The original that each image was made from [n]."""

@@ -21,13 +21,14 @@ MAX_FOLDERS = 1 << 10
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Archive:
-    """A tar's members in their order."""
+    """The content of a tar."""
 
     members: list[Member]
+    """Regular files, in the order of the tar."""
     end: int
-    """Where the zeros start that close it."""
+    """Where the zeros that close the tar start, in bytes from its start."""
     bytes: int
-    """Length of the whole file."""
+    """Length of the whole file in bytes."""
 
     def samples(self) -> Iterator[list[Member]]:
         """Members that follow each other and share a key: what WebDataset readers take for one sample."""

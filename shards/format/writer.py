@@ -1,4 +1,4 @@
-"""Writing: a folder that appears whole or not at all, and the shards inside it."""
+"""Writing shards, their indexes and the manifest."""
 
 import hashlib
 from collections.abc import Iterable
@@ -14,25 +14,28 @@ from shards.format.compression import compress_block
 from shards.format.manifest import CLASSES_NAME, MANIFEST_NAME, Block, Compression, Manifest, Shard
 from shards.format.manifest_rules import MOST_COMPRESSED, check_manifest
 from shards.format.samples import Samples
+from shards.json_reading import MOST_BYTES
 from shards.output.files import sync_file, write_file
 
 
 class StoredBlock(NamedTuple):
-    """A block as it goes into a tar: whole members with their headers and padding."""
+    """A block as it is stored in a tar."""
 
     data: bytes
+    """Whole members with their headers and padding."""
     samples: int
+    """Images in the block."""
     plain_crc32: int | None = None
-    """Of the packed block, where data is compressed."""
+    """crc32 of the uncompressed block; None if it is stored uncompressed."""
 
 
 def write_shard(path: Path, blocks: Iterable[Samples], *, compression: Compression = "none") -> Shard:
-    """Write one packed tar and its DALI index; returns what the manifest says of it. Blocks have any sizes."""
+    """Write one packed tar and its DALI index; returns its description for the manifest. Blocks may differ in size."""
     return write_tar(path, (encode_block(number, block, path, compression) for number, block in enumerate(blocks)))
 
 
 def encode_block(number: int, block: Samples, path: Path, compression: Compression) -> StoredBlock:
-    """A packed block as it goes into the tar at `path`. Raises InputError for what does not belong there."""
+    """A packed block as it is stored in the tar at `path`. Raises InputError if its arrays do not fit the layout."""
     key, plain = layout.block_key(number), layout.encode_block(layout.block_key(number), *check_samples(block, path))
     samples = len(block.labels)
     if compression == "none":
@@ -60,13 +63,17 @@ def write_tar(path: Path, blocks: Iterable[StoredBlock]) -> Shard:
 
 
 def write_manifest(folder: Path, manifest: Manifest, classes_json: str) -> None:
-    """Complete a set: the class map, then, last, the manifest. Raises InputError for one that nobody could read."""
+    """Complete a set: write the class map and then the manifest. Raises InputError if no reader would accept it."""
     try:
         check_manifest(manifest)
     except ValueError as error:
         raise InputError(f"{folder / MANIFEST_NAME}: {error}") from error
+    content = manifest.to_json().encode()
+    if len(content) > MOST_BYTES:
+        found = f"{len(content):,} bytes, expected at most {MOST_BYTES:,}"
+        raise InputError(f"{folder / MANIFEST_NAME}: {found}; give larger blocks, or make several sets")
     write_file(folder / CLASSES_NAME, classes_json)
-    write_file(folder / MANIFEST_NAME, manifest.to_json())
+    write_file(folder / MANIFEST_NAME, content)
 
 
 def shard_name(split: str, number: int) -> str:
@@ -75,7 +82,7 @@ def shard_name(split: str, number: int) -> str:
 
 
 def check_samples(samples: Samples, path: Path) -> Samples:
-    """Refuse arrays that do not belong into a shard."""
+    """Raise InputError if arrays do not fit the packed layout; returns them."""
     images, labels, sources = samples
     shapes = ((labels.size, layout.IMAGE_SIZE, layout.IMAGE_SIZE), (labels.size,), (labels.size,))
     kinds = (images.dtype == np.uint8, labels.dtype.kind in "iu", sources.dtype == np.uint64)

@@ -1,8 +1,8 @@
-"""Balance without copies: so many draws of each class an epoch, from the order itself.
+"""Balance without copies: the order itself gives each class a number of draws in an epoch.
 
-A class's samples stand in a circle, and each epoch takes the next stretch of it. So in every epoch, and over all epochs
-so far, no sample of a class has been drawn more than once oftener than another; a class with more samples than draws
-shows all of them in turn. The epoch's draws are then shuffled as a whole.
+The samples of a class form a circle, and each epoch takes the next ones in it. So within every epoch, and over all
+epochs so far, the draws of any two samples of a class differ by one at most; a class with more samples than draws shows
+all of them in turn. The draws of an epoch are then shuffled as a whole.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,14 @@ from shards.order.sequential import by_epoch
 
 @dataclass(frozen=True, kw_only=True)
 class BalancedOrder:
-    """Draws from labelled samples. Memory: 8 bytes for each sample, as the labels have no order of their own."""
+    """Draws from labelled samples. Memory: 8 bytes for each sample, for the samples sorted by class."""
 
     labels: NDArray[np.int32]
-    """Of all samples [n], as stored."""
+    """Labels of all samples [n], in stored order."""
     draws: NDArray[np.int64]
-    """Positions of each class in an epoch [classes]; 0 for a class without samples."""
+    """Draws of each class in an epoch [classes]; 0 for a class without samples."""
     seed: int
+    """Seed of the shuffle: equal seeds give equal streams."""
 
     def __post_init__(self) -> None:
         if self.draws.sum() < 1 or self.draws.min() < 0:
@@ -46,7 +47,7 @@ class BalancedOrder:
         positions = np.arange(first, last, dtype=np.uint64)
         numbers = permute(positions, self.samples, key=mix(mix(self.seed) ^ epoch)).astype(np.int64)
         label = np.searchsorted(self._last_draw, numbers, side="right")
-        drawn = (epoch + 1) * self.draws - self._last_draw  # to be added to a number: draws of its class until then
+        drawn = (epoch + 1) * self.draws - self._last_draw  # added to a number: draws of its class until then
         turn = (numbers + drawn[label]) % self._counts[label]
         return np.take(self._by_class, self._first_of_class[label] + turn)
 
@@ -69,10 +70,10 @@ class BalancedOrder:
 
 
 def draws_per_class(samples: Sequence[int], draws: int, *, exponent: float = 0.0, cap: int = 0) -> NDArray[np.int64]:
-    """Draws of each class in an epoch, `draws` on average, in proportion to the samples it has ** exponent.
+    """Draws of each class in an epoch, in proportion to its samples ** exponent, and one at least if it has samples.
 
-    exponent 0: the same for every class. 1: as the samples are. cap: what a class counts for at most; 0: as many as it
-    has. A class with samples gets one draw at least.
+    samples: of each class. draws: the mean over the classes that have samples. exponent 0: the same number for every
+    class; 1: in proportion to the samples. cap: a class with more samples counts as having this many; 0: no cap.
     """
     counts = np.array(samples, np.int64)
     counted = np.minimum(counts, cap) if cap else counts

@@ -1,9 +1,9 @@
 """The order of samples as a pure function of (seed, epoch, position), in constant memory.
 
-Training reads an endless stream: every sample of epoch 0 once, in a shuffled order, then every sample of epoch 1 in
-another, and so on. A run's state is one integer, the samples seen. A global batch is a stretch of the stream, so it is
-the same for any number of ranks, every rank takes the same number of steps, and no sample is missed or doubled in an
-epoch; a batch may span two epochs, and only the last batch of a run can be shorter.
+Training reads an endless stream: every sample once in the shuffled order of epoch 0, then every sample once in another
+order, and so on. A run's state is one integer, the number of samples seen. A global batch is a span of the stream, so
+it is the same for any number of ranks, every rank takes the same number of steps, and no epoch misses or repeats a
+sample. A batch may span two epochs; only the last batch of a run can be shorter.
 """
 
 from collections.abc import Iterable, Iterator
@@ -28,7 +28,7 @@ class Order(Protocol):
 
     @property
     def seed(self) -> int:
-        """What the order follows from."""
+        """Seed of the order: equal seeds give equal streams."""
 
     def at(self, start: int, stop: int) -> NDArray[np.int64]:
         """The sample numbers at the stream's positions start..stop-1."""
@@ -36,12 +36,14 @@ class Order(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleOrder:
-    """All samples shuffled singly over the whole set, or as stored."""
+    """All samples shuffled one by one over the whole set, or in stored order."""
 
     samples: int
     """Samples in an epoch."""
     seed: int
+    """Seed of the shuffle: equal seeds give equal streams."""
     shuffle: bool = True
+    """Whether to shuffle, anew in each epoch; otherwise samples come in stored order. True by default."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.samples < 1 << 63:
@@ -65,6 +67,7 @@ class Plan:
     samples: int
     """Samples in an epoch."""
     epochs: int
+    """Epochs of the run."""
     batch_size: int
     """Samples in a global batch."""
 
@@ -74,7 +77,7 @@ class Plan:
 
     @property
     def total(self) -> int:
-        """Samples seen by the whole run."""
+        """Samples that the whole run sees, repeats included."""
         return self.samples * self.epochs
 
     @property
@@ -83,24 +86,27 @@ class Plan:
         return -(-self.total // self.batch_size)
 
     def batch(self, step: int) -> tuple[int, int]:
-        """The stretch of the stream, from start to before stop, that is global batch `step`."""
+        """The span of global batch `step`: its first position in the stream, and the one after its last."""
         return step * self.batch_size, min((step + 1) * self.batch_size, self.total)
 
     def rank_span(self, step: int, rank: int, ranks: int) -> tuple[int, int]:
-        """One rank's part of a global batch. Parts differ by at most one sample and together are the batch."""
+        """The span of one rank's part of a global batch.
+
+        The parts make up the batch and differ by one sample at most.
+        """
         start, stop = self.batch(step)
         return cut(start, stop, rank, ranks)
 
     def epochs_done(self, step: int) -> int:
-        """Epochs wholly seen after so many steps."""
+        """Epochs that are complete after this many steps."""
         return min(step * self.batch_size, self.total) // self.samples
 
 
 def numbers_of(order: Order, spans: Iterable[tuple[int, int]]) -> Iterator[NDArray[np.int64]]:
-    """The sample numbers of each stretch, (start, stop), of the stream.
+    """The sample numbers of each span, (start, stop), of the stream.
 
-    Stretches that follow each other are looked up together: NumPy takes 190 ns a number for 2,000 of them, 50 ns for
-    16,000 (one thread, 100,000 samples).
+    Spans that follow each other are looked up together: NumPy takes 190 ns a number for 2,000 of them, 50 ns for 16,000
+    (one thread, 100,000 samples).
     """
     ahead = iter(spans)
     following = next(ahead, None)
@@ -128,6 +134,6 @@ def by_epoch(start: int, stop: int, samples: int) -> Iterator[tuple[int, int, in
 
 
 def cut(start: int, stop: int, part: int, parts: int) -> tuple[int, int]:
-    """Part number `part` of a stretch cut into so many, the same to one sample."""
+    """One part of a span that is cut into `parts` parts, equal to within one sample; `part` counts from 0."""
     count = stop - start
     return start + part * count // parts, start + (part + 1) * count // parts

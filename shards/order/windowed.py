@@ -1,12 +1,12 @@
-"""An order for streaming: shuffled single images over a few shards at a time, every shard brought once an epoch.
+"""An order for streaming: samples are shuffled over a few shards at a time, and each shard is fetched once an epoch.
 
-The shards of an epoch are shuffled into a row. Each shard's samples are shuffled and dealt into `window` parts, and
+The shards of an epoch are shuffled into a row. The samples of each shard are shuffled and cut into `window` parts, and
 part j of the row's i-th shard goes to group i + j; a group is shuffled as a whole. So a group mixes `window` shards,
-and the next group needs one shard more and one less.
+and the next group needs one new shard and drops one.
 
-Lanes serve several nodes. The row is cut into that many lanes, each with groups of its own, and every global batch
-takes an equal part from each, in their order. As a rank's share of a batch is a stretch of it, a node reads only the
-shards of its lanes wherever the number of nodes divides that of lanes. The stream depends on neither ranks nor nodes.
+Lanes serve several nodes. The row is cut into lanes, each with groups of its own, and every global batch takes an equal
+part from each lane, in their order. A rank's part of a batch is a span of it, so a node reads only the shards of its
+own lanes if the number of nodes divides the number of lanes. The stream depends on neither ranks nor nodes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,12 +24,15 @@ _CACHED = 64  # lanes of an epoch, and groups of a lane, whose tables are kept
 
 
 class WindowedOrder:
-    """Shuffled over `window` shards at a time; constant memory beside a few numbers for each shard."""
+    """Samples shuffled over `window` shards at a time. Memory: a few numbers for each shard."""
 
     def __init__(
         self, sizes: Sequence[int], *, seed: int, window: int = 8, lanes: int = 1, batch_size: int = 1
     ) -> None:
-        """sizes: samples of each shard, as stored. batch_size: of the global batch, which is what lanes divide."""
+        """sizes: samples of each shard, in stored order. window: number of shards that are mixed.
+
+        lanes: parts of every global batch, of `batch_size` samples, each from shards of its own.
+        """
         if sum(sizes) < 1 or min(sizes) < 0 or min(window, lanes, batch_size) < 1:
             found = f"{sum(sizes)} samples, window={window}, lanes={lanes}, batch_size={batch_size}"
             raise ValueError(f"{found}; expected at least one of each")
@@ -69,7 +72,7 @@ class WindowedOrder:
         return batches * (last - first) + min(max(offset - first, 0), last - first)
 
     def _make_lane(self, epoch: int, lane: int) -> "_Lane":
-        """A lane's stretch of the epoch's row is as long as its part of the epoch's positions."""
+        """One lane of an epoch: a span of the epoch's row, as long as the lane's part of the epoch's positions."""
         start, stop = epoch * self.samples, (epoch + 1) * self.samples
         lengths = [self._seen_of_lane(each, stop) - self._seen_of_lane(each, start) for each in range(lane + 1)]
         key = mix(mix(self.seed) ^ epoch)

@@ -1,1 +1,1 @@
-"""Files and folders that appear whole or not at all, who holds them, and who made them."""
+"""Output on disk: files and folders that appear whole or not at all, their locks, and the command that made them."""

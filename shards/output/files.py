@@ -1,4 +1,4 @@
-"""Files that are old or new, never half: temporary name, fsync, rename."""
+"""Files that have their old or their new content, never a part of it: temporary name, fsync, rename."""
 
 import os
 from collections.abc import Iterator
@@ -8,16 +8,16 @@ from typing import IO
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Write a small file so that it is old or new, never half."""
+    """Write a small file; after a crash it has its old or its new content. Raises OSError, which names the file."""
     with atomic_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes its name only when it is whole and on the disk: temporary name, fsync, rename.
+    """A file to write, which takes its name only when it is complete and on the disk.
 
-    An error leaves what was there before, and an OSError names the file.
+    An error within the context leaves the file that was there before. Raises OSError, which names the file.
     """
     temporary = path.with_name(f".{path.name}.partial")
     try:
@@ -34,12 +34,12 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def sync_file(descriptor: int) -> None:
-    """Have the disk hold what was written."""
+    """Wait until the disk holds what was written. Raises OSError."""
     os.fsync(descriptor)
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the disk hold the folder's names."""
+    """Wait until the disk holds the names in the folder: a rename may otherwise be lost. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -16,15 +16,18 @@ class OutputFolder:
 
     `with OutputFolder(path) as folder:` gives the temporary folder, `.NAME.partial` beside the final one. Leaving the
     block normally syncs and renames it; an exception removes it; a SIGKILL leaves it, and the next run clears it. Two
-    processes cannot write one output: the lock (flock) is on the temporary folder and dies with its process.
+    processes cannot write one output: the temporary folder is locked, and the lock ends with its process.
 
-    Raises: InputError for an output that must not be replaced or is being written, StorageError when the disk refuses.
+    Raises: InputError if the output must not be replaced or is being written, StorageError if the disk fails.
     """
 
     def __init__(
         self, final: Path, *, maker: str = "", inputs: Iterable[str | Path] = (), overwrite: bool = False
     ) -> None:
-        """maker: the command, whose own output alone `overwrite` replaces; inputs: what it reads, never replaced."""
+        """maker: name of the command; `overwrite` replaces only its own earlier output.
+
+        inputs: paths never replaced.
+        """
         self._destination = destination(final, maker, inputs, overwrite)
         self.final = self._destination.path
         self.partial = self.final.parent / f".{self.final.name}.partial"
@@ -67,11 +70,11 @@ class OutputFolder:
             raise in_use(self.final, self.partial)
 
     def _is_mine(self) -> bool:
-        """Whether the temporary name still means the locked folder: once renamed, another process may take the name."""
+        """Whether the temporary name still leads to the locked folder: after the rename another process may take it."""
         return is_named(self._lock, self.partial)
 
     def _clear(self) -> None:
-        """Remove what a killed run left, unless a run that has ended since the first look made the output."""
+        """Remove what a killed run has left. Checks again first: another run may have made the output meanwhile."""
         try:
             self._destination.check()
             for entry in self.partial.iterdir():

@@ -1,11 +1,11 @@
-"""Who made a folder: `--overwrite` replaces what the same command made before, and nothing else.
+"""Which command made a folder: `--overwrite` replaces what the same command made before, and nothing else.
 
-The proof is a marker in the folder, `.kkanji-output`, written after all else:
+The proof is a marker in the folder, `.kkanji-output`, written last:
 
     {"format": "kkanji output 1", "maker": "pack", "files": {"train-00000.tar": 532480, ...}}
 
-`files` are all files that the command wrote and their bytes. One that is not listed, has another size or is newer than
-the marker is somebody else's work, and the folder stays. A set is complete without its marker, and need not carry it.
+`files` are all files that the command wrote, with their sizes in bytes. A file that is not listed, has another size or
+is newer than the marker is somebody else's work, and then the folder stays. A set is complete without its marker.
 """
 
 import json
@@ -37,15 +37,16 @@ class Destination:
     """Where a command's output goes, and what may be removed for it."""
 
     path: Path
-    """Without links."""
+    """The output folder, links resolved."""
     maker: str
-    """The command; empty for one that replaces nothing and writes no marker."""
+    """Name of the command; empty for one that replaces nothing and writes no marker."""
     inputs: tuple[Path, ...]
-    """What it reads: neither these, nor a folder with one of them, nor a folder in one of them is replaced."""
+    """Paths that the command reads: they, the folders that contain them and the folders in them are never replaced."""
     overwrite: bool
+    """Whether an earlier output of the same command is replaced."""
 
     def check(self) -> None:
-        """Raises InputError for what must not be replaced."""
+        """Raises InputError if something at this path must not be replaced."""
         if not self.path.exists():
             return
         if not self.path.is_dir():
@@ -64,7 +65,7 @@ class Destination:
             raise InputError(f"{self.path}: not replaced: {reason}")
 
     def announce(self) -> None:
-        """Say what will be replaced, once `check` has passed."""
+        """Print what will be replaced. Call `check` first."""
         if self.path.exists() and any(self.path.iterdir()):
             count = sum(name != MARKER_NAME for name, _ in _entries(self.path))
             sys.stdout.write(f"{self.path}: replaces {count:,} files that {self.maker} made before\n")
@@ -96,25 +97,25 @@ class Destination:
 
 
 def destination(path: Path, maker: str, inputs: Iterable[str | Path], overwrite: bool) -> Destination:
-    """Links are followed, so that a folder on another disk can be linked to. URLs among the inputs are left out."""
+    """Links are followed, so that the output may be a link to another disk. URLs among the inputs are ignored."""
     local = tuple(Path(os.path.realpath(given)) for given in inputs if "://" not in str(given))
     return Destination(path=Path(os.path.realpath(path)), maker=maker, inputs=local, overwrite=overwrite)
 
 
 def marker(folder: Path, maker: str) -> str:
-    """The marker for a folder that is complete, in which all is the maker's."""
+    """The marker for a complete folder in which the maker wrote everything."""
     files = {name: found.st_size for name, found in sorted(_entries(folder)) if name != MARKER_NAME}
     return _marker_json(maker, files)
 
 
 def listed(folder: Path) -> frozenset[str]:
-    """The files that a folder's marker names; none without one."""
+    """The files that a folder's marker lists; none if it has no marker."""
     found = _read_marker(folder)
     return frozenset(found.files if found else ())
 
 
 def marker_with(folder: Path, names: Sequence[str]) -> str | None:
-    """The marker once another command has added or replaced these files; None where nothing could be proven by it."""
+    """The new marker after another command has added or replaced these files; None if it would prove nothing."""
     found = _read_marker(folder)
     if found is None or any(name not in names for name, _ in _strange(folder, found)):
         return None
@@ -122,10 +123,10 @@ def marker_with(folder: Path, names: Sequence[str]) -> str | None:
 
 
 def keep_reason(folder: Path, maker: str) -> str | None:
-    """Why a folder must not be removed, and what to do then; None where all of it is what this maker wrote."""
+    """Why a folder must not be removed, and what the user can do; None if this maker wrote everything in it."""
     found = _read_marker(folder)
     if found is None and not folder.is_symlink() and not any(folder.iterdir()):
-        return None  # what a removal leaves that is cut off at its end
+        return None  # an interrupted removal leaves an empty folder
     if folder.is_symlink() or not maker or found is None:
         unknown = f"no {MARKER_NAME} in it says that {maker or 'this command'} made it"
         return f"{unknown} (early versions wrote none); remove it by hand if nobody needs it, or {ELSEWHERE}"
@@ -137,9 +138,9 @@ def keep_reason(folder: Path, maker: str) -> str | None:
 
 
 def remove_own(folder: Path, maker: str) -> None:
-    """Remove a folder if all of it is what this maker wrote: file by file, so that what comes in meanwhile stays.
+    """Remove a folder if this maker wrote everything in it: file by file, so that files added meanwhile stay.
 
-    The marker goes last: a removal that is cut off can be taken up.
+    The marker goes last, so that the next run can finish a removal that was interrupted.
     """
     if not folder.is_dir() or keep_reason(folder, maker):
         return
@@ -167,7 +168,7 @@ def _marker_json(maker: str, files: dict[str, int]) -> str:
 
 
 def _read_marker(folder: Path) -> _Marker | None:
-    """None for a folder without one that can be read."""
+    """The marker of a folder; None if it has none that can be read."""
     path = folder / MARKER_NAME
     try:
         found = path.lstat()
@@ -182,7 +183,7 @@ def _read_marker(folder: Path) -> _Marker | None:
 
 
 def _strange(folder: Path, made: _Marker) -> Iterator[tuple[str, str]]:
-    """What is in a folder that its maker did not write, or not as it is: name, and what is wrong with it."""
+    """Entries of a folder that its maker did not write, or that were changed since: the name, and what is wrong."""
     folders = {str(parent) for name in made.files for parent in PurePath(name).parents}
     for name, found in _entries(folder):
         if name == MARKER_NAME or (name in folders and stat.S_ISDIR(found.st_mode)):
@@ -194,7 +195,7 @@ def _strange(folder: Path, made: _Marker) -> Iterator[tuple[str, str]]:
 
 
 def _entries(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Everything in a folder, at any depth, that is no folder with something in it. Links are not followed."""
+    """All files and empty folders in a folder, at any depth. Links are not followed."""
     for root, folders, names in os.walk(folder, onerror=_raise):
         links = [name for name in folders if os.path.islink(os.path.join(root, name))]
         leaves = [os.path.join(root, name) for name in [*names, *links]]

@@ -31,12 +31,12 @@ _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 class AddressRange:
     """Room for files in one range of addresses; each can be mapped and unmapped on its own.
 
-    `bytes` is the whole range, read-only, one file after another; what is not mapped there must not be read (SIGSEGV).
-    The range is given back when the last view of `bytes` is gone.
+    `bytes` is the whole range, read-only, one file after another. Reading where no file is mapped ends the process
+    (SIGSEGV). The range is freed when the last view of `bytes` is gone.
     """
 
     def __init__(self, sizes: Sequence[int]) -> None:
-        """sizes: of the files. File number i takes `room(sizes[i])` bytes from `starts[i]` on."""
+        """sizes: bytes of each file. File number i takes `room(sizes[i])` bytes from `starts[i]` on."""
         self.starts = [0, *accumulate(room(size) for size in sizes)]
         self._sizes = list(sizes)
         total = self.starts.pop()

@@ -1,4 +1,4 @@
-"""Shards of PNG or JPEG images, one a sample, as everybody's WebDataset has them: decoded as they are gathered."""
+"""Shards of PNG or JPEG images, one for each sample, as in any WebDataset: decoded as they are gathered."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -39,7 +39,7 @@ class EncodedReader(SplitReader):
     def files(self, numbers: Numbers) -> tuple[list[NDArray[np.uint8]], NDArray[np.int32]]:
         """The files of these images, as views of the mapped tars, and their labels.
 
-        Good while the numbers are at hand (see `follow`).
+        Valid while the shards of these numbers are mapped (see `follow`).
         """
         self._check(numbers)
         starts, sizes = self._offsets[numbers], self._table["bytes"][numbers]

@@ -1,4 +1,4 @@
-"""The shards of a split as files that can be mapped: where they lie, or brought into the node's cache."""
+"""The shards of a split as files that can be mapped: in place, or in the node's cache."""
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,24 +16,24 @@ COPY_AGAIN = "copy it again or pack the set anew"
 class SplitFiles:
     """Files to map, by the shard's number in its split.
 
-    Plain shards of a local set are used in place. Remote ones are downloaded into the cache, and compressed ones are
-    unpacked there, so that whoever maps a file finds one of two things: packed blocks, or a tar of images.
+    Uncompressed shards of a local set are used in place. Remote ones are downloaded into the cache, and compressed ones
+    are unpacked there, so that a mapped file is one of two things: packed blocks, or a tar of images.
     """
 
     def __init__(self, store: Store, manifest: Manifest, split: str, cache: Cache | None) -> None:
-        """store: where the tars lie. cache: None for a set that is used in place."""
+        """store: has the tars. cache: None for a set that is used in place."""
         self.shards: Sequence[Shard] = manifest.splits[split].shards
         self.sizes = [shard.plain_bytes for shard in self.shards]
         self._store, self._compression, self._cache = store, manifest.compression, cache
 
     @property
     def in_place(self) -> bool:
-        """Whether every file is there from the start."""
+        """Whether the files are used in place, without the cache."""
         return self._cache is None
 
     @property
     def room_bytes(self) -> int:
-        """What the cache holds at most."""
+        """Most bytes of files that can be held at once."""
         return self._cache.limit_bytes if self._cache else sum(self.sizes)
 
     def where(self, number: int) -> str:
@@ -41,9 +41,9 @@ class SplitFiles:
         return f"{self._store.location}/{self.shards[number].name}"
 
     def obtain(self, number: int, *, ahead: bool = False) -> Path | None:
-        """A file, verified and not evicted before it is released.
+        """A file, verified, and not evicted before it is released.
 
-        ahead: only bring it, for use later; None then when the cache has no room to spare.
+        ahead: it is needed later; None then if the cache has no room to spare.
         Raises: CorruptShard, MissingShard, ChangedShard, StorageError.
         """
         if self._cache is None:
@@ -52,7 +52,7 @@ class SplitFiles:
         return self._cache.obtain(self._entry(number), ahead=ahead)
 
     def check(self, number: int) -> None:
-        """Compare every byte of a shard that is used in place with the manifest: those in the cache are right.
+        """Compare every byte of a shard that is used in place with the manifest. The cache has verified its own.
 
         Raises: CorruptShard.
         """
@@ -68,7 +68,7 @@ class SplitFiles:
             self._cache.release(self._key(number))
 
     def traffic(self) -> dict[str, int]:
-        """What was moved so far, for the log: requests, retries, bytes, hits, misses."""
+        """Counts of requests, retries, bytes, and the cache's hits and misses so far, for the log."""
         if self._cache is None:
             return {}
         traffic, counts = self._store.traffic, self._cache.counts
@@ -84,7 +84,7 @@ class SplitFiles:
         }
 
     def _key(self, number: int) -> str:
-        """By content, so that sets and runs share files; a compressed shard is kept in its plain form."""
+        """The shard's name in the cache: its checksum, so that sets and runs use the same file."""
         return f"{self.shards[number].sha256}{'.tar' if self._compression == 'none' else '.plain.tar'}"
 
     def _entry(self, number: int) -> Entry:
@@ -116,10 +116,10 @@ class SplitFiles:
 
 
 def check_listing(store: Store, manifest: Manifest, split: str) -> None:
-    """Refuse tars that cannot be those of the manifest, by their names and sizes, before the first one is needed.
+    """Refuse tars whose names and sizes are not the manifest's, before the first one is needed.
 
-    What is inside is checked when it is fetched. A web server does not list what it has, and an account may be allowed
-    to read but not to list: then a shard that is not there is noticed when it is needed.
+    Their content is checked when it is fetched. A web server does not list its files, and an account may be allowed to
+    read but not to list: then a missing shard is noticed only when it is needed.
 
     Raises: MissingShard, ChangedShard.
     """
@@ -149,7 +149,7 @@ def _compare(store: Store, found: Mapping[str, int], shards: Iterable[Shard]) ->
 
 
 def _refuse_strangers(store: Store, names: Sequence[str]) -> None:
-    """Somebody else's shards, or a dataset.json that is older than they are."""
+    """Raise ChangedShard: these are another set's shards, or `dataset.json` is older than they are."""
     if names:
         found = f"not one of the shards in dataset.json ({len(names)} such)"
         raise ChangedShard(f"{store.url(names[0])}: {found}; remove it, or get the dataset.json that belongs to it")

@@ -82,7 +82,7 @@ class PackedReader(SplitReader):
     def locate(self, numbers: Numbers) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """Where in memory the 4,096 bytes of each of these samples lie, and their labels, for code that copies itself.
 
-        Good while the numbers are at hand (see `follow`).
+        Valid while the shards of these numbers are mapped (see `follow`).
         """
         self._check(numbers)
         block = self._block_of(numbers)

@@ -1,4 +1,4 @@
-"""Shards brought ahead of use: the sample numbers to come say which, and which are not needed any more."""
+"""Shards fetched ahead of use: the sample numbers to come decide which, and which are no longer needed."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,15 +15,15 @@ from shards.read.files import SplitFiles
 from shards.store.retry import Workers
 
 Numbers = NDArray[np.int64]
-AHEAD_BYTES = 1 << 30  # under way or ready beyond the shards in use: all connections busy, and some in hand
-AHEAD_SHARDS = range(4, 17)  # of them, whatever their size
-MANY_TIMES = 4  # the size of the split: a cache that has room for other splits too
-WINDOW_SHARE = 0.5  # of a cache smaller than the split; the rest is for evaluation and for other ranks
-LEAST_NUMBERS = 1 << 16  # sample numbers to look ahead over, even where shards are small
+AHEAD_BYTES = 1 << 30  # being fetched or ready beyond the shards in use: keeps all connections busy, with a reserve
+AHEAD_SHARDS = range(4, 17)  # the number of these shards, whatever their size
+MANY_TIMES = 4  # a cache of this many times the split's size has room for other splits too
+WINDOW_FRACTION = 0.5  # fraction of a cache smaller than the split; the rest is for evaluation and for other ranks
+LEAST_NUMBERS = 1 << 16  # sample numbers to look ahead over, even if shards are small
 
 
 class Shelf(Protocol):
-    """Where a file is put to be gathered from."""
+    """The reader's side: where files are mapped so that samples can be gathered from them."""
 
     def put(self, number: int, path: Path) -> None:
         """Map a shard's file."""
@@ -38,7 +38,7 @@ class _Request(NamedTuple):
 
 
 def shards_ahead(sizes: Sequence[int]) -> int:
-    """How many shards are under way or ready beyond those in use, more if they are small; sizes of all in bytes."""
+    """How many shards are fetched ahead of those in use: the smaller, the more. sizes: of all shards, in bytes."""
     many = AHEAD_BYTES * len(sizes) // max(1, sum(sizes))
     return min(max(many, AHEAD_SHARDS[0]), AHEAD_SHARDS[-1])
 
@@ -64,7 +64,7 @@ class Prefetcher:
         samples = sum(shard.samples for shard in files.shards)
         size = sum(files.sizes)
         fits = size <= files.room_bytes
-        self._room_bytes = files.room_bytes if fits else int(files.room_bytes * WINDOW_SHARE)
+        self._room_bytes = files.room_bytes if fits else int(files.room_bytes * WINDOW_FRACTION)
         # In a small cache, what training has ahead of use is room that an evaluation would wait for, and wait.
         ample = MANY_TIMES * size <= files.room_bytes
         self._ahead = shards_ahead(files.sizes) if ample else AHEAD_SHARDS[0]
@@ -144,7 +144,7 @@ class Prefetcher:
                 self._shelf.put(number, path)
 
     def _finish(self, keep: int) -> None:
-        """Let go of the request served `keep` ago, and of shards that no later one needs."""
+        """Release the request served `keep` requests ago, and the shards that no later one needs."""
         self._served.append(self._queue.popleft())
         self._queued_numbers -= len(self._served[-1].numbers)
         if len(self._served) < keep:
@@ -162,10 +162,10 @@ class Prefetcher:
         self._files.release(number)
 
     def _close(self) -> None:
-        """Let go of all, at the end, after an error, or as requests are given up half way.
+        """Release everything: at the end, after an error, or when the consumer stops early.
 
-        After an error, those that were served last are still being read. So they stay on the shelf; the cache may
-        remove their files, as a mapping outlives its file's name.
+        After an error, the requests that were served last are still being read. So their shards stay mapped; the cache
+        may remove their files, as a mapping outlives its file's name.
         """
         served = [] if self._at_yield else self._served  # closed at the yield: nobody reads any more
         kept = {number for request in served for number in request.shards}
@@ -188,5 +188,5 @@ class Prefetcher:
 
 @cache
 def _fetchers() -> Workers:
-    """All lookaheads share these threads, which are daemons: Ctrl-C does not wait for a server that stalls."""
+    """All prefetchers share these threads, which are daemons: Ctrl-C does not wait for a server that stalls."""
     return Workers(AHEAD_SHARDS[-1])

@@ -20,13 +20,13 @@ class SplitReader(ABC):
     """The samples 0..n-1 of a split, in stored order.
 
     All shards have their place in one range of addresses. Those of a local set are mapped from the start. Others are
-    while `follow` serves requests that need them, and `collect` brings what it needs itself.
+    mapped while `follow` serves requests that need them; `collect` fetches what it needs itself.
     """
 
     def __init__(self, files: SplitFiles, *, threads: int = 1, check: bool = False) -> None:
-        """check: compare each shard that is used in place with the manifest before `follow` gives back samples of it.
+        """check: compare each shard that is used in place with the manifest before `follow` yields samples of it.
 
-        For whoever makes another set of this one, whose new checksums would declare damage to be right.
+        Needed to make another set of this one: the new checksums would otherwise cover damage up.
         """
         self.samples = sum(shard.samples for shard in files.shards)
         self._files = files
@@ -44,8 +44,8 @@ class SplitReader(ABC):
     def gather(self, numbers: Numbers, out: NDArray[np.uint8] | None = None, *, sources: bool = True) -> Samples:
         """The samples of these numbers, in their order, pixels copied into out [n, 64, 64] if given.
 
-        sources: False spares looking them up; there are none in the result then.
-        Raises: IndexError for a number outside 0..samples-1, or of a shard that is not at hand (see `follow`);
+        sources: False saves looking them up; the result then has none.
+        Raises: IndexError for a number outside 0..samples-1, or of a shard that is not mapped (see `follow`);
         ValueError for a buffer that cannot take the pixels.
         """
         self._check(numbers)
@@ -64,11 +64,11 @@ class SplitReader(ABC):
         return samples
 
     def follow(self, requests: Iterable[Numbers], *, keep: int = 1) -> Generator[Numbers]:
-        """Requests for samples, each given back when it can be gathered; what later ones need is fetched ahead.
+        """Yield each request for samples once it can be gathered, and fetch ahead what later ones need.
 
-        keep: how many of the requests given back last stay at hand.
+        keep: number of the last requests whose samples stay mapped. A reader serves one `follow` at a time.
 
-        One at a time for each reader. Raises what fetching raises, and InputError for more than the cache can hold.
+        Raises: what fetching raises, and InputError if a request needs more than the cache can hold.
         """
         if self._files.in_place:
             yield from self._checked(requests)
@@ -77,7 +77,7 @@ class SplitReader(ABC):
         yield from self._prefetcher.serve(requests, keep=keep)
 
     def collect(self, numbers: Numbers) -> Samples:
-        """The samples of these numbers, wherever they lie: shard by shard, so for small numbers of samples."""
+        """The samples of these numbers, fetched shard by shard: meant for small numbers of samples."""
         shard = self._shard_of(numbers)
         rows = [np.flatnonzero(shard == number) for number in np.unique(shard)]
         parts = [self.gather(wanted) for wanted in self.follow(numbers[row] for row in rows)]
@@ -94,7 +94,7 @@ class SplitReader(ABC):
         """The originals of all samples [n]."""
 
     def traffic(self) -> dict[str, int]:
-        """What streaming moved so far, and how many shards are ready ahead; empty for a local set."""
+        """Counts of what was streamed so far, and of the shards that are ready ahead; empty for a local set."""
         traffic = self._files.traffic()
         return traffic and traffic | {"shards_ahead": self._prefetcher.depth if self._prefetcher else 0}
 

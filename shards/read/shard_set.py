@@ -1,4 +1,4 @@
-"""A set, wherever it lies: a folder or a prefix of an object store."""
+"""A set in a folder or in an object store."""
 
 import os
 import shutil
@@ -17,11 +17,11 @@ from shards.read.packed import PackedReader
 from shards.read.reader import SplitReader
 from shards.store.store import open_store
 
-CACHE_SHARE = 0.8  # of what the disk has free, for a cache without a stated limit
+CACHE_FRACTION = 0.8  # of the disk's free space, for a cache without a stated limit
 
 
 class ShardSet:
-    """A shard set that can be read."""
+    """A shard set, opened for reading."""
 
     def __init__(self, location: str | Path, *, cache: Cache | None = None, decode: Decode | None = None) -> None:
         """location: a folder or a URL (s3://, gs://, az://, https://).
@@ -42,9 +42,9 @@ class ShardSet:
         return self._store.read(name)
 
     def split(self, name: str, *, threads: int = 1, check: bool = False) -> SplitReader:
-        """A reader of one split. check: for whoever makes another set of it (see `SplitReader`).
+        """A reader of one split. check: compare shards with the manifest before use (see `SplitReader`).
 
-        Raises: InputError when the set has none of that name, MissingShard or ChangedShard for tars that are not its.
+        Raises: InputError if there is no such split, MissingShard or ChangedShard if its tars are not the manifest's.
         """
         if name not in self.manifest.splits:
             known = ", ".join(sorted(self.manifest.splits))
@@ -57,9 +57,9 @@ class ShardSet:
         return EncodedReader(files, tables, self._decode, threads=threads, check=check)
 
     def check_in_background(self, *splits: str, part: int = 0, of: int = 1) -> BackgroundCheck:
-        """Begin to compare every byte of these splits with the manifest; of a set that the cache brings, nothing.
+        """Start to compare every byte of these splits with the manifest, unless the cache verifies them anyway.
 
-        part, of: only every `of`-th shard, from number `part` on.
+        part, of: check only every `of`-th shard, from number `part` on.
         """
         shards = [(files, number) for files in map(self._files, splits) for number in range(len(files.shards))]
         return BackgroundCheck(shards[part::of] if self.in_place else [])
@@ -69,7 +69,7 @@ class ShardSet:
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """Where it lies on this machine: its own folder, and that of its tars."""
+        """The set's folders on this machine: its own, and that of its tars."""
         return tuple(store.folder for store in (self._store, self._tars) if store.folder is not None)
 
     @property
@@ -79,13 +79,13 @@ class ShardSet:
 
     @cached_property
     def cache(self) -> Cache:
-        """Where shards are kept that cannot be used where they lie. May be set before the first split is opened."""
+        """The cache for shards that cannot be used in place. It may be set before the first split is opened."""
         return default_cache()
 
 
 def default_cache(limit_bytes: int = 0) -> Cache:
-    """The cache in $KKANJI_CACHE, or ~/.cache/kkanji; limit 0: most of what the disk has free."""
+    """The cache in $KKANJI_CACHE, or ~/.cache/kkanji. limit_bytes 0: 80 % of the disk's free space."""
     folder = Path(os.environ.get("KKANJI_CACHE") or Path.home() / ".cache" / "kkanji")
     folder.mkdir(parents=True, exist_ok=True)
     held = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-    return Cache(folder, limit_bytes or int(CACHE_SHARE * (shutil.disk_usage(folder).free + held)))
+    return Cache(folder, limit_bytes or int(CACHE_FRACTION * (shutil.disk_usage(folder).free + held)))

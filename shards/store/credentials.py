@@ -1,11 +1,11 @@
-"""Where an object store is and who asks: clients by URL scheme, credentials as the ecosystem's other tools find them.
+"""Clients of object stores by URL scheme, with the credentials that the ecosystem's other tools would find.
 
 - `s3://bucket/prefix`: S3 and what speaks it. `AWS_ENDPOINT_URL[_S3]`, `AWS_REGION`, `AWS_ACCESS_KEY_ID` ..., else a
   profile, else the role of the machine; `AWS_SKIP_SIGNATURE=true` for a public bucket.
 - `gs://bucket/prefix`: Google Cloud Storage. `GOOGLE_APPLICATION_CREDENTIALS` ..., `GOOGLE_BASE_URL`.
 - `az://container/prefix`: Azure Blob Storage. `AZURE_STORAGE_ACCOUNT_NAME`, `AZURE_STORAGE_ACCOUNT_KEY` ...,
   `AZURE_STORAGE_ENDPOINT`.
-- `https://host/path`, `http://...`: any web server, read only, nobody in particular.
+- `https://host/path`, `http://...`: any web server, read only, without credentials.
 
 Everything named AWS_*, GOOGLE_* and AZURE_* that obstore documents works. Profiles are read here, as obstore knows
 none: `AWS_PROFILE` (or `default`) of `~/.aws/credentials` and `~/.aws/config`, static keys only.
@@ -29,9 +29,9 @@ from shards.errors import InputError
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig, S3Credential
 
-CLIENTS = 16  # kept at most: each has connections
+CLIENTS = 16  # most that are kept: each has connections
 SCHEMES = ("s3", "gs", "az", "http", "https")
-PROFILE_LASTS = timedelta(minutes=5)  # then its file is read again: tools that rotate keys write them there
+PROFILE_LASTS = timedelta(minutes=5)  # then its file is read again, as tools that rotate keys rewrite it
 NOT_STATIC = ("role_arn", "sso_session", "sso_start_url", "credential_process", "web_identity_token_file")
 ROLE_VARIABLES = (
     "AWS_WEB_IDENTITY_TOKEN_FILE",
@@ -45,28 +45,30 @@ class Credentials:
     """A bucket, and how it is reached."""
 
     scheme: str
+    """One of SCHEMES."""
     bucket: str
     """Bucket or container; for a web server the URL of its root."""
     host: str
-    """Where requests go, for messages."""
+    """The URL to which requests go, for messages."""
     identity: str
-    """Who asks, for messages: nothing secret."""
+    """The account or key that requests are signed with, for messages; nothing secret."""
     options: tuple[tuple[str, str], ...] = ()
-    """Settings for the client that are not its own reading of the environment."""
+    """Settings for the client that it does not read from the environment itself."""
     profile: str | None = None
-    """The AWS profile with the keys, if one is used."""
+    """The AWS profile whose keys are used; None for keys from elsewhere."""
     environment: tuple[tuple[str, str], ...] = field(default_factory=lambda: tuple(_environment().items()), repr=False)
-    """What else the client may read there, secrets included: another environment is another access."""
+    """All variables that the client may read, secrets included, so that other values get another client."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProfileKeys:
-    """Gives obstore the keys of an AWS profile, anew every few minutes."""
+    """Gives obstore the keys of an AWS profile, and reads them again every few minutes."""
 
     name: str
+    """Name of the profile."""
 
     def __call__(self) -> "S3Credential":
-        """Read them."""
+        """Read the keys."""
         keys = read_profile(self.name)
         return {
             "access_key_id": keys["aws_access_key_id"],
@@ -91,7 +93,7 @@ def split_location(location: str) -> tuple[str, str, str]:
 
 
 def find_credentials(scheme: str, bucket: str) -> Credentials:
-    """Endpoint and identity from the environment. Raises InputError where it contradicts itself."""
+    """Endpoint and identity from the environment. Raises InputError if its variables contradict each other."""
     environment = _environment()
     if scheme == "s3":
         return _s3_credentials(bucket, environment)
@@ -106,10 +108,10 @@ def find_credentials(scheme: str, bucket: str) -> Credentials:
 
 @lru_cache(maxsize=CLIENTS)
 def connect(credentials: Credentials, timeout_s: float, retries: int) -> "ObjectStore":
-    """The client; one for all who ask alike, so that they share its connections.
+    """The client for these credentials. Equal arguments give the same client, so that its connections are shared.
 
-    timeout_s: for a whole request, from connecting to the last byte of the body.
-    retries: how often obstore itself sends a request again.
+    timeout_s: seconds for a whole request, from connecting to the last byte of the body.
+    retries: how often obstore itself retries a request.
     """
     client: ClientConfig = {
         "allow_http": credentials.host.startswith("http://"),
@@ -131,7 +133,7 @@ def connect(credentials: Credentials, timeout_s: float, retries: int) -> "Object
 
 
 def read_profile(name: str) -> dict[str, str]:
-    """What `~/.aws/credentials` and `~/.aws/config` say of a profile; empty when they do not know it."""
+    """The fields of a profile in `~/.aws/credentials` and `~/.aws/config`; empty if neither has it."""
     found: dict[str, str] = {}
     config = os.environ.get("AWS_CONFIG_FILE", "~/.aws/config")
     credentials = os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")

@@ -1,7 +1,7 @@
-"""What an object store's error means: whether to ask again, and what to tell the user.
+"""What an object store's error means: whether to retry, and what the user reads.
 
-obstore raises few kinds of errors, and only their text tells a status from a broken connection. The text is not shown:
-it is long, repeats the request, and may hold what a server echoes of a signature.
+obstore raises few kinds of errors, so the HTTP status and the cause have to be found in their text. That text is not
+shown: it is long, repeats the request, and may hold parts of a signature that a server echoes.
 """
 
 import re
@@ -15,8 +15,8 @@ from shards.store.credentials import Credentials
 STATUS = re.compile(r"status code: (\d{3})")
 CODE = re.compile(r"<Code>(\w+)</Code>")
 MACHINE_ROLE = "169.254.169.254"  # where clouds give a machine its keys
-ASK_AGAIN = (408, 425, 429)  # of the 4xx; besides all 5xx but the next
-NEVER = (501, 505)
+ASK_AGAIN = (408, 425, 429)  # the 4xx that are retried: timeout, too early, too many requests
+NEVER = (501, 505)  # the 5xx that are not: not implemented, HTTP version not supported
 CAUSES = (
     ("dns error", "host name not found (DNS)"),
     ("Received redirect", "redirected elsewhere"),
@@ -42,11 +42,11 @@ NO_ACCESS = "check that it may read (and for a push write and list) this bucket,
 
 
 class Shortfall(Exception):
-    """A body that ended properly, but with fewer or more bytes than were due."""
+    """A body that ended properly, but with fewer or more bytes than were requested."""
 
 
 def is_passing(error: Exception, *, first: bool) -> bool:
-    """Whether another try may succeed. first: nothing has ever come from this store."""
+    """Whether a retry may succeed. first: no byte has ever come from this store, so that setup may be at fault."""
     if isinstance(error, Shortfall):
         return True
     text, status = str(error), status_of(error)
@@ -58,10 +58,10 @@ def is_passing(error: Exception, *, first: bool) -> bool:
 
 
 def refuse(error: Exception, url: str, credentials: Credentials) -> NoReturn:
-    """Raise what the user is to read of an error that no other try will mend."""
+    """Raise the error for the user: no retry will help."""
     found, who = reason(error), f"from {credentials.host} as {credentials.identity}"
     if isinstance(error, PreconditionError):
-        raise ChangedShard(f"{url}: {found}: replaced while it was read; start again with the new set") from error
+        raise ChangedShard(f"{url}: {found}: replaced while it was read; start again with the new one") from error
     if code_of(error) in HINTS:
         raise StorageError(f"{url}: {found} {who}; {HINTS[code_of(error)]}") from error
     if isinstance(error, FileNotFoundError):
@@ -96,11 +96,11 @@ def status_of(error: Exception) -> int | None:
 
 
 def code_of(error: Exception) -> str:
-    """S3's own word for the reason; empty if it gives none."""
+    """S3's own code for the reason; empty if it gives none."""
     found = CODE.search(str(error))
     return found[1] if found else ""
 
 
 def first_line(error: Exception) -> str:
-    """Without the debug text that obstore appends, and without what the server said."""
+    """The first line of an error, without obstore's debug text and without the server's answer."""
     return str(error).partition("\n")[0].partition(" - Server returned")[0][:200]

@@ -1,9 +1,9 @@
-"""How requests to an object store are made: a bounded number at once, tried again with patience, counted.
+"""Requests to an object store: a bounded number at once, retried, counted.
 
-While an object is in trouble there is a random wait before each further try, below a ceiling that doubles (full
-jitter; AWS, "Exponential Backoff and Jitter"). The last try waits for a sign of life from the store, and comes as late
-as the deadline allows without one, so that any outage shorter than the deadline is survived. obstore does not show the
-headers of an error, so Retry-After is not known here.
+Before each retry there is a random wait below a ceiling that doubles (full jitter; AWS, "Exponential Backoff and
+Jitter"). The last retry waits until bytes arrive from the store, or else comes as late as the deadline allows, so that
+any outage shorter than the deadline is survived. obstore does not show the headers of an error, so Retry-After is not
+known here.
 """
 
 import queue
@@ -27,8 +27,8 @@ from shards.store.error_messages import Shortfall, is_passing, reason, refuse
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-LOOK_S = 1  # between two looks for a sign of life
-MOST_CONNECTIONS = 24  # with parts of 8 MiB enough for 500 MB/s at 100 ms a request
+LOOK_S = 1  # between two checks whether any bytes have arrived from the store
+MOST_CONNECTIONS = 24  # with ranges of 8 MiB enough for 500 MB/s at 100 ms a request
 REQUEST_ERRORS = (BaseError, FileNotFoundError, Shortfall)  # what a request raises
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
@@ -36,31 +36,31 @@ Arguments = ParamSpec("Arguments")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetryPolicy:
-    """How long to try."""
+    """How long to go on trying, and how often."""
 
     request_s: float = 10
-    """For one request with its body; a slower one is cut, and goes on from where it was."""
+    """Seconds for one request with its body, 10 by default. A slower one is cut, and another goes on from there."""
     total_s: float = 60
-    """Without a piece of an object arriving."""
+    """Seconds, 60 by default, without a byte of the object arriving, after which it is given up."""
     requests: int = 8
-    """For one object, when all of them fail."""
+    """Requests for one object, 8 by default, that may fail in a row."""
     wait_s: float = 1
-    """Ceiling of the first wait, doubled each time: the seventh request comes after some 30 s."""
+    """Most seconds before the first retry, 1 by default; doubled each time, so request 7 comes after some 30 s."""
     upload_s: float = 120
-    """For one request that sends an object or a part of it."""
+    """Seconds for one request that sends an object or a part of it, 120 by default."""
 
 
 class Traffic:
-    """What was asked of a store and what came, counted by all threads."""
+    """Requests to a store and bytes from it, counted by all threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.requests = 0
-        """Sent, those that failed included."""
+        """Requests sent, including those that failed."""
         self.retries = 0
-        """Waits after a failure."""
+        """Retries after a failure."""
         self.bytes = 0
-        """Of objects, received."""
+        """Bytes of objects received."""
         self.active = 0
         """Requests in flight now."""
 
@@ -74,7 +74,7 @@ class Traffic:
 
     @contextmanager
     def request(self) -> Iterator[None]:
-        """Counts a request, and that it is in flight."""
+        """Count a request, and keep it counted as active within this context."""
         self.count(requests=1, active=1)
         try:
             yield
@@ -84,15 +84,20 @@ class Traffic:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Remote:
-    """An object, or a prefix, to be asked for."""
+    """An object or a prefix, and how it is requested."""
 
     client: "ObjectStore"
+    """Client of its bucket."""
     key: str
+    """Name of the object in its bucket, or a prefix."""
     url: str
-    """For messages."""
+    """URL of the object, for messages."""
     credentials: Credentials
+    """Bucket and identity, for messages and further clients."""
     retry_policy: RetryPolicy
+    """When requests are retried and given up."""
     traffic: Traffic
+    """Where requests and bytes are counted."""
 
 
 class Workers:
@@ -110,7 +115,7 @@ class Workers:
     def submit(
         self, call: Callable[Arguments, Result], *arguments: Arguments.args, **named: Arguments.kwargs
     ) -> "Future[Result]":
-        """Have it called; the future has what it returns or raises."""
+        """Call it in one of the threads; the future has what it returns or raises."""
         future: Future[Result] = Future()
 
         def work() -> None:
@@ -135,13 +140,13 @@ class Workers:
 
 @cache
 def workers() -> Workers:
-    """The process's one pool, within what it may open (`ulimit -n`), of which other parts of it need the most."""
+    """The process's one pool. It takes at most a quarter of the files that the process may open (`ulimit -n`)."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return Workers(MOST_CONNECTIONS if limit == resource.RLIM_INFINITY else max(4, min(MOST_CONNECTIONS, limit // 4)))
 
 
 class Attempts:
-    """When to ask again for one object, and when to give up. One thread at a time waits."""
+    """When to retry one object, and when to give it up. One thread at a time waits."""
 
     def __init__(self, remote: Remote) -> None:
         self.stopped = threading.Event()
@@ -150,11 +155,15 @@ class Attempts:
         self._since = self._progress = time.monotonic()
 
     def progressed(self) -> None:
-        """Something arrived: patience starts anew."""
+        """Bytes have arrived: requests and seconds are counted anew."""
         self._progress = time.monotonic()
 
     def wait(self, error: Exception, took_s: float) -> None:
-        """Sleep before the next request; raise what the user is to read when there shall be none."""
+        """Sleep before the next request. Raises the error for the user when there will be none.
+
+        took_s: seconds that the failed request took. The longest so far is kept free before the deadline, so that the
+        last request can end in time.
+        """
         remote, retry_policy, now = self._remote, self._remote.retry_policy, time.monotonic()
         if not is_passing(error, first=remote.traffic.bytes == 0):
             refuse(error, remote.url, remote.credentials)
@@ -178,7 +187,7 @@ class Attempts:
 
 
 def give_up(error: Exception, remote: Remote, tried: str) -> NoReturn:
-    """Raise what the user is to read of an error that did not pass."""
+    """Raise the error for the user: retrying did not help."""
     if isinstance(error, Shortfall):
         raise CorruptShard(
             f"{remote.url}: {error}, after {tried}; push it again, or check the proxies between"
@@ -188,7 +197,7 @@ def give_up(error: Exception, remote: Remote, tried: str) -> NoReturn:
 
 
 def ask(remote: Remote, call: Callable[[], Result]) -> Result:
-    """Make a small request until it succeeds or patience ends.
+    """Make a small request, and retry it until it succeeds or is given up.
 
     Raises: MissingShard, ChangedShard, CorruptShard, StorageError.
     """

@@ -1,7 +1,7 @@
-"""Where sets lie: a folder or a prefix of an object store, by one interface.
+"""One interface to the places where sets are stored: folders and prefixes of object stores.
 
-A name is a plain file name. Locations and settings are described in shards/store/credentials.py; what happens when
-network or server fail, in shards/store/retry.py and shards/store/download.py.
+Names are plain file names. Locations and settings are described in shards/store/credentials.py, failures of the network
+or the server in shards/store/retry.py and shards/store/download.py.
 """
 
 import hashlib
@@ -24,34 +24,35 @@ from shards.store.download import Download, disk_error, read_whole
 from shards.store.error_messages import refuse
 from shards.store.retry import REQUEST_ERRORS, Remote, RetryPolicy, Traffic, ask, workers
 
-UPLOAD_RETRIES = 7  # obstore's own, as only it can send one part of a multipart upload again
+UPLOAD_RETRIES = 7  # by obstore, as only it can retry one part of a multipart upload
 UPLOAD_PART_BYTES = 8 << 20
-UPLOAD_PARTS = 4  # at once: 8 MiB each within `upload_s` need 280 kB/s
-DIGEST = "sha256"  # the name under which an object's sha256 is kept with it
+UPLOAD_PARTS = 4  # at once; 8 MiB each within `upload_s` need 280 kB/s
+DIGEST = "sha256"  # the attribute with an object's sha256
 
 
 class Store(ABC):
-    """A folder or a prefix. Any thread may use it."""
+    """A folder or a prefix. Any thread may call its methods."""
 
     def __init__(self, location: str, folder: Path | None) -> None:
         self.location = location
-        """For messages; without a slash at its end."""
+        """Path or URL without a slash at its end, for messages."""
         self.folder = folder
-        """The folder, None for an object store."""
+        """The folder; None for an object store."""
         self.traffic = Traffic()
+        """Requests and bytes so far; none for a folder."""
 
     @property
     def can_list(self) -> bool:
-        """Whether names can be listed: not from a web server."""
+        """Whether names can be listed; a web server cannot."""
         return True
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """A small object. Raises MissingShard, StorageError."""
+        """The content of a small object. Raises MissingShard, StorageError."""
 
     @abstractmethod
     def size(self, name: str) -> int | None:
-        """Bytes of an object, None if it is not there."""
+        """Bytes of an object; None if there is no such object."""
 
     @abstractmethod
     def list(self) -> dict[str, int]:
@@ -59,22 +60,28 @@ class Store(ABC):
 
     @abstractmethod
     def download(self, name: str, size: int, target: Path) -> None:
-        """A whole object into a file. After an error the file is of no use.
+        """Copy an object of this size into a file. After an error the file is of no use.
 
         Raises: MissingShard, ChangedShard (another size, or replaced meanwhile), CorruptShard, StorageError.
         """
 
     @abstractmethod
     def upload(self, name: str, source: Path | bytes, *, create: bool = False) -> bool:
-        """Make or replace an object, whole or not at all. create: only make; False if it is there already."""
+        """Make or replace an object, whole or not at all.
+
+        create: do not replace one. Returns False if there was one already.
+        """
 
     @abstractmethod
     def digest(self, name: str) -> str | None:
-        """An object's sha256 if that can be told without fetching it: `upload` keeps it with the object."""
+        """The sha256 of an object; None if it cannot be known without fetching it.
+
+        `upload` stores it with the object.
+        """
 
     @abstractmethod
     def remove(self, name: str) -> None:
-        """Remove an object, if it is there."""
+        """Remove an object if there is one."""
 
     def url(self, name: str) -> str:
         """An object's place, for messages."""
@@ -233,7 +240,7 @@ class ObjectStore(Store):
 
 
 def open_store(location: str | Path, *, retry_policy: RetryPolicy | None = None) -> Store:
-    """The store at a path or URL; nothing is asked of it yet. Raises InputError for what is neither."""
+    """The store at a path or URL, without a first request. Raises InputError if the URL is of an unknown kind."""
     text = str(location)
     if isinstance(location, Path) or "://" not in text:
         return FolderStore(Path(location))
@@ -253,7 +260,7 @@ def plain(name: str) -> str:
 
 
 def _put(remote: Remote, source: Path | bytes, digest: str, create: bool) -> None:
-    """A create is one request, held in memory: object stores know no other way to make it atomic."""
+    """A create is one request with the object in memory: object stores have no other atomic way."""
     with remote.traffic.request():
         obstore.put(
             remote.client,
@@ -279,7 +286,7 @@ def _write_synced(path: Path, source: Path | bytes) -> None:
 
 
 def _publish(partial: Path, path: Path, *, create: bool) -> bool:
-    """Give a file its name. A rename would replace another's, a link does not."""
+    """Give a file its name. create: by a link, since a rename would replace a file that another process has made."""
     if not create:
         partial.replace(path)
         return True

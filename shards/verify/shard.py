@@ -25,14 +25,19 @@ Progress = Callable[[int], object]
 
 
 class Columns(NamedTuple):
-    """What is known of a shard's samples besides their pixels."""
+    """The labels and sources of a shard's samples."""
 
     labels: NDArray[np.int32]
+    """Class numbers [n]."""
     sources: NDArray[np.uint64]
+    """The original that each image was made from [n]."""
 
 
 def local_files(tars: Store, shards: tuple[Shard, ...]) -> Iterator[tuple[Shard, Path | ShardError]]:
-    """Each shard as a file, or why there is none. Those of an object store are fetched, two on the disk at a time."""
+    """Each shard as a file, or the error that explains why there is none.
+
+    Shards of an object store are fetched one ahead of the one being checked, so two are on the disk at a time.
+    """
     if tars.folder is not None:
         yield from ((shard, tars.folder / shard.name) for shard in shards)
         return
@@ -50,7 +55,7 @@ def local_files(tars: Store, shards: tuple[Shard, ...]) -> Iterator[tuple[Shard,
 def check_shard(
     store: Store, tars: Store, manifest: Manifest, shard: Shard, path: Path, progress: Progress
 ) -> list[str]:
-    """What is wrong, in sentences. store: where `dataset.json` lies; tars: where the shard came from, as `path`."""
+    """The problems of a shard, one sentence each. store: has `dataset.json`; tars: has the shard, copied to `path`."""
     where = tars.url(shard.name)
     problems = [*size_problems(where, path, shard)] or [*byte_problems(where, path, shard, progress)]
     if problems:
@@ -142,7 +147,7 @@ def _index_problems(store: Store, where: str, path: Path, shard: Shard, manifest
 
 
 def _inner_problems(store: Store, where: str, path: Path, shard: Shard, manifest: Manifest) -> Iterator[str]:
-    """What checksums of the stored bytes do not tell: compressed blocks, and tables of images."""
+    """Problems that checksums of the stored bytes do not show: in compressed blocks and in tables of images."""
     if manifest.layout == "image":
         problem = table_problem(path, read_table(store, shard))
         if problem:
@@ -152,7 +157,7 @@ def _inner_problems(store: Store, where: str, path: Path, shard: Shard, manifest
 
 
 def _unpack(path: Path, shard: Shard, compression: Compression) -> None:
-    """Only to see whether it can be done. Raises CorruptShard."""
+    """Unpack a shard to check it, and discard the result. Raises CorruptShard."""
     with tempfile.TemporaryDirectory(prefix="kkanji-") as folder:
         unpack_shard(shard, compression, path, Path(folder) / "plain.tar")
 

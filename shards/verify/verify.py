@@ -18,19 +18,22 @@ OURS = (".tar", ".idx", ".json", ".npy")  # people may keep other files beside a
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verification:
-    """What was found."""
+    """The result of checking a set."""
 
     samples: int
+    """Samples in all splits, by the manifest."""
     bytes: int
+    """Bytes of all shards, by the manifest."""
     problems: tuple[str, ...]
-    """One sentence each: where, what was found, what was expected. Empty for a clean set."""
+    """One sentence for each problem: where, what was found, what was expected. Empty for a clean set."""
     listed: bool = True
-    """Whether it was looked for files that are not of the set; a web server does not list what it has."""
+    """Whether files that do not belong to the set were looked for; a web server does not list its files."""
 
 
 def verify(location: str | Path, *, progress: Progress = lambda _: None) -> Verification:
-    """Check a set against its manifest, wherever it lies. `progress` is told of bytes as they are checked.
+    """Check a set, in a folder or an object store, against its manifest.
 
+    progress: called with the number of bytes checked since the last call.
     Raises: MissingShard or CorruptShard when there is no readable manifest, StorageError when a store fails.
     """
     store = open_store(location)
@@ -50,7 +53,7 @@ def verify(location: str | Path, *, progress: Progress = lambda _: None) -> Veri
 
 
 def _strangers(store: Store, manifest: Manifest) -> Iterator[str]:
-    """Files that the manifest does not know: left from another set, or put there by hand."""
+    """Files that are not in the manifest: left from another set, or added by hand."""
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
     known = {MANIFEST_NAME, CLASSES_NAME, *(shard.index_name for shard in shards)}
     if not manifest.base:

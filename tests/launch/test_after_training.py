@@ -90,7 +90,11 @@ def test_evaluate_with_views_and_temperature(best: Path, tiny_set: Path, capsys:
     printed = capsys.readouterr().out
     assert "classes evaluated    6 of 6" in printed and "(cross-fitted)" in printed
     page = " ".join((best.parent.parent / "report.html").read_text().split())
-    assert "averaging the probabilities of 5 views of each image" in page and "<strong>Temperature" in page and "Lineage known." in page
+    assert (
+        "averaging the probabilities of 5 views of each image" in page
+        and "<strong>Temperature" in page
+        and "Lineage known." in page
+    )
 
 
 def test_the_training_split_is_not_unseen_handwriting(best: Path, tiny_set: Path, tmp_path: Path) -> None:

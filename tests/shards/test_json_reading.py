@@ -75,6 +75,11 @@ def test_neither_truth_nor_text_is_a_number(name: str) -> None:
         number(RECORD, name)
 
 
+def test_a_whole_number_beyond_all_floats_is_named() -> None:
+    with pytest.raises(ValueError, match=r"top1 is 1000+, too large for a number"):
+        number({"top1": 10**400}, "top1")
+
+
 @pytest.mark.parametrize("value", [-1, True, 1.0, 1 << 48, None])
 def test_what_is_no_count(value: object) -> None:
     with pytest.raises(ValueError, match=r"bytes is .*, expected a whole number from 0 on"):

@@ -1,12 +1,13 @@
-"""A set that several processes fill together, shard by shard, and that outlives any of them.
+"""A set that several processes fill together, shard by shard, and that survives the end of any of them.
 
-    .NAME.unfinished/plan.json     what the set is to be; whoever takes part must want the same
-    .NAME.unfinished/receipts/     train-00000.json: a shard that is finished, as the manifest will describe it
-    .NAME.unfinished/set/          the tars; becomes NAME when every receipt is there and the manifest is written
+    .NAME.unfinished/plan.json     the options of the set; every process that takes part must have the same
+    .NAME.unfinished/receipts/     train-00000.json: a finished shard, as the manifest will describe it
+    .NAME.unfinished/set/          the tars; becomes NAME when all receipts are there and the manifest is written
 
-A process locks (flock) the plan, shared, while it takes part, and the tar that it writes, alone. Locks die with it.
-A tar without a receipt is written again, one with a receipt is read, checked and kept. The last to leave makes the set.
-Parts made on machines without a common disk are joined by copying their receipts and tars into one such folder.
+A process holds a shared lock on the plan while it takes part, and an exclusive lock on the tar that it is writing. Its
+locks end with it. A tar without a receipt is written again; one with a receipt is read, checked and kept. The last
+process to finish publishes the set. To join parts that were made on machines without a common disk, copy their receipts
+and tars into one such folder.
 """
 
 import glob
@@ -40,23 +41,23 @@ class Part:
     """Which of the shards a process makes."""
 
     number: int
-    """From 0 on."""
+    """Number of the part, from 0 to `of` - 1."""
     of: int
-    """Parts in all."""
+    """Number of parts."""
     neighbours: int = 1
-    """Processes that share this machine's cores, itself included."""
+    """Processes on this machine that use its cores, this one included; 1 by default."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.number < self.of:
             raise InputError(f"--part {self.number}/{self.of}: expected i/n with 0 <= i < n, as in 0/2 and 1/2")
 
     def takes(self, shard: int) -> bool:
-        """Every n-th shard, so that parts are alike in work."""
+        """Whether this part makes a shard: every n-th, so that all parts have about the same work."""
         return shard % self.of == self.number
 
 
 def parse_part(text: str | None) -> Part:
-    """`i/n`; without it, the process's place under torchrun or accelerate launch; else the whole."""
+    """The part that `i/n` names. Without a text: this process's rank under torchrun or accelerate launch, or all."""
     if text is None:
         rank, world, local = (int(os.environ.get(name, default)) for name, default in zip(LAUNCHER, "011", strict=True))
         return Part(number=rank, of=world, neighbours=local)
@@ -67,14 +68,14 @@ def parse_part(text: str | None) -> Part:
 
 
 class SharedOutput:
-    """A process's part in such a set: `with SharedOutput(destination, manifest, checks) as output:`.
+    """A process's access to such a set: `with SharedOutput(destination, manifest, facts) as output:`.
 
-    Leaving keeps what is finished, whatever the reason. Raises: InputError for an output that must not be replaced and
-    for one begun with other options, StorageError when the disk refuses.
+    Finished shards are kept, however the block is left. Raises: InputError if the output must not be replaced or was
+    begun with other options, StorageError if the disk fails.
     """
 
     def __init__(self, place: Destination, manifest: Manifest, facts: dict[str, Any] | None = None) -> None:
-        """manifest: of the set, still without shards; facts: what else all who take part must agree on."""
+        """manifest: of the set, without shards yet. facts: other values that must be equal in all processes."""
         self._place, self.final = place, place.path
         self.folder = self.final.parent / f".{self.final.name}.unfinished"
         self._manifest = manifest
@@ -102,13 +103,13 @@ class SharedOutput:
 
     @contextmanager
     def claim(self, name: str) -> Iterator[Path | None]:
-        """The tar to write, or None while somebody else writes it."""
+        """The tar to write, locked; None if another process is writing it."""
         path = self.folder / SET_NAME / name
         with path.open("ab") as file:
             yield path if try_lock(file.fileno()) else None
 
     def finished(self, name: str) -> Shard | None:
-        """What the receipt says, if there is one that can be read. The tar is not looked at."""
+        """The shard by its receipt; None if there is none that can be read. The tar is not checked."""
         try:
             fields = load_json(self._receipt(name))
             return Shard(**{**fields, "blocks": tuple(Block(**block) for block in fields["blocks"])})
@@ -116,7 +117,7 @@ class SharedOutput:
             return None
 
     def intact(self, shard: Shard) -> bool:
-        """Whether the tar and its index are what the receipt says: every byte is read."""
+        """Whether the tar and its index match the receipt. Reads every byte."""
         path = self.folder / SET_NAME / shard.name
         problems = [*size_problems(str(path), path, shard)] or [*byte_problems(str(path), path, shard, int)]
         return not problems and _index_is_right(path)
@@ -130,9 +131,9 @@ class SharedOutput:
         self._receipt(name).unlink(missing_ok=True)
 
     def join(self, names: dict[str, list[str]], classes_json: str) -> tuple[Outcome, Manifest]:
-        """Make the set of the shards with these names, split by split, unless somebody else is still at work.
+        """Publish the set of the shards with these names, split by split, unless other processes are still at work.
 
-        Returns what came of it, and the manifest as far as it goes.
+        Returns the outcome, and the manifest with the shards that are finished.
         """
         with _explained(self.final), self._alone():
             self._open.close()
@@ -152,7 +153,10 @@ class SharedOutput:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Nobody else begins or ends meanwhile; takes moments. The folder may vanish while one waits for its lock."""
+        """Within this context, which takes moments, no other process begins or ends its part.
+
+        Another process may discard the folder while this one waits for the lock in it: then both are made anew.
+        """
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)
             descriptor = None
@@ -166,7 +170,7 @@ class SharedOutput:
             unlock(descriptor)
 
     def _is_made(self) -> bool:
-        """Whether the set is at its place already, as another part or an earlier run made it."""
+        """Whether another process or an earlier run has published this very set."""
         try:
             found = read_manifest(self.final)
         except ShardError:
@@ -174,7 +178,7 @@ class SharedOutput:
         return _with_shards(found, {name: [] for name in found.splits}).to_json() == self._manifest.to_json()
 
     def _refuse_existing(self) -> None:
-        """Before the work rather than at the rename that ends it."""
+        """Refuse an output that must not be replaced before the work, not at the rename that ends it."""
         try:
             self._place.check()
         except InputError:
@@ -183,7 +187,7 @@ class SharedOutput:
             raise
 
     def _agree_on_plan(self) -> None:
-        """Begin, or take part in what others began."""
+        """Write the plan, or join the one that another process has written."""
         path = self.folder / PLAN_NAME
         found = _read_plan(path) if path.exists() else None
         if found != self._plan:
@@ -197,7 +201,7 @@ class SharedOutput:
         wait_for_lock(self._open.enter_context(path.open("ab")).fileno(), shared=True)
 
     def _refuse_other_plan(self, found: object) -> None:
-        """Unless it is nobody's any more and may be replaced."""
+        """Raise InputError, unless no process works on that plan any more and it may be replaced."""
         differing = ", ".join([*_differences(found, self._plan)][:SHOWN])
         where = f"{self.folder}: begun with other options or data ({differing})"
         if self._busy():
@@ -206,7 +210,7 @@ class SharedOutput:
             raise InputError(f"{where}; run with those to finish it, or --overwrite to begin anew")
 
     def _busy(self) -> bool:
-        """Whether others take part. Only while alone, and after giving up the own part."""
+        """Whether other processes take part. Only within `_alone`, and after this process's own lock is released."""
         with (self.folder / PLAN_NAME).open("ab") as file:
             return not try_lock(file.fileno())
 
@@ -217,7 +221,7 @@ class SharedOutput:
         self._discard()
 
     def _discard(self) -> None:
-        """Out of the way by one rename: who waits for the lock inside begins a new folder and finds the set."""
+        """Remove the folder, first by one rename: a process that waits for the lock in it then finds the set."""
         name = f".{self.final.name}.discarded"
         for left in self.final.parent.glob(f"{glob.escape(name)}-*"):  # by a run that was killed just here
             shutil.rmtree(left, ignore_errors=True)

@@ -42,7 +42,7 @@ class NpzImages(Source):
     """A pair of arrays, images and labels. Made by `npz_source`."""
 
     set: str
-    """`k49` or `kmnist`: what the names of its files start with."""
+    """`k49` or `kmnist`: the start of its file names."""
 
     @property
     def title(self) -> str:
@@ -56,7 +56,7 @@ class NpzImages(Source):
 
     @property
     def class_map_path(self) -> Path:
-        """The file that says what the labels mean."""
+        """The file with the code point of each label."""
         return self.path.with_name(f"{self.set}_classmap.csv")
 
     def identities(self) -> list[tuple[str, str]]:
@@ -93,7 +93,10 @@ class NpzImages(Source):
 
 
 def npz_source(path: Path) -> NpzImages:
-    """The pair that this file of images belongs to. Raises InputError when its name or its companions do not fit."""
+    """The pair that a file of images belongs to.
+
+    Raises: InputError if its name is not CODH's, or its labels or class map are missing.
+    """
     match = NAME.fullmatch(path.name)
     if match is None:
         raise InputError(f"{path}: expected a name as in k49-train-imgs.npz, with its labels and class map beside it")
@@ -106,21 +109,21 @@ def npz_source(path: Path) -> NpzImages:
 
 
 def npz_sources(folder: Path) -> list[NpzImages]:
-    """All pairs in a folder; none if it has no such files. Raises InputError for labels without their images."""
+    """All pairs in a folder, in the order of their names. Raises InputError if labels have no images beside them."""
     sources = [npz_source(path) for path in sorted(folder.glob("*-imgs*.npz"))]
     lonely = {path.name for path in folder.glob("*-labels.npz")} - {source.labels_path.name for source in sources}
     if lonely:
         name = min(lonely)
         images = name.replace("-labels", "-imgs")
         raise InputError(
-            f"{folder / name}: no {images} beside it; run `python -m tools fetch`, or name the *-imgs.npz files that "
-            "are to be read"
+            f"{folder / name}: no {images} beside it; run `python -m tools fetch`, or give the *-imgs.npz files as "
+            "sources"
         )
     return sources
 
 
 def enlarge(pixels: NDArray[np.uint8]) -> bytes:
-    """An image [28, 28] as 64x64 bytes."""
+    """The 64x64 bytes of an image [28, 28]."""
     return Image.fromarray(pixels).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS).tobytes()
 
 
@@ -139,7 +142,7 @@ def read_codh_classes(path: Path) -> list[int]:
 
 
 class _Array:
-    """One array of a NumPy archive, read as a stream: its size is what its header says, not what it unpacks to."""
+    """One array of a NumPy archive, read as a stream, so that a hostile archive cannot unpack into all memory."""
 
     def __init__(self, path: Path, name: str, stream: IO[bytes]) -> None:
         self.path, self.name, self._stream = path, name.removesuffix(".npy"), stream
@@ -160,7 +163,7 @@ class _Array:
         return self.shape[0]
 
     def rows(self) -> Iterator[NDArray[np.uint8]]:
-        """One after the other. The archive's own checksum is compared at the end."""
+        """The rows, one after another. The archive compares its own checksum at the end."""
         shape = self.shape[1:]
         size = int(np.prod(shape, dtype=np.int64))
         for start in range(0, self.shape[0], CHUNK):

@@ -2,8 +2,8 @@
 
     images.npy  uint8 [N, 64, 64]      labels.npy  integers [N]      index.json  {"codepoint_to_id": {"あ (U+3042)": 0}}
 
-They hold augmented images without a word on what each was made from, so their lineage is unknown. Its class folders
-are read by tools/ingest/sources.py.
+They hold augmented images and do not record the original of each, so their lineage is unknown. The legacy project's
+class folders are read by tools/ingest/sources.py.
 """
 
 from collections.abc import Iterator
@@ -76,7 +76,7 @@ def has_arrays(folder: Path) -> bool:
 
 
 def _load(path: Path) -> NDArray[np.generic]:
-    """Mapped from disk."""
+    """An array mapped from disk. Raises InputError if the file is no NumPy array."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

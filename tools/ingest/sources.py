@@ -1,7 +1,7 @@
-"""Where raw images come from. Folders and archives of characters are here, arrays in codh_npz.py and legacy_arrays.py.
+"""Sources of raw images: folders and archives of characters here, arrays in codh_npz.py and legacy_arrays.py.
 
-Every source is a stream of checked images, each with its class and its place, so that what reads them need not know
-where they lie.
+Every source is a stream of checked images, each with its class and its place, so that the commands need not know how
+they are stored.
 """
 
 import fnmatch
@@ -18,7 +18,7 @@ from shards.errors import InputError
 from shards.format.tar_headers import MAX_MEMBER_BYTES
 from tools.ingest import png
 from tools.ingest.originals import Lineage
-from tools.ingest.tar_stream import NamedFile, read_archive
+from tools.ingest.tar_stream import NamedFile, stream_archive
 
 Official = Literal["", "train", "test"]
 IGNORED = ("README*", "LICENSE*", "LICENCE*", ".DS_Store", "._*")
@@ -28,10 +28,11 @@ class Found(NamedTuple):
     """An image in a source."""
 
     member: str
-    """Its place: a path inside, or an array's name and a row."""
+    """Place of the image in its source: a path, or an array's name and a row."""
     code_point: int
+    """Unicode code point of its character."""
     pixels: bytes
-    """64x64 of uint8, row by row."""
+    """64x64 pixels of uint8, row by row."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,10 +40,11 @@ class Source(ABC):
     """A folder, an archive or a pair of arrays."""
 
     path: Path
+    """The folder or file."""
     lineage: Lineage = "known"
-    """Of all its images."""
+    """Lineage of all its images; `known` by default."""
     official: Official = ""
-    """Which part of its publisher's division it is."""
+    """The split that the publisher put these images into; empty, the default, if the publisher made no split."""
 
     def __post_init__(self) -> None:
         if not self.path.is_dir() and not self.path.is_file():
@@ -53,7 +55,7 @@ class Source(ABC):
 
     @property
     def name(self) -> str:
-        """Its base name: what stays of it in the results, which must not depend on a machine's folders."""
+        """Its base name. Results record only this, as they must not depend on a machine's folders."""
         return self.path.resolve().name
 
     @property
@@ -62,18 +64,18 @@ class Source(ABC):
         """The data's name, for people."""
 
     def identities(self) -> list[tuple[str, str]]:
-        """Its files' base names and sha256; of a folder its name, and nothing."""
+        """The base name and the sha256 of each of its files; of a folder its name and an empty string."""
         if self.path.is_dir():
             return [(self.name, "")]
         return [(self.name, file_digest(self.path))]
 
     def classes(self) -> tuple[int, ...]:
-        """Code points of the classes that it has by its own account, besides those of its images."""
+        """Code points of the classes that the source lists itself; classes of its images may come on top."""
         return ()
 
     @abstractmethod
     def images(self) -> Iterator[Found]:
-        """Its images. Raises InputError where one is damaged or out of place."""
+        """The images of the source. Raises InputError if one is damaged or in an unexpected place."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,14 +92,14 @@ class ClassFolders(Source):
 
     def images(self) -> Iterator[Found]:
         """See Source."""
-        for member in _read_folder(self.path) if self.path.is_dir() else read_archive(self.path):
+        for member in _read_folder(self.path) if self.path.is_dir() else stream_archive(self.path):
             code_point = self._code_point(member)
             if code_point is not None:
                 pixels = png.decode(member.data, f"{self.path}: {member.name}")
                 yield Found(member.name, code_point, pixels.tobytes())
 
     def _code_point(self, member: NamedFile) -> int | None:
-        """The class that a member's folder names; None for what people and systems leave beside the images."""
+        """The class that a file's folder names; None for files that people and systems put beside the images."""
         *folders, file_name = member.name.split("/")
         if any(fnmatch.fnmatchcase(file_name, pattern) for pattern in IGNORED):
             return None
@@ -111,7 +113,7 @@ class ClassFolders(Source):
 
 
 def _named_class(folder: str, where: str) -> int:
-    """The code point of a folder named 一 or 一 (U+4E00), of one code point: labels are not composed."""
+    """The code point of a folder named 一 or 一 (U+4E00). Only single code points are labels."""
     character, _, rest = folder.partition(" (")
     if len(character) == 1 and rest in ("", f"U+{ord(character):04X})"):
         return ord(character)
@@ -142,5 +144,5 @@ def _read_file(path: Path) -> bytes:
 
 
 def _refuse_unreadable(error: OSError) -> None:
-    """os.walk would leave such a folder out without a word."""
+    """Without this, os.walk would skip an unreadable folder silently."""
     raise InputError(f"{error.filename}: {error.strerror}; make it readable or leave it out")

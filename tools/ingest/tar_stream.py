@@ -26,7 +26,7 @@ class NamedFile:
     """Its content."""
 
 
-def read_archive(path: Path) -> Iterator[NamedFile]:
+def stream_archive(path: Path) -> Iterator[NamedFile]:
     """The regular files of a .tar, .tar.gz or .tgz in their order.
 
     Raises: InputError if the archive is damaged or cut short, or has anything but plain files under plain relative

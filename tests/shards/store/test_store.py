@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from shards import ChangedShard, InputError, MissingShard, StorageError
-from shards.store.download import PART_BYTES
+from shards.store.download import RANGE_BYTES, Version
 from shards.store.store import FolderStore, open_store
 from tests.faults.seaweed import ACCESS_KEY, PUBLIC_BUCKET, SECRET_KEY, SeaweedFS
 
@@ -85,7 +85,7 @@ def test_what_is_not_there(location: str, tmp_path: Path) -> None:
             call()
 
 
-@pytest.mark.parametrize("size", [1, PART_BYTES, PART_BYTES + 1, 2 * PART_BYTES + 777_777])
+@pytest.mark.parametrize("size", [1, RANGE_BYTES, RANGE_BYTES + 1, 2 * RANGE_BYTES + 777_777])
 def test_a_download_is_the_object(location: str, tmp_path: Path, size: int) -> None:
     store, source, target = open_store(location), tmp_path / "source", tmp_path / "target"
     source.write_bytes(content(size))
@@ -109,15 +109,15 @@ def test_another_size_is_another_object(location: str, tmp_path: Path, wrong: in
 def test_many_downloads_at_once(bucket: str, tmp_path: Path) -> None:
     store = open_store(bucket)
     for number in range(6):
-        store.upload(f"{number}.tar", content(PART_BYTES + 1_000, number))
+        store.upload(f"{number}.tar", content(RANGE_BYTES + 1_000, number))
     with ThreadPoolExecutor(6) as pool:
         done = [
-            pool.submit(store.download, f"{number}.tar", PART_BYTES + 1_000, tmp_path / str(number))
+            pool.submit(store.download, f"{number}.tar", RANGE_BYTES + 1_000, tmp_path / str(number))
             for number in range(6)
         ]
     for number, future in enumerate(done):
         future.result()
-        assert (tmp_path / str(number)).read_bytes() == content(PART_BYTES + 1_000, number)
+        assert (tmp_path / str(number)).read_bytes() == content(RANGE_BYTES + 1_000, number)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x.tar", "a/b.tar", "/etc/passwd", "a\0.tar"])
@@ -233,7 +233,7 @@ def simple_server(tmp_path: Path) -> Iterator[str]:
 
 
 def test_a_web_server_without_ranges(simple_server: str, tmp_path: Path) -> None:
-    data = content(2 * PART_BYTES + 5)
+    data = content(2 * RANGE_BYTES + 5)
     (tmp_path / "www" / NAME).write_bytes(data)
     store = open_store(simple_server)
     store.download(NAME, len(data), tmp_path / "target")
@@ -359,3 +359,24 @@ def test_few_files_may_be_open(bucket: str, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert all((tmp_path / str(number)).read_bytes() == content(40_000_000) for number in range(8))
+
+
+@pytest.mark.parametrize(
+    ("etag", "time", "other_etag", "other_time", "differs"),
+    [
+        ('"a"', "2020", '"a"', "2020", False),
+        ('"a"', "2020", '"a"', "2021", False),  # a mirror
+        ('"a"', "2020", '"b"', "2020", True),
+        ('"a"', "2020", None, "2020", True),
+        (None, "2020", None, "2021", True),
+        (None, "", None, "", False),
+    ],
+)
+def test_etags_tell_versions_apart_or_else_times(
+    etag: str | None, time: str, other_etag: str | None, other_time: str, differs: bool
+) -> None:
+    version, other = (
+        Version(size=1, etag=each, last_modified=at) for each, at in ((etag, time), (other_etag, other_time))
+    )
+    assert version.differs(other) == other.differs(version) == differs
+    assert version.is_certain == bool(etag or time)

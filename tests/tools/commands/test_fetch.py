@@ -13,6 +13,7 @@ import pytest
 
 from shards import StorageError
 from shards.errors import ChangedShard, InputError
+from shards.store import download as transfer
 from shards.store.retry import RetryPolicy
 from tests.faults.proxy import FaultProxy
 from tests.faults.webserver import WebServer
@@ -35,8 +36,8 @@ Served = Callable[..., WebServer]
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same rules with small ranges and short deadlines, for one file."""
     monkeypatch.setattr(downloads, "RETRY_POLICY", RetryPolicy(request_s=1, total_s=3, wait_s=0.05))
-    monkeypatch.setattr(downloads, "RANGE_BYTES", RANGE)
-    monkeypatch.setattr(downloads, "PIECE_BYTES", 4 << 10)
+    monkeypatch.setattr(transfer, "RANGE_BYTES", RANGE)
+    monkeypatch.setattr(transfer, "PIECE_BYTES", 4 << 10)
     monkeypatch.setattr(fetching, "FILES", (Published("k49", "k49-train-imgs.npz", MD5),))
 
 
@@ -142,7 +143,7 @@ def test_a_file_replaced_meanwhile_is_refused_and_then_fetched(served: Served, t
             server.files[PATH] = new
 
     remote = open_remote(url(server), PATH)
-    with pytest.raises(ChangedShard, match=r"k49-train-imgs.npz: replaced while it was fetched; run again"):
+    with pytest.raises(ChangedShard, match=r"k49-train-imgs.npz: .*: replaced while it was read; start again"):
         download(remote, target(tmp_path), md5="", progress=replace)
     assert not target(tmp_path).exists()
     download(remote, target(tmp_path), md5="", progress=lambda *_: None)
@@ -167,7 +168,7 @@ def test_a_wrong_length_is_refused_where_no_range_tells_the_right_one(
 ) -> None:
     with FaultProxy(served(ranges=False).port) as proxy:
         proxy.arm(kind)
-        with pytest.raises(ChangedShard, match="replaced while it was fetched"):
+        with pytest.raises(ChangedShard, match="replaced while it was read"):
             fetch(("k49",), output=tmp_path, url=url(proxy))
     assert not target(tmp_path).exists()
 

@@ -10,7 +10,7 @@ import pytest
 
 from shards.errors import InputError
 from shards.format.tar_headers import MAX_END_BYTES, MAX_MEMBER_BYTES
-from tools.ingest.tar_stream import read_archive
+from tools.ingest.tar_stream import stream_archive
 
 END = bytes(1024)
 SMALL = {"kkanji2/U+4E00/a.png": b"a" * 700, "kkanji2/U+4E00/b.png": b"", "kkanji2/U+4E01/c.png": b"c" * 512}
@@ -59,7 +59,7 @@ def read(tmp_path: Path) -> Callable[[bytes], dict[str, bytes]]:
         path = tmp_path / "kkanji.tar"
         path.unlink(missing_ok=True)  # ext4 flushes a file that is truncated and rewritten: 3 ms each
         path.write_bytes(data)
-        return {found.name: found.data for found in read_archive(path)}
+        return {found.name: found.data for found in stream_archive(path)}
 
     return read_bytes
 
