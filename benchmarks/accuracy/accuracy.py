@@ -116,7 +116,7 @@ def accuracy(
         data: shard set with the splits train and val
         runs: folder for the trainings; those that are there already are taken as they are
         drawn_data: the same split, its rare characters supplemented by `python -m tools render`
-        original_data: the same split, balanced by `python -m tools balance --recipe original`; the recipes of a set
+        original_data: the same split, balanced by `python -m tools balance --recipe legacy`; the recipes of a set
             that is not given are left out
         images: that our recipe sees; the others as many as take about as long
         only: names of recipes; all if none are given

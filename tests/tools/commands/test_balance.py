@@ -119,9 +119,9 @@ def hold_out(folder: Path, label: str) -> None:
 
 def test_the_original_recipe_augments_the_same_originals(folder: Path, tmp_path: Path) -> None:
     ours = balanced(folder, tmp_path / "ours").split("train")
-    balance(folder, per_class=PER_CLASS, output=tmp_path / "theirs", block_size=125, shard_size=125, recipe="original")
+    balance(folder, per_class=PER_CLASS, output=tmp_path / "theirs", block_size=125, shard_size=125, recipe="legacy")
     theirs = ShardSet(tmp_path / "theirs")
-    assert theirs.manifest.history["balance"]["recipe"] == "original"
+    assert theirs.manifest.history["balance"]["recipe"] == "legacy"
     reader, numbers = theirs.split("train"), np.arange(ours.samples)
     assert np.array_equal(reader.sources(), ours.sources())
     same = [

@@ -98,7 +98,7 @@ def test_an_interrupted_push_leaves_no_set_and_is_taken_up(
     assert verify(bucket).problems == ()
     told = capsys.readouterr().out
     assert f"{len(names(local)) - 1 - len(there)} files" in told
-    assert not there or f"{len(there)} were there already" in told
+    assert not there or f"{len(there)} were there before" in told
     assert set(open_store(bucket).list()) == names(local)
 
 

@@ -159,7 +159,7 @@ def test_what_cannot_be_drawn_is_refused(folder: Path, fonts: Path, tmp_path: Pa
         ((tmp_path / "none",), r"--fonts .*none: no such file or folder"),
         ((tmp_path / "empty",), r"--fonts .*empty: no .ttf or .otf file there"),
         ((tmp_path / "broken.ttf",), r"broken.ttf cannot be read as a font"),
-        ((one,), r"no font draws any of the 3 classes with at most 5 originals"),
+        ((one,), r"no font has any of the 3 classes with at most 5 originals"),
     )
     for given, message in cases:
         with pytest.raises(InputError, match=message):

@@ -95,7 +95,7 @@ def test_variants_are_one_original_and_what_balance_would_make_of_it(folder: Pat
     assert first in {pixels.tobytes() for pixels in combined.images[combined.labels == 1]}
     expected = find_recipe("policy", 1)(np.repeat(original, 5, axis=0), 0, np.arange(1, 6))
     assert others == [pixels.tobytes() for pixels in expected]
-    show(str(folder), kind="variants", label="U+4E01", count=6, recipe="original", output=tmp_path / "o.png")
+    show(str(folder), kind="variants", label="U+4E01", count=6, recipe="legacy", output=tmp_path / "o.png")
     assert tiles(tmp_path / "o.png", 6)[0] == first and not set(tiles(tmp_path / "o.png", 6)) & set(others)
 
 

@@ -17,11 +17,11 @@ from kkanji.classes import ClassMap
 from shards import read_manifest
 from shards.errors import InputError
 from tools.commands.pack import pack
-from tools.commands.split import split, taken_over
+from tools.commands.split import adopted, split
 from tools.commands.verify import verify
 from tools.ingest.originals import NO_SPLIT, SPLITS, Originals, SplitTable, read_originals, read_split
+from tools.ingest.split_protocols import by_fractions as assign
 from tools.ingest.split_protocols import folded, halved, quotas
-from tools.ingest.split_protocols import shared as assign
 
 TRAIN, VAL, TEST = range(3)
 class_counts = st.dictionaries(st.integers(0x4E00, 0x9FFF), st.integers(1, 40), min_size=1, max_size=30)
@@ -129,7 +129,7 @@ def test_files_hold_one_split_for_each_original(originals_folder: Callable[..., 
 def test_a_split_is_the_same_bytes_again_and_kept_unless_told(originals_folder: Callable[..., Path]) -> None:
     folder = originals_folder({"U+4E00": 20, "U+4E01": 5})
     before = (folder / "split.csv").read_bytes()
-    with pytest.raises(InputError, match="there is a split already; --overwrite replaces it"):
+    with pytest.raises(InputError, match="a split exists; --overwrite replaces it"):
         split(folder)
     split(folder, overwrite=True)
     assert (folder / "split.csv").read_bytes() == before
@@ -140,9 +140,9 @@ def test_a_split_is_the_same_bytes_again_and_kept_unless_told(originals_folder: 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"val": 1.0}, "--val 1.0: expected a share from 0 to below 1"),
-        ({"val": -0.1}, "--val -0.1: expected a share"),
-        ({"val": float("nan")}, "--val nan: expected a share"),
+        ({"val": 1.0}, "--val 1.0: expected a fraction from 0 to below 1"),
+        ({"val": -0.1}, "--val -0.1: expected a fraction"),
+        ({"val": float("nan")}, "--val nan: expected a fraction"),
         ({"val": 0.5, "test": 0.5}, "leave nothing for train; expected a sum below 1"),
         ({"seed": -1}, "--seed -1: expected 0 or more"),
         ({"folds": 5}, "--folds 5 --fold None: expected both"),
@@ -173,7 +173,7 @@ def test_originals_that_are_missing_or_changed_are_refused(
 
 
 def test_too_few_images_for_a_split_are_refused(originals_folder: Callable[..., Path]) -> None:
-    with pytest.raises(InputError, match="no image fell to val, since small classes keep one in train; ask for"):
+    with pytest.raises(InputError, match="no image fell to val, since small classes keep one in train; request"):
         originals_folder({"U+4E00": 1, "U+4E01": 1})
 
 
@@ -243,7 +243,7 @@ def test_a_half_split_is_packed_without_the_images_it_leaves_out(
 ) -> None:
     folder = originals_folder({"U+4E00": 20, "U+4E01": 5, "U+4E02": 1})
     split(folder, protocol="half", overwrite=True)
-    assert "left out: 1 images of 1 classes" in capsys.readouterr().out
+    assert "excluded: 1 images of 1 classes" in capsys.readouterr().out
     pack(folder, output=tmp_path / "set", block_size=125)
     verify(tmp_path / "set")
     manifest = read_manifest(tmp_path / "set")
@@ -269,7 +269,7 @@ def test_splits_of_other_originals_are_refused(originals_folder: Callable[..., P
     cases = {
         r"3 of 8 ids are not in \S+, for example \w{16}, \w{16}": (folder, (larger / "split.csv").read_text()),
         r"3 of 8 ids of \S+ are not in it, for example": (larger, good),
-        r"6 lines for 5 ids: some stand twice": (folder, good + good.splitlines()[1] + "\n"),
+        r"6 lines for 5 ids: some occur twice": (folder, good + good.splitlines()[1] + "\n"),
         r"found split 'tset', expected one of train, val, test, none": (folder, good.replace("train", "tset")),
         r"columns \['a', 'b'\], expected \['id', 'split'\]": (folder, good.replace("id,split", "a,b")),
         r"1 values in line 2, expected 2": (folder, good.replace(",train", "", 1).replace(",val", "", 1)),
@@ -296,7 +296,7 @@ def test_a_split_that_breaks_an_official_one_is_refused(originals_folder: Callab
         with pytest.raises(
             InputError, match=f"1 images leave their official split, for example {bound.ids[3]:016x} is"
         ):
-            taken_over(bound, tmp_path / "all.csv")
+            adopted(bound, tmp_path / "all.csv")
 
 
 def test_a_planted_leak_is_found(
