@@ -29,7 +29,7 @@ from tools.build.packing import (
     unchanged,
     write_shards,
 )
-from tools.build.processes import share_out
+from tools.build.processes import run_processes
 from tools.build.shared_output import Part, SharedOutput, parse_part
 from tools.ingest import originals
 from tools.ingest.originals import Originals, check_images, read_originals, read_split
@@ -115,7 +115,7 @@ def make(target: Target, part: Part, draft: Manifest, combined: Originals, jobs:
         require_room(output.folder, [job for job in mine if output.finished(job.name) is None], target)
         processes = target.workers or max(1, target.threads // part.neighbours)
         work = partial(_work, output, target.compression, mine, processes)
-        written = sum(share_out(processes, work, sum(job.samples for job in mine)))
+        written = sum(run_processes(processes, work, sum(job.samples for job in mine)))
         names = {split: [job.name for job in jobs if job.split == split] for split in draft.splits}
         outcome, manifest = output.join(names, combined.classes.to_json())
     seconds = time.perf_counter() - started

@@ -21,7 +21,7 @@ PER_CLASS = 30
 
 @pytest.fixture
 def folder(originals_folder: Callable[..., Path]) -> Path:
-    """One class with more training originals than asked for, three with fewer."""
+    """One class with more training originals than requested, three with fewer."""
     return originals_folder(COUNTS)
 
 
@@ -85,7 +85,7 @@ def test_bytes_do_not_depend_on_workers_but_on_the_seed(folder: Path, tmp_path: 
     assert other.manifest.splits["train"] != one.manifest.splits["train"]
 
 
-def test_the_set_is_clean_and_tells_how_it_was_made(folder: Path, tmp_path: Path) -> None:
+def test_the_set_is_clean_and_records_how_it_was_made(folder: Path, tmp_path: Path) -> None:
     history = balanced(folder, tmp_path / "set", seed=5).manifest.history["balance"]
     verify(tmp_path / "set")
     assert (history["per_class"], history["seed"]) == (PER_CLASS, 5)
