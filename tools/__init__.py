@@ -1,1 +1,1 @@
-"""Command lines that turn raw archives into shard sets: python -m tools <command>."""
+"""Commands that turn raw archives into shard sets: `python -m tools <command>`."""

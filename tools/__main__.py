@@ -1,4 +1,4 @@
-"""python -m tools: the commands and how the process ends."""
+"""`python -m tools`: the commands and the process's exit code."""
 
 import tyro
 
@@ -19,9 +19,15 @@ from tools.commands.verify import verify
 
 COMMANDS = {
     command.__name__: command
-    for command in (fetch, combine, render, split, pack, balance, arrays, convert, index, push, verify, show, sample)
+    for command in (fetch, combine, render, split, pack, balance, verify, show, push, convert, arrays, index, sample)
 }
-DESCRIPTION = "Raw archives of characters -> originals -> split -> shard sets. Each command has its own --help."
+"""In the order in which a data set is made and used."""
+DESCRIPTION = """Turn raw archives of characters into shard sets to train on. Each command has its own --help.
+
+fetch gets CODH's archives, combine makes checked originals of them, render adds images for rare classes, and split
+divides the originals into train, val and test. pack then writes every image once into a shard set; balance writes the
+same number of every class. verify, show and push check a set, show it and copy it to object storage. convert and arrays
+change its format. index makes a set of tars that others wrote. sample renders a small data set from fonts."""
 
 
 def main() -> None:

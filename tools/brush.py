@@ -14,54 +14,42 @@ from PIL import Image, ImageDraw, ImageFont
 
 from shards import InputError
 
-PAGE = 320  # large pixels: room for the outline to move
-
-
-OUTLINE = 224  # large pixels of the outline's longer side on that page
-
-
-BOX = 256  # large pixels of the framed drawing, reduced to SIDE at the end
-
-
-SIDE = 64  # pixels of a finished image, as in Kuzushiji-Kanji
-
-
-LEVELS = 16  # gray levels of a finished image: twice as many would not be seen, and would not fit the size allowed
-
-
+PAGE = 320  # side P of the page for an outline, in large pixels: room for the outline to move
+OUTLINE = 224  # longer side of the outline on that page, in large pixels
+BOX = 256  # side B of the box that frames the character, in large pixels, reduced to SIDE at the end
+SIDE = 64  # side of a finished image in pixels, as in Kuzushiji-Kanji
+LEVELS = 16  # gray levels of a finished image: twice as many look the same and make the embedded sample too large
 Large = NDArray[np.float32]
-
-
 Gray = NDArray[np.uint8]
 
 
 def generator(seed: int, character: str, number: int) -> np.random.Generator:
-    """The random numbers of one image: they depend on no other image, so characters may come and go."""
+    """Random numbers of one image. They depend on no other image, so characters can be added and removed."""
     key = np.array([seed, ord(character) << 32 | number], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key))
 
 
 class Face:
-    """One brush font, asked only for characters it really draws."""
+    """One brush font."""
 
     def __init__(self, path: Path) -> None:
-        # Two of the fonts carry a creation date before 1970, of which fontTools would warn once a table.
+        # Two of the fonts have a creation date before 1970, about which fontTools warns once per table.
         logging.getLogger("fontTools").setLevel(logging.ERROR)
         self.name = path.name
         try:
-            # By way of memory: both libraries would keep the file open.
+            # Through memory, since both libraries would keep the file open.
             content = path.read_bytes()
             self.sha256 = hashlib.sha256(content).hexdigest()
             tables = TTFont(io.BytesIO(content), lazy=True)
             self._names = tables.getBestCmap()
             self._glyphs = tables.getGlyphSet()
-            # The basic layout: what the optional Raqm library would do depends on its presence.
+            # The basic layout, since the images must not depend on whether the optional Raqm library is there.
             self._drawing = ImageFont.truetype(io.BytesIO(content), BOX, layout_engine=ImageFont.Layout.BASIC)
         except (TTLibError, OSError) as error:
-            raise InputError(f"{path} cannot be read as a font ({error}): install its Debian package again") from error
+            raise InputError(f"{path} is not a readable font ({error}): install its Debian package again") from error
 
     def has_glyph(self, character: str) -> bool:
-        """Whether there is an outline: these fonts list thousands of characters whose glyph is empty."""
+        """Whether the font has an outline. These fonts list thousands of characters with an empty glyph."""
         name = self._names.get(ord(character))
         if name is None:
             return False
@@ -70,7 +58,7 @@ class Face:
         return pen.bounds is not None
 
     def outline(self, character: str) -> Large:
-        """The character (P, P) in 0..1, its longer side OUTLINE, in the middle of the page."""
+        """The character as (P, P) in 0..1, in the middle of the page, its longer side OUTLINE."""
         left, top, right, bottom = (int(edge) for edge in self._drawing.getbbox(character))
         picture = Image.new("L", (right - left, bottom - top))
         ImageDraw.Draw(picture).text((-left, -top), character, fill=255, font=self._drawing)
@@ -78,31 +66,31 @@ class Face:
 
 
 def render_character(outline: Large, rng: np.random.Generator) -> Gray:
-    """One image (SIDE, SIDE) of an outline (P, P), unlike any other: shape, weight, place, ink and paper vary."""
+    """One image (SIDE, SIDE) of an outline (P, P), with random shape, weight, place, ink and paper."""
     ink = weigh(bend(outline, rng), rng)
     ink = dry(frame(ink, rng), rng)
     page = soil(ink, rng)
     small = cv2.resize(page, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     small = cv2.GaussianBlur(small, (5, 5), rng.uniform(0.1, 0.55))
-    # Scans are thresholded softly: paper is black and ink is white, grays are left to the edges.
+    # As in softly thresholded scans, paper is black and ink is white, with grays only at the edges.
     levels = np.rint(np.clip(small * 1.25 - 0.1, 0, 1) * (LEVELS - 1))
     return np.asarray(levels * (255 // (LEVELS - 1)), dtype=np.uint8)
 
 
 def clouds(rng: np.random.Generator, side: int, cells: int) -> Large:
-    """Smooth noise (side, side) of about unit variance, its features side / cells wide."""
+    """Smooth noise (side, side) of about unit variance, with features side / cells wide."""
     coarse = rng.standard_normal((cells, cells), dtype=np.float32)
     return np.asarray(cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC), dtype=np.float32)
 
 
 def bend(outline: Large, rng: np.random.Generator) -> Large:
-    """Slant, turn, stretch and bend the whole character, as another hand would write it."""
+    """Slant, rotate, stretch and bend the whole character, as another hand would write it."""
     turn, slant = rng.normal(0, 0.06), rng.normal(0, 0.12)
     span = np.exp(rng.normal(0, 0.1))
     cosine, sine = np.cos(turn), np.sin(turn)
     matrix = np.array([[cosine, -sine], [sine, cosine]]) @ np.array([[span, slant], [0, 1 / span]])
     rows, columns = np.mgrid[:PAGE, :PAGE] - PAGE / 2
-    # A slow wave moves the parts of the character, a quicker and smaller one makes the strokes tremble.
+    # A slow wave moves parts of the character; a faster, smaller one makes the strokes tremble.
     waves = [6 * clouds(rng, PAGE, 5) + 1.6 * clouds(rng, PAGE, 14) for _ in "xy"]
     x = matrix[0, 0] * columns + matrix[0, 1] * rows + waves[0] + PAGE / 2
     y = matrix[1, 0] * columns + matrix[1, 1] * rows + waves[1] + PAGE / 2
@@ -110,27 +98,27 @@ def bend(outline: Large, rng: np.random.Generator) -> Large:
 
 
 def weigh(shape: Large, rng: np.random.Generator) -> Large:
-    """Make the strokes thicker or thinner, towards the share of ink that real images have, and their edges uneven."""
+    """Make strokes thicker or thinner, towards the ink coverage of real images, and their edges uneven."""
     inside = (shape > 0.5).astype(np.uint8)
     depth = cv2.distanceTransform(inside, cv2.DIST_L2, 5) - cv2.distanceTransform(1 - inside, cv2.DIST_L2, 5)
     height, width = (np.ptp(np.flatnonzero(inside.any(axis=axis))) + 1 for axis in (1, 0))
-    # Kuzushiji-Kanji has means of 0.12 (人) to 0.24 (馬), with a deviation of 0.05 within a class. Aim above that:
-    # the bounds on growth keep the simple characters below it, and dry ink the others.
-    share = np.clip(rng.normal(0.25, 0.055), 0.12, 0.36) * max(height, width) ** 2 / PAGE**2
-    growth = np.clip(-np.quantile(depth, 1 - share), -2.5, 4.8)
+    # Kuzushiji-Kanji has mean pixels of 0.12 (人) to 0.24 (馬), with a deviation of 0.05 within a class. Aim higher:
+    # the bounds on growth keep simple characters below the target, and dry ink the others.
+    coverage = np.clip(rng.normal(0.25, 0.055), 0.12, 0.36) * max(height, width) ** 2 / PAGE**2
+    growth = np.clip(-np.quantile(depth, 1 - coverage), -2.5, 4.8)
     pressure = 1.2 * clouds(rng, PAGE, 10) + 0.5 * clouds(rng, PAGE, 64)
     return np.asarray(np.clip(depth + growth + pressure + 0.5, 0, 1), dtype=np.float32)
 
 
 def frame(ink: Large, rng: np.random.Generator) -> Large:
-    """Cut the character out and fill the box (B, B) with it, its proportions kept, as CODH did."""
+    """Crop the character and fit it into the box (B, B), keeping its proportions, as CODH did."""
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     cut = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return fit(cut, BOX, rng.uniform(0.88, 0.995) * BOX, (rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.7)))
 
 
 def fit(picture: Large, side: int, longer: float, place: tuple[float, float]) -> Large:
-    """Scale a picture to a longer side, on an empty square; `place`: which share of the room is left and above."""
+    """Scale a picture to this longer side, on an empty square. place: fractions of the room left of and above it."""
     height, width = picture.shape
     scale = longer / max(height, width)
     x, y = (side - width * scale) * place[0], (side - height * scale) * place[1]
@@ -139,7 +127,7 @@ def fit(picture: Large, side: int, longer: float, place: tuple[float, float]) ->
 
 
 def dry(ink: Large, rng: np.random.Generator) -> Large:
-    """Let the brush run dry here and there, and the ink be pale."""
+    """Let the brush run dry in places, and the ink fade."""
     dryness = rng.beta(1, 6)
     grain = clouds(rng, BOX, 90) + 0.8 * streaks(rng)
     cover = 3.2 - 4 * dryness + (0.5 + dryness) * clouds(rng, BOX, 5) + grain
@@ -148,14 +136,14 @@ def dry(ink: Large, rng: np.random.Generator) -> Large:
 
 
 def streaks(rng: np.random.Generator) -> Large:
-    """Noise (B, B) drawn out in one direction, as by the hairs of a brush."""
+    """Noise (B, B) stretched in one direction, as by the hairs of a brush."""
     turn = cv2.getRotationMatrix2D((BOX / 2, BOX / 2), rng.uniform(0, 180), 1.5)
     hairs = cv2.resize(rng.standard_normal((70, 7), dtype=np.float32), (BOX, BOX), interpolation=cv2.INTER_CUBIC)
     return np.asarray(cv2.warpAffine(hairs, turn, (BOX, BOX)))
 
 
 def soil(ink: Large, rng: np.random.Generator) -> Large:
-    """Add what the paper brings along: specks, stains, and the edge of a neighbouring character."""
+    """Add specks, stains, and the edge of a neighbouring character."""
     page = ink.copy()
     for _ in range(rng.poisson(2)):
         x, y = rng.integers(0, BOX, 2).tolist()
@@ -168,7 +156,7 @@ def soil(ink: Large, rng: np.random.Generator) -> Large:
 
 
 def neighbour(page: Large, rng: np.random.Generator) -> None:
-    """Let a stroke of the character above or below reach into the box."""
+    """Let a stroke of the character above or below enter the box."""
     edge = int(rng.choice([0, BOX]))
     start = int(rng.integers(0, BOX))
     end = start + int(rng.integers(-70, 70))

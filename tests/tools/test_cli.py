@@ -1,5 +1,7 @@
 """The commands as a shell sees them: exit codes, messages without tracebacks, help, and what signals leave behind."""
 
+import inspect
+import re
 import signal
 import subprocess
 import sys
@@ -39,6 +41,16 @@ def test_every_command_has_help_with_an_example(
         command_line()
     assert caught.value.code == 0
     assert f"Example: python -m tools {command}" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_has_a_sentence_of_help(command: str) -> None:
+    """It stands alone: it begins with a capital letter and ends with a full stop."""
+    _, _, options = (inspect.getdoc(COMMANDS[command]) or "").partition("\nArgs:\n")
+    help_of = dict(re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", options, re.MULTILINE))
+    assert list(help_of) == list(inspect.signature(COMMANDS[command]).parameters)
+    for option, text in help_of.items():
+        assert text[:1].isupper() and text.endswith("."), f"{command} {option}: {text!r}"
 
 
 def test_help_lists_the_commands() -> None:

@@ -1,1 +1,1 @@
-"""How sets are written: packing, processes that share an output, offline augmentation, tars made by others."""
+"""Writing shard sets: packing, shared outputs, worker processes, offline augmentation, third-party tars."""

@@ -1,4 +1,4 @@
-"""One tar of images that others made: every byte read once, every image decoded once."""
+"""Indexing of one third-party tar of images: every byte is read once, and every image decoded once."""
 
 import hashlib
 import os
@@ -19,25 +19,27 @@ from shards.format.image_layout import ImageSample, image_table, read_samples, w
 from shards.store.store import Store
 from tools.ingest.originals import original_id
 
-BLOCK_BYTES = 4 << 20  # of a tar that get one checksum; a block ends with a sample
+BLOCK_BYTES = 4 << 20  # of a tar that share a checksum; a block ends with a sample
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IndexedTar:
-    """A tar that was read."""
+    """The result for one tar."""
 
     shard: Shard
+    """The tar, for the manifest."""
     labels: NDArray[np.int32]
+    """Class number of each image, [n]."""
     sources: NDArray[np.uint64]
-    """The first 8 bytes of the sha256 of each image's pixels, as `python -m tools combine` has them."""
+    """First 8 bytes of the sha256 of each image's pixels, the id in `python -m tools combine`, [n]."""
     bad: tuple[str, ...]
-    """What is wrong with each image that was left out."""
+    """Why each bad image was skipped."""
 
 
 def index_tar(store: Store, classes: int, folder: Path, stop: threading.Event, name: str) -> IndexedTar:
-    """Read one tar, and write its table and DALI index into the folder. stop: set when the run is being given up.
+    """Read one tar, and write its table and DALI index into the folder. stop: an event, set when the run fails.
 
-    Raises: CorruptShard for a tar that is not plainly what it should be, MissingShard, StorageError.
+    Raises CorruptShard for a tar that breaks the format, MissingShard, and StorageError.
     """
     if store.folder is not None:
         return _index_tar(name, store.folder / name, store.url(name), classes, folder, stop)
@@ -58,10 +60,10 @@ def _index_tar(name: str, path: Path, where: str, classes: int, folder: Path, st
     samples = read_samples(path, archive, classes=classes, where=where)
     reader = _TarReader(where)
     with path.open("rb") as file:
-        for start, end, part in _parts(samples, archive.end):
+        for start, end, inside in _spans(samples, archive.end):
             if stop.is_set():
                 raise Stopped
-            reader.read(os.pread(file.fileno(), end - start, start), start, part)
+            reader.read(os.pread(file.fileno(), end - start, start), start, inside)
         rest = os.pread(file.fileno(), archive.bytes - archive.end, archive.end)
     shard = reader.finish(name, archive, rest)
     table = image_table(reader.good)
@@ -75,8 +77,8 @@ def _index_tar(name: str, path: Path, where: str, classes: int, folder: Path, st
     )
 
 
-def _parts(samples: Sequence[ImageSample], end: int) -> Iterator[tuple[int, int, Sequence[ImageSample]]]:
-    """Stretches of the tar with whole samples: start, stop, samples."""
+def _spans(samples: Sequence[ImageSample], end: int) -> Iterator[tuple[int, int, Sequence[ImageSample]]]:
+    """Spans of the tar that hold whole samples: start, stop, samples."""
     first, start = 0, 0
     for number in range(1, len(samples) + 1):
         stop = samples[number].start if number < len(samples) else end
@@ -86,7 +88,7 @@ def _parts(samples: Sequence[ImageSample], end: int) -> Iterator[tuple[int, int,
 
 
 class _TarReader:
-    """What is gathered while the bytes of a tar pass by."""
+    """Checksums and samples, collected as the bytes of a tar pass."""
 
     def __init__(self, where: str) -> None:
         self.good: list[ImageSample] = []
@@ -97,7 +99,7 @@ class _TarReader:
         self._blocks: list[Block] = []
 
     def read(self, data: bytes, start: int, samples: Sequence[ImageSample]) -> None:
-        """One stretch of the tar."""
+        """Take in a span of the tar."""
         before = len(self.good)
         for sample in samples:
             self._decode(memoryview(data)[sample.image.offset - start :][: sample.image.size], sample)
@@ -105,7 +107,7 @@ class _TarReader:
         self._add_block(data, len(self.good) - before)
 
     def finish(self, name: str, archive: ustar.Archive, rest: bytes) -> Shard:
-        """The shard, once the zeros that end it are read too."""
+        """The shard. rest: the zeros that end the tar."""
         self._digest.update(rest)
         if not self.good:
             raise CorruptShard(f"{self._where}: no usable image; {'; '.join(self.bad[:1]) or 'it is empty'}")
@@ -121,7 +123,7 @@ class _TarReader:
         self.sources.append(original_id(hashlib.sha256(pixels.tobytes()).digest()))
 
     def _add_block(self, data: bytes, good: int) -> None:
-        """A block has at least one good sample: a stretch without one joins the block before it, or after."""
+        """Every block has a good sample: a span without one joins the block before it, or else the next."""
         last = self._blocks[-1] if self._blocks else None
         if last is None or (good and last.samples):
             start = last.offset + last.bytes if last else 0

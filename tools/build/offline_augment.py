@@ -1,6 +1,6 @@
-"""Ways to vary training images offline: the policy of online training, and the legacy project's, for comparison.
+"""Recipes that augment training images offline: the policy of online training, and the legacy project's to compare.
 
-A recipe is a function of (images, seed, numbers): how an image is varied follows from its number in the set alone.
+A recipe is a function of (images, seed, numbers): the augmentation of an image depends on its number in the set alone.
 """
 
 import zlib
@@ -20,63 +20,66 @@ from shards import IMAGE_SIZE, InputError
 Images = NDArray[np.uint8]
 Numbers = NDArray[np.int64]
 Recipe = Callable[[Images, int, Numbers], Images]
-Name = Literal["policy", "original"]
+Name = Literal["policy", "legacy"]
 
 STRONGEST = 2.0  # as in training
 
-# The legacy project's figures (its script 02_balance), in pixels, degrees and shares of white.
+# The legacy project's figures (its script 02_balance), in pixels, degrees and fractions of white.
 ELASTIC_ALPHA, ELASTIC_SIGMA = 1000.0, 30.0
 ROTATION, SCALE, SHIFT, NOISE = 15.0, 0.1, 5.0, 0.05
-TRUNCATE = 4  # standard deviations at which SciPy cuts a Gaussian off
+TRUNCATE = 4  # standard deviations at which SciPy truncates a Gaussian
 
 
 def find_recipe(name: Name, strength: float) -> Recipe:
-    """strength: of the policy; the original's recipe has none. Raises InputError."""
+    """The recipe of a name. strength: of the policy; the legacy recipe has none. Raises InputError."""
     if not 0 <= strength <= STRONGEST:
         raise InputError(f"--augment {strength}: expected 0 to {STRONGEST:g}")
-    return original if name == "original" else partial(by_policy, Policy().scaled(strength))
+    return legacy if name == "legacy" else partial(by_policy, Policy().scaled(strength))
 
 
 def describe(name: Name, strength: float) -> dict[str, Any]:
-    """For the manifest."""
-    if name == "original":
+    """The recipe and its options, for the manifest."""
+    if name == "legacy":
         return {"recipe": name}
     return {"recipe": name, "augment": strength, "policy": asdict(Policy().scaled(strength))}
 
 
 def fingerprint(recipe: Recipe) -> str:
-    """CRC-32 of what a recipe makes of a test image: processors of two kinds may round differently, and then the parts
-    of one set would not fit. Compiles what needs compiling here and now, in the thread that signals can interrupt."""
+    """CRC-32 of augmented test images.
+
+    Two kinds of processor may round differently, and then the parts of one set would not fit together. Also compiles
+    the kernels, here in the main thread, where signals can interrupt it.
+    """
     ramp = np.add.outer(np.arange(IMAGE_SIZE), 3 * np.arange(IMAGE_SIZE)).astype(np.uint8)
     images = recipe(np.repeat(ramp[None], 64, axis=0), 0, np.arange(64))
     return f"{zlib.crc32(images.tobytes()):08x}"
 
 
 def by_policy(policy: Policy, images: Images, seed: int, numbers: Numbers) -> Images:
-    """As online training varies them. [n, 64, 64]. On the calling thread alone; holds no GIL."""
+    """Augment images [n, 64, 64] as online training does. Uses the calling thread alone and releases the GIL."""
     out = np.empty_like(images)
     numba_kernels.apply(images, sample_rows(policy, seed, numbers), out)
     return out
 
 
-def original(images: Images, seed: int, numbers: Numbers) -> Images:
-    """As the legacy project varied them: elastic, then affine about the corner, then noise. [n, 64, 64].
+def legacy(images: Images, seed: int, numbers: Numbers) -> Images:
+    """Augment images [n, 64, 64] as the legacy project did: elastic, then affine about the corner, then noise.
 
-    Its distributions, borders, two resamplings and truncated levels, with other random numbers; its near-rigid
-    "elastic" is what it was. OpenCV resamples at 1/32 pixel, which moves levels by a few of 255 at edges of strokes.
+    Its distributions, borders, two resamplings and truncated levels are the same, as is its near-rigid "elastic"; the
+    random numbers differ. OpenCV resamples at 1/32 pixel, which moves levels by a few of 255 at the edges of strokes.
     """
-    cv2.setNumThreads(1)  # a pool of OpenCV's would not live on in the forks of `tools.build.processes`
+    cv2.setNumThreads(1)  # OpenCV's thread pool would not survive the forks of tools.build.processes
     out = np.empty_like(images)
     for image, number, result in zip(images, numbers.tolist(), out, strict=True):
         rng = np.random.Generator(np.random.Philox(key=np.array([seed, number], np.uint64)))
-        shares = affine(elastic(image.astype(np.float32) / 255, rng), rng)
-        noisy = shares + NOISE * rng.standard_normal(shares.shape, np.float32)
+        warped = affine(elastic(image.astype(np.float32) / 255, rng), rng)
+        noisy = warped + NOISE * rng.standard_normal(warped.shape, np.float32)
         result[:] = (np.clip(noisy, 0, 1) * 255).astype(np.uint8)
     return out
 
 
 def elastic(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Uniform noise, smoothed over almost half of the image, moves it (Simard et al. 2003); the border mirrors."""
+    """Displace by uniform noise, smoothed over almost half of the image (Simard et al. 2003); the border mirrors."""
     smooth = smoothing()
     x, y = (ELASTIC_ALPHA * smooth @ rng.uniform(-1, 1, image.shape) @ smooth.T for _ in "xy")
     rows, columns = np.indices(image.shape)
@@ -89,13 +92,14 @@ def smoothing() -> NDArray[np.float64]:
     """A Gaussian filter along one axis as a matrix, zero outside of the image."""
     reach = np.arange(-int(TRUNCATE * ELASTIC_SIGMA + 0.5), int(TRUNCATE * ELASTIC_SIGMA + 0.5) + 1)
     total = np.exp(-0.5 * (reach / ELASTIC_SIGMA) ** 2).sum()
-    apart = np.subtract.outer(np.arange(IMAGE_SIZE), np.arange(IMAGE_SIZE))
-    return np.asarray(np.exp(-0.5 * (apart / ELASTIC_SIGMA) ** 2) / total)
+    distance = np.subtract.outer(np.arange(IMAGE_SIZE), np.arange(IMAGE_SIZE))
+    return np.asarray(np.exp(-0.5 * (distance / ELASTIC_SIGMA) ** 2) / total)
 
 
 def affine(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Turned and scaled about the corner, then shifted; the border mirrors, without its last pixel."""
-    angle, scale = np.deg2rad(rng.uniform(-ROTATION, ROTATION)), rng.uniform(1 - SCALE, 1 + SCALE)
+    """Rotate and scale about the corner, then shift; the border mirrors, without its last pixel."""
+    angle = np.deg2rad(rng.uniform(-ROTATION, ROTATION))
+    scale = rng.uniform(1 - SCALE, 1 + SCALE)
     cosine, sine = scale * np.cos(angle), scale * np.sin(angle)
     forward = np.array([[cosine, -sine, rng.uniform(-SHIFT, SHIFT)], [sine, cosine, rng.uniform(-SHIFT, SHIFT)]])
     moved = cv2.warpAffine(

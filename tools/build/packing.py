@@ -1,7 +1,7 @@
-"""Splits -> shards: cuts a split into tars of blocks and writes them in threads; `pack` and `balance` fill them.
+"""Splits -> shards: cuts a split into tars of blocks and writes them in threads, for `pack` and `balance`.
 
-Which image stands where is a function of the position alone, so the bytes do not depend on the number of threads.
-Threads suffice: copying, hashing, writing and augmenting all release the GIL.
+The image at a position is a function of the position alone, so the bytes do not depend on the number of threads.
+Threads suffice, since copying, hashing, writing and augmenting all release the GIL.
 """
 
 import os
@@ -45,23 +45,28 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """Where a set goes and how it is laid into files: the options that `pack` and `balance` share."""
+    """Where to write a set, and how to divide it into files: options of `pack`, `balance` and `convert`."""
 
     output: Path
+    """Folder to make."""
     block_size: int
     """Images in a block."""
     shard_size: int
-    """Images in a shard."""
+    """Images in a shard, a multiple of the block size."""
     seed: int
+    """Seed of the stored order, 0 or more."""
     workers: int | None
-    """Threads; one per core if None."""
+    """Number of threads; None for one per core."""
     overwrite: bool
+    """Whether to replace an output that the same command made."""
     maker: str
-    """The command."""
+    """Name of the command."""
     inputs: tuple[str | Path, ...]
-    """What it reads."""
+    """Files and folders that the command reads, which it must not replace."""
     layout: Layout = "packed"
+    """Layout of the shards."""
     compression: Compression = "none"
+    """Compression of packed blocks."""
 
     def __post_init__(self) -> None:
         if self.layout == "image" and self.compression != "none":
@@ -78,29 +83,33 @@ class Target:
 
     @property
     def destination(self) -> Destination:
-        """Where it goes, as a place that may be taken already."""
+        """The output folder, with the rules for replacing it."""
         return destination(self.output, self.maker, self.inputs, self.overwrite)
 
     @property
     def threads(self) -> int:
-        """The threads to use."""
+        """Number of threads to use."""
         return self.workers or len(os.sched_getaffinity(0))
 
     def history(self) -> dict[str, int]:
-        """What of it shows in the bytes, for the manifest."""
+        """The options that change the bytes written, for the manifest."""
         return {"block_size": self.block_size, "shard_size": self.shard_size, "seed": self.seed}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Content:
-    """What a split is to hold, sample by stored position."""
+    """The samples of a split, by stored position."""
 
     samples: int
+    """Number of samples."""
     read: Callable[[NDArray[np.int64]], Samples]
-    """The samples at these positions."""
+    """Function that returns the samples at these positions."""
     samples_per_class: NDArray[np.int64]
+    """Samples of each class, [classes]."""
     originals_per_class: NDArray[np.int64]
+    """Distinct originals of each class, [classes]."""
     rendered_per_class: NDArray[np.int64]
+    """Originals of each class that are rendered from fonts, [classes]."""
 
 
 class ShardJob(NamedTuple):
@@ -110,24 +119,25 @@ class ShardJob(NamedTuple):
     name: str
     content: Content
     start: int
-    """Position in its split of the first sample."""
+    """Position of the first sample in its split."""
     stop: int
+    """Position after the last sample."""
     target: Target
 
     @property
     def samples(self) -> int:
-        """Images in it."""
+        """Number of samples."""
         return self.stop - self.start
 
     def blocks(self) -> Blocks:
-        """Its samples."""
+        """The samples, in blocks."""
         size = self.target.block_size
         for first in range(self.start, self.stop, size):
             yield self.content.read(np.arange(first, min(first + size, self.stop), dtype=np.int64))
 
 
 def stored_as_is(combined: Originals, rows: NDArray[np.int64], key: int) -> Content:
-    """These originals unchanged, in a shuffled order so that a sequential reader meets mixed classes."""
+    """These originals, unchanged and shuffled, so that a sequential reader meets mixed classes."""
 
     def read(positions: NDArray[np.int64]) -> Samples:
         return gather(combined, rows[shuffled(positions, len(rows), key)])
@@ -143,30 +153,30 @@ def stored_as_is(combined: Originals, rows: NDArray[np.int64], key: int) -> Cont
 
 
 def unchanged(combined: Originals, table: SplitTable, seed: int) -> dict[str, Content]:
-    """Every split with its originals as they are; splits without images are left out."""
+    """The originals of every split, unchanged. Splits without images are omitted."""
     rows = {name: table.rows(name) for name in SPLITS}
     return {name: stored_as_is(combined, rows[name], split_key(name, seed)) for name in SPLITS if len(rows[name])}
 
 
 def gather(combined: Originals, rows: NDArray[np.int64]) -> Samples:
-    """These originals, copied."""
+    """Copies of these originals."""
     return Samples(np.take(combined.images, rows, axis=0), combined.labels[rows], combined.ids[rows])
 
 
 def split_key(split: str, seed: int) -> int:
-    """What the stored order of a split is drawn from."""
+    """Key of a split's stored order."""
     return mix(mix(seed) ^ SPLITS.index(split))
 
 
 def shuffled(positions: NDArray[np.int64], samples: int, key: int) -> NDArray[np.int64]:
-    """What a shuffle of 0..samples-1, chosen by key, has at these positions."""
+    """The numbers at these positions of a shuffle of 0..samples-1 that `key` selects."""
     return permute(positions.astype(np.uint64), samples, key=key).astype(np.int64)
 
 
 def write_set(
     target: Target, combined: Originals, contents: Mapping[str, Content], history: Mapping[str, Any]
 ) -> Manifest:
-    """Write a whole shard set; it appears at its place when complete."""
+    """Write a whole shard set, which appears in its place once it is complete."""
     with OutputFolder(target.output, maker=target.maker, inputs=target.inputs, overwrite=target.overwrite) as folder:
         jobs = shard_jobs(contents, target)
         require_room(folder, jobs, target)
@@ -190,8 +200,9 @@ def write_set(
 
 
 def require_room(folder: Path, jobs: Sequence[ShardJob], target: Target) -> None:
-    """Better now than after hours. Compressed sizes are not known beforehand."""
-    images, free = sum(job.samples for job in jobs), shutil.disk_usage(folder).free
+    """Raise InputError if the disk is too small, before hours of work. Compressed sizes are not known beforehand."""
+    images = sum(job.samples for job in jobs)
+    free = shutil.disk_usage(folder).free
     needed = images * IMAGE_BYTES
     if target.compression == "none" and needed > free:
         raise InputError(
@@ -203,7 +214,7 @@ def require_room(folder: Path, jobs: Sequence[ShardJob], target: Target) -> None
 def draft_manifest(
     target: Target, combined: Originals, contents: Mapping[str, Content], history: Mapping[str, Any]
 ) -> Manifest:
-    """What is known of a set before its shards are written."""
+    """The manifest of a set before its shards are written."""
     return Manifest(
         name=combined.facts["name"],
         licence=combined.facts["licence"],
@@ -217,7 +228,7 @@ def draft_manifest(
 
 
 def shard_jobs(contents: Mapping[str, Content], target: Target) -> list[ShardJob]:
-    """Every shard of a set."""
+    """All shards of a set."""
     return [
         ShardJob(
             name, shard_name(name, number), content, start, min(start + target.shard_size, content.samples), target
@@ -230,7 +241,7 @@ def shard_jobs(contents: Mapping[str, Content], target: Target) -> list[ShardJob
 def write_shards(
     jobs: Sequence[ShardJob], threads: int, write: Callable[[ShardJob, Blocks], Result], progress: Progress
 ) -> list[Result]:
-    """What `write` makes of each shard and its blocks, in threads; progress: told of images as they are written."""
+    """Call `write` for each shard in threads and return its results. progress: called with each number of images."""
     stop = threading.Event()
     with ThreadPoolExecutor(threads) as pool:
         return list(map_in_order(pool, partial(_write, write, stop, progress), jobs, stop=stop))
@@ -243,7 +254,7 @@ def split_history(table: SplitTable) -> dict[str, Any]:
 
 
 def summary(output: Path, manifest: Manifest, seconds: float) -> str:
-    """One line on what was written, for the screen."""
+    """One line about a finished set, for the screen."""
     splits = manifest.splits.values()
     images = sum(split.samples for split in splits)
     size = sum(shard.bytes for split in splits for shard in split.shards)
@@ -264,12 +275,12 @@ def _write(
         progress(images)
 
     result = write(job, _until(stop, job.blocks(), count))
-    progress(job.samples - counted)  # of a shard that was there already
+    progress(job.samples - counted)  # the rest of a shard that was finished before
     return result
 
 
 def _until(stop: threading.Event, blocks: Blocks, progress: Progress) -> Blocks:
-    """The blocks, counted as they are written; an error once the run is being given up."""
+    """The blocks, counted as they are written. Raises Stopped once the run fails."""
     for block in blocks:
         if stop.is_set():
             raise Stopped
@@ -287,6 +298,6 @@ def _split(content: Content) -> Split:
 
 
 def _lineage(combined: Originals) -> dict[str, Any]:
-    """Originals of version 1 have neither `official` nor `lineage`."""
+    """Facts of the originals for the manifest. Version 1 has neither `official` nor `lineage`."""
     names = ("counts", "official", "lineage", "classes_without_images", "images_sha256", "originals_sha256", "sources")
     return {name: combined.facts[name] for name in names if name in combined.facts}

@@ -1,8 +1,8 @@
-"""Work shared out to processes, since threads of one run its Python one at a time.
+"""Work in several processes, since threads of one process run its Python code one at a time.
 
-Profiled on blocks of `balance`: 59 % of the time is compiled augmentation, which threads can overlap; most of the rest
-holds Python's lock, so that one process could not use more than some three cores. Processes are forks: compiled code,
-tables and mapped files are there once.
+A profile of `balance`: 59 % of the time is compiled augmentation, which threads can overlap; most of the rest holds the
+GIL, so that one process could not use more than about three cores. The processes are forks, which share compiled code,
+tables and mapped files.
 """
 
 import ctypes
@@ -26,11 +26,11 @@ Progress = Callable[[int], object]
 Work = Callable[[int, Progress], int]
 
 
-def share_out(processes: int, work: Work, total: int) -> list[int]:
-    """What work(place, progress) returns in each of so many processes, place by place, with a bar up to total.
+def run_processes(processes: int, work: Work, total: int) -> list[int]:
+    """Call work(place, progress) in each process and return the results by place. total: length of the progress bar.
 
-    Whatever ends this process ends them, too, at once (SIGKILL): for work that survives that. Raises: InputError when
-    one of them is killed, SystemExit when one fails, which has then said why.
+    Whatever ends this process also kills the others at once (SIGKILL), so the work must survive that. Raises InputError
+    if one is killed, and SystemExit if one fails, after it has printed why.
     """
     if processes == 1:
         with count_images(total) as bar:
@@ -38,7 +38,7 @@ def share_out(processes: int, work: Work, total: int) -> list[int]:
     tallies = np.frombuffer(mmap.mmap(-1, 2 * 8 * processes), np.int64).reshape(2, processes)  # progress, result
     children: list[int] = []
     try:
-        for place in range(processes):  # before there is a bar, as that has a thread, which forks do not copy
+        for place in range(processes):  # before the bar, whose thread a fork would not copy
             children.append(_fork(place, work, tallies))
         _watch(children, tallies[0], total)
     finally:
@@ -47,7 +47,7 @@ def share_out(processes: int, work: Work, total: int) -> list[int]:
 
 
 def _fork(place: int, work: Work, tallies: NDArray[np.int64]) -> int:
-    """The child's id."""
+    """Start a child process. Returns its id."""
     parent = os.getpid()
     child = os.fork()
     if child:
@@ -72,16 +72,16 @@ def _fork(place: int, work: Work, tallies: NDArray[np.int64]) -> int:
 
 
 def _die_with(parent: int) -> None:
-    """Ctrl-C goes to all processes of a terminal; it is the parent's to deal with."""
+    """End with the parent. Ctrl-C reaches all processes of a terminal, so the children leave it to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died in between
+    if os.getppid() != parent:  # it died before prctl took effect
         os._exit(1)
 
 
 def _watch(children: Sequence[int], counts: NDArray[np.int64], total: int) -> None:
-    """Until all have ended well."""
+    """Update the bar until all children have succeeded."""
     running, shown = set(children), 0
     with count_images(total) as bar:
         while running:
@@ -99,13 +99,13 @@ def _watch(children: Sequence[int], counts: NDArray[np.int64], total: int) -> No
 def _require_success(code: int) -> None:
     if code < 0:
         name = signal.Signals(-code).name
-        raise InputError(f"a worker process was ended by {name} (out of memory?); the same command goes on from there")
+        raise InputError(f"a worker process was ended by {name} (out of memory?); run the same command again to resume")
     if code:
         raise SystemExit(code)
 
 
 def _end(children: Sequence[int]) -> None:
-    """Those that still run; those that ended are not there any more, or wait to be looked at."""
+    """Kill the children that still run. Those that have ended are gone, or wait to be reaped."""
     for child in children:
         try:
             if os.waitpid(child, os.WNOHANG)[0]:

@@ -1,1 +1,1 @@
-"""One command a file; a command never imports a command."""
+"""The commands, one per file. No command imports another."""

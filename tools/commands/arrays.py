@@ -1,6 +1,6 @@
 """Shard set -> images.npy, labels.npy and index.json, as the legacy project's `03_prepare_arrays` wrote them.
 
-sources.npy goes beside them: what lineage a shard set knows is not lost on the way.
+sources.npy goes beside them, so that the lineage is not lost.
 """
 
 import time
@@ -28,18 +28,19 @@ def arrays(
     output: Path = Path("arrays"),
     overwrite: bool = False,
 ) -> None:
-    """Write one split of a shard set as plain arrays, which any program maps: np.load("images.npy", mmap_mode="r").
+    """Write one split of a shard set as plain NumPy arrays.
 
-    OUTPUT gets images.npy uint8 [N, 64, 64], labels.npy int64 [N], sources.npy uint64 [N] (the original behind each
-    image) and index.json, in the stored order. One split each, so that nobody trains on what is held out by mistake.
+    OUTPUT gets images.npy uint8 [N, 64, 64], labels.npy int64 [N], sources.npy uint64 [N] (the id of each image's
+    original) and index.json, in the stored order. Any program can map them: np.load("images.npy", mmap_mode="r"). A
+    run writes one split, so that nobody trains on held-out images by mistake.
 
     Example: python -m tools arrays shards --split train --output arrays
 
     Args:
-        location: shard set of any layout: a folder or a URL (s3://, gs://, az://, https://)
-        split: train, val or test
-        output: folder to make
-        overwrite: replace OUTPUT if `arrays` made it
+        location: Shard set of any layout, a folder or a URL (s3://, gs://, az://, https://).
+        split: Split to write: train, val or test.
+        output: Folder to make.
+        overwrite: Replace OUTPUT if `arrays` made it.
     """
     started = time.perf_counter()
     data = open_set(location)
@@ -55,7 +56,7 @@ def arrays(
 
 
 def _write(folder: Path, reader: SplitReader) -> None:
-    """Through mappings of the files: memory is one chunk's, whatever the size of the set."""
+    """Writes through memory maps, so that memory stays at one chunk, whatever the size of the set."""
     shapes = {"images": (reader.samples, IMAGE_SIZE, IMAGE_SIZE), "labels": (reader.samples,)}
     files = {
         name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shapes.get(name, shapes["labels"]))

@@ -29,7 +29,7 @@ from tools.build.packing import (
     unchanged,
     write_shards,
 )
-from tools.build.processes import share_out
+from tools.build.processes import run_processes
 from tools.build.shared_output import Part, SharedOutput, parse_part
 from tools.ingest import originals
 from tools.ingest.originals import Originals, check_images, read_originals, read_split
@@ -57,28 +57,28 @@ def balance(
     workers: int | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write a shard set with the same number of training images of every class, augmenting the rare ones.
+    """Write a shard set with the same number of training images in every class, augmenting the rare classes.
 
     Only train is balanced; val and test keep their images unchanged. Every augmented image carries its original's id.
-    A run that was stopped, even killed, goes on where it was when the same command is given again. Several processes
-    may share the work, on one machine or on several with a common disk: `--part 0/4` ... `--part 3/4`, or torchrun or
-    accelerate launch; the last to end makes the set.
+    After an interruption, even SIGKILL, the same command resumes. Several processes can share the work, on one machine
+    or on several with a common disk: start `--part 0/4` to `--part 3/4`, or use torchrun or accelerate launch. The last
+    process to finish completes the set.
 
     Example: python -m tools balance originals --per-class 10000 --output balanced
 
     Args:
-        folder: originals with a split, made by `python -m tools combine` and `python -m tools split`
-        per_class: training images of every class
-        output: folder to make
-        block_size: images that are one sample for a WebDataset reader: 125, 250, 625 or 1250
-        shard_size: images in a tar (25,000 take 103 MB), a multiple of the block size
-        compression: none, zstd (a third of the bytes) or lz4 (faster to unpack); readers unpack shards into their cache
-        seed: of the choice, the augmentation and the stored order; 0 or more
-        recipe: policy (as online training varies images) or original (as the legacy project did, to compare; slow)
-        augment: strength of the policy; 0 copies originals
-        part: i/n: make only every n-th shard, from the i-th on. Under a launcher that sets RANK and WORLD_SIZE, by rank
-        workers: processes; one per core if not given. The bytes written depend on neither workers nor parts
-        overwrite: replace OUTPUT if `balance` made it, and what a run with other options left unfinished
+        folder: Originals with a split, made by `python -m tools combine` and `python -m tools split`.
+        per_class: Training images in every class.
+        output: Folder to make.
+        block_size: Images in a block, one sample to a WebDataset reader: 125, 250, 625 or 1250.
+        shard_size: Images in a shard, a multiple of the block size; 25,000 take 103 MB.
+        compression: Compression of the blocks: none, zstd (a third of the size) or lz4 (faster to decompress).
+        seed: Seed of the choice of images, their augmentation and the stored order, 0 or more.
+        recipe: Augmentation: policy (as in online training) or legacy (as in the legacy project, to compare; slow).
+        augment: Strength of recipe policy, from 0 (copies) to 2.
+        part: Shards to make, as i/n: every n-th from the i-th on. Without it, RANK and WORLD_SIZE of a launcher decide.
+        workers: Processes, by default one per core. The bytes written depend on neither workers nor parts.
+        overwrite: Replace OUTPUT if `balance` made it, and discard an unfinished run with other options.
     """
     share = parse_part(part)
     target = Target(
@@ -106,16 +106,16 @@ def balance(
 
 
 def make(target: Target, part: Part, draft: Manifest, combined: Originals, jobs: Sequence[ShardJob], probe: str) -> str:
-    """Write the shards of this part that are not there yet, and the set if they were the last; says what was done."""
+    """Write the missing shards of this part, and the set if they were the last. Returns a summary for the screen."""
     started = time.perf_counter()
     mine = [job for number, job in enumerate(jobs) if part.takes(number)]
     with SharedOutput(target.destination, draft, {"fingerprint": probe}) as output:
         if output.complete:
-            return f"{target.output}: made before, with the same options"
+            return f"{target.output}: made before with the same options"
         require_room(output.folder, [job for job in mine if output.finished(job.name) is None], target)
         processes = target.workers or max(1, target.threads // part.neighbours)
         work = partial(_work, output, target.compression, mine, processes)
-        written = sum(share_out(processes, work, sum(job.samples for job in mine)))
+        written = sum(run_processes(processes, work, sum(job.samples for job in mine)))
         names = {split: [job.name for job in jobs if job.split == split] for split in draft.splits}
         outcome, manifest = output.join(names, combined.classes.to_json())
     seconds = time.perf_counter() - started
@@ -141,8 +141,12 @@ def _work(
     place: int,
     progress: Callable[[int], object],
 ) -> int:
-    """One process's share of the shards; images written. Those in other hands come last: their writer may have died."""
-    mine, write = jobs[place::processes], partial(_write_or_keep, output, compression)
+    """Write the shards of one process. Returns the number of images written.
+
+    Shards that another process is writing come last, since that process may have died by then.
+    """
+    mine = jobs[place::processes]
+    write = partial(_write_or_keep, output, compression)
     written = write_shards(mine, 1, write, progress)
     for number, job in enumerate(mine):
         while written[number] is None:
@@ -152,7 +156,7 @@ def _work(
 
 
 def _write_or_keep(output: SharedOutput, compression: Compression, job: ShardJob, blocks: Blocks) -> int | None:
-    """Images written: none of a shard that is there; None for one in the hands of another process."""
+    """The number of images written, 0 for a finished shard, or None while another process writes this one."""
     with output.claim(job.name) as path:
         if path is None:
             return None
@@ -165,14 +169,17 @@ def _write_or_keep(output: SharedOutput, compression: Compression, job: ShardJob
 
 
 def balanced(combined: Originals, rows: NDArray[np.int64], per_class: int, seed: int, recipe: Recipe) -> Content:
-    """`per_class` images of every class, from these originals; none of a class that has none."""
+    """`per_class` images of every class that has originals among these rows."""
     available = combined.counts(rows)
     present = np.flatnonzero(available)
-    _tell_absent(combined, np.flatnonzero(available == 0))
-    labels, keys = combined.labels[rows], originals.order_keys(combined.ids[rows], seed)
+    _report_absent(combined, np.flatnonzero(available == 0))
+    labels = combined.labels[rows]
+    keys = originals.order_keys(combined.ids[rows], seed)
     ordered = rows[np.lexsort((combined.ids[rows], keys, labels))]
-    first, used = np.cumsum(available) - available, np.minimum(available, per_class)
-    total, key = per_class * len(present), split_key("train", seed)
+    first = np.cumsum(available) - available  # where each class begins in `ordered`
+    used = np.minimum(available, per_class)
+    total = per_class * len(present)
+    key = split_key("train", seed)
 
     def read(positions: NDArray[np.int64]) -> Samples:
         """Number k of the set is copy k % per_class of class k // per_class; the first copies are the originals."""
@@ -180,8 +187,9 @@ def balanced(combined: Originals, rows: NDArray[np.int64], per_class: int, seed:
         place, copy = np.divmod(numbers, per_class)
         label = present[place]
         samples = gather(combined, ordered[first[label] + copy % used[label]])
-        images, kept = recipe(samples.images, seed, numbers), copy < used[label]
-        images[kept] = samples.images[kept]  # few: cheaper than to pick out the others
+        images = recipe(samples.images, seed, numbers)
+        kept = copy < used[label]
+        images[kept] = samples.images[kept]  # few, so cheaper than augmenting only the others
         return samples._replace(images=images)
 
     counts = np.where(available > 0, per_class, 0)
@@ -195,7 +203,7 @@ def balanced(combined: Originals, rows: NDArray[np.int64], per_class: int, seed:
     )
 
 
-def _tell_absent(combined: Originals, absent: NDArray[np.int64]) -> None:
+def _report_absent(combined: Originals, absent: NDArray[np.int64]) -> None:
     if len(absent) == len(combined.classes):
         raise InputError(f"{combined.folder}: no image to train on; split again")
     if len(absent):

@@ -1,4 +1,4 @@
-"""Raw archives, folders or arrays -> originals: every image checked, blank and identical ones found, in one order."""
+"""Raw archives, folders or arrays -> originals: every image checked, blank and identical ones dropped, in one order."""
 
 import hashlib
 import time
@@ -23,7 +23,7 @@ from tools.progress import count_images
 
 DROPPED_COLUMNS = ("reason", "label", "source", "member", "id", "official")
 SPOOL_NAME = "pixels.spool"
-SHOWN = 10  # entries named on the screen; dropped.csv names all
+SHOWN = 10  # entries named on the screen; dropped.csv lists all
 
 
 def combine(
@@ -38,21 +38,21 @@ def combine(
 ) -> None:
     """Combine raw images into one checked set of originals, with the lineage of each.
 
-    Sources are what CODH publishes, any of it: Kuzushiji-Kanji (U+XXXX/<name>.png in folders or tar archives) and the
-    arrays of Kuzushiji-49 and Kuzushiji-MNIST, whose 28x28 pixels become 64x64 and whose official test sets stay test.
-    Blank images and all but one of identical images are dropped and listed in OUTPUT/dropped.csv; identical images
-    under different labels are all dropped. Nothing is unpacked to disk.
+    Sources are any of CODH's data sets: Kuzushiji-Kanji (U+XXXX/<name>.png in folders or tar archives) and the arrays
+    of Kuzushiji-49 and Kuzushiji-MNIST, whose 28x28 pixels become 64x64 and whose official test sets stay test. Blank
+    images and duplicates are dropped and listed in OUTPUT/dropped.csv; identical images under different labels are all
+    dropped. Nothing is unpacked to disk.
 
     Example: python -m tools combine data/kkanji/kkanji.tar data/k49 data/kmnist --output originals
 
     Args:
-        sources: folders or .tar, .tar.gz, .tgz archives in CODH's layout; *-imgs.npz files, or folders with them
-        legacy: what the legacy project wrote: class folders (U+XXXX or the character itself), or a folder with
-            images.npy, labels.npy and index.json. Their lineage is unknown, which all that is made of them says
-        output: folder to make
-        name: the data's name, for manifests and reports; from the sources if not given
-        licence: the line to print with anything made from the data
-        overwrite: replace OUTPUT if `combine` made it
+        sources: Folders or .tar, .tar.gz, .tgz archives in CODH's layout; *-imgs.npz files, or folders with them.
+        legacy: Outputs of the legacy project: class folders (U+XXXX or the character itself), or a folder with
+            images.npy, labels.npy and index.json. Their lineage is unknown, and everything made from them records that.
+        output: Folder to make.
+        name: Name of the data in manifests and reports, by default the names of the sources.
+        licence: Licence line to print with everything made from the data.
+        overwrite: Replace OUTPUT if `combine` made it.
     """
     started = time.perf_counter()
     inputs = find_sources(sources, legacy)
@@ -71,7 +71,7 @@ def combine(
 
 
 def find_sources(paths: Sequence[Path], legacy: Sequence[Path]) -> list[Source]:
-    """What these paths hold. Raises InputError."""
+    """The sources at these paths. Raises InputError."""
     inputs: list[Source] = []
     for path in paths:
         inputs += _source(path)
@@ -127,7 +127,7 @@ def _require_some(found: Sorted, inputs: Sequence[Source]) -> None:
 
 
 def _write(folder: Path, inputs: Sequence[Source], found: Sorted, classes: ClassMap, described: dict[str, str]) -> None:
-    """The originals, their pixels taken from the spool, which has them in the order in which they were read."""
+    """Write the originals. Their pixels come from the spool, which has them in the order of reading."""
     pixels = np.memmap(folder / SPOOL_NAME, np.uint8, "r").reshape(-1, IMAGE_SIZE, IMAGE_SIZE)
     spooled = np.array([entry.row for entry in found.kept], np.int64)
     dropped = (
@@ -176,7 +176,7 @@ def _counts(found: Sorted, classes: ClassMap) -> dict[str, int]:
 
 
 def _official_counts(found: Sorted) -> dict[str, object]:
-    """Images read and kept of the official splits, and how many of others are test because an identical image is."""
+    """Images read and kept of each official split, and images moved to test since an identical image is there."""
     read = Counter(entry.official for entry in [*found.kept, *(entry for _, entry in found.dropped)])
     kept = Counter(entry.official for entry in found.kept)
     parts = {part: {"read": read[part], "kept": kept[part]} for part in ("train", "test")}
@@ -184,7 +184,7 @@ def _official_counts(found: Sorted) -> dict[str, object]:
 
 
 def _vanished(found: Sorted, classes: ClassMap) -> list[str]:
-    """Classes none of whose images was kept."""
+    """Labels of the classes that have lost all their images."""
     lost = set(classes.code_points) - {entry.code_point for entry in found.kept}
     return [label(code_point) for code_point in sorted(lost)]
 

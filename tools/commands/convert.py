@@ -42,15 +42,15 @@ def convert(
     Example: python -m tools convert shards --layout image --output images
 
     Args:
-        location: shard set to read: a folder or a URL
-        output: folder to make
-        layout: packed (blocks of images as arrays) or image (one file and one label for each, as WebDataset has them)
-        compression: of packed blocks: none, zstd (a third of the bytes) or lz4 (faster to unpack)
-        image_format: of the image layout: png, or jpg, which does not keep every pixel as it is
-        block_size: images in a block: 125, 250, 625 or 1250
-        shard_size: images in a tar, a multiple of the block size
-        workers: threads; one per core if not given. The bytes written do not depend on it
-        overwrite: replace OUTPUT if `convert` made it
+        location: Shard set to convert, a folder or a URL (s3://, gs://, az://, https://).
+        output: Folder to make.
+        layout: New layout: packed (arrays of images in blocks) or image (a file and a label each, as in WebDataset).
+        compression: Compression of packed blocks: none, zstd (a third of the size) or lz4 (faster to decompress).
+        image_format: File format of the image layout: png, or jpg, which is lossy.
+        block_size: Images in a block: 125, 250, 625 or 1250.
+        shard_size: Images in a shard, a multiple of the block size.
+        workers: Threads, by default one per core. The bytes written do not depend on them.
+        overwrite: Replace OUTPUT if `convert` made it.
     """
     started = time.perf_counter()
     data = open_set(location)
@@ -93,7 +93,7 @@ def _convert(data: ShardSet, target: Target, image_format: ImageFormat) -> Manif
 def _write_shards(
     folder: Path, split: str, samples: int, blocks: Iterator[Samples], target: Target, image_format: ImageFormat
 ) -> Iterator[Shard]:
-    """One after another; the blocks of each are encoded in threads."""
+    """Write one shard after another, encoding its blocks in threads."""
     per_shard = target.shard_size // target.block_size
     with ThreadPoolExecutor(target.threads) as pool:
         for number in range(-(-samples // target.shard_size)):
@@ -104,7 +104,7 @@ def _write_shards(
             else:
                 pack = partial(_encode_block, path, target.compression)
                 yield write_tar(path, map_in_order(pool, pack, enumerate(part), ahead=target.threads))
-    next(blocks, None)  # has the reader let go of its last shard
+    next(blocks, None)  # runs the reader to its end, which releases its last shard
 
 
 def _encode_images(image_format: ImageFormat, block: Samples) -> EncodedImages:
@@ -116,7 +116,7 @@ def _encode_block(path: Path, compression: Compression, block: tuple[int, Sample
 
 
 def _blocks(reader: SplitReader, size: int) -> Iterator[Samples]:
-    """The samples of a split as stored."""
+    """The samples of a split in the stored order."""
     starts = range(0, reader.samples, size)
     requests = (np.arange(start, min(start + size, reader.samples)) for start in starts)
     for numbers in reader.follow(requests):
@@ -130,7 +130,7 @@ def _counted(blocks: Iterator[Samples], progress: Callable[[int], object]) -> It
 
 
 def _step(old: Manifest, target: Target, image_format: ImageFormat) -> dict[str, Any]:
-    """What the history tells of the conversion."""
+    """The entry in the set's history."""
     jpeg = {"jpeg_quality": JPEG_QUALITY} if image_format == "jpg" else {}
     images = {"image_format": image_format, **jpeg} if target.layout == "image" else {}
     before = {"from": old.identity(), "from_layout": old.layout, "from_compression": old.compression}

@@ -1,13 +1,15 @@
 """CODH's files, as published: Kuzushiji-Kanji, Kuzushiji-49, Kuzushiji-MNIST."""
 
+import hashlib
+import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import tyro
 
 from shards import InputError
-from shards.checksums import file_digest
 from tools.ingest.download import download, open_remote
 from tools.ingest.originals import LICENCE
 from tools.progress import count_bytes
@@ -23,11 +25,11 @@ class Published(NamedTuple):
     set: Set
     name: str
     md5: str
-    """Empty where none is published."""
+    """Published md5 in hexadecimal; empty if there is none."""
 
     @property
     def path(self) -> str:
-        """Below the base URL, and below the output folder."""
+        """Path below the base URL and below the output folder."""
         return f"{self.set}/{self.name}"
 
 
@@ -54,39 +56,46 @@ def fetch(
     output: Path = Path("data"),
     url: str = CODH,
 ) -> None:
-    """Fetch CODH's data sets: kkanji (one tar), k49 and kmnist (arrays), each into a folder of its name.
+    """Fetch CODH's data sets: kkanji (one tar), k49 and kmnist (arrays), each into a folder with its name.
 
-    A run that was interrupted goes on where it was; files that are there are checked and not fetched again. Checksums
-    are compared where CODH publishes them: for all but kkanji.tar, whose damage `python -m tools combine` finds.
+    After an interruption the same command resumes. Files that exist are checked and not fetched again. CODH publishes
+    a checksum of every file but kkanji.tar, in which `python -m tools combine` finds any damage.
 
     Example: python -m tools fetch k49 kmnist --output data
 
     Args:
-        sets: which; all three if none is named
-        output: folder to put them in
-        url: where the three folders lie; another than CODH's for a mirror
+        sets: Data sets to fetch: kkanji, k49, kmnist; all three by default.
+        output: Folder to put them in.
+        url: URL of the three folders, by default CODH's; give the URL of a mirror to use that.
     """
     wanted = [file for file in FILES if file.set in (sets or SETS)]
     for file in wanted:
         target = output / file.set / file.name
         print(f"{target}: {_check(target, file) if target.exists() else _fetch(target, file, url)}", flush=True)
     print(f"licence: {LICENCE}")
+    print(f"next: python -m tools combine {shlex.join(_sources(wanted, output))} --output originals")
+
+
+def _sources(files: Sequence[Published], output: Path) -> list[str]:
+    """What `combine` takes: the archive of Kuzushiji-Kanji, and the folders of arrays."""
+    return list(dict.fromkeys(str(output / (file.path if file.name.endswith(".tar") else file.set)) for file in files))
 
 
 def _check(target: Path, file: Published) -> str:
-    """What is to be said of a file that is there."""
+    """Check a file that exists. Returns what to report of it."""
     if not file.md5:
-        return "there already, no checksum is published"
-    found = file_digest(target, "md5")
+        return "exists, no checksum is published"
+    with target.open("rb") as stream:
+        found = hashlib.file_digest(stream, "md5").hexdigest()
     if found != file.md5:
         raise InputError(
             f"{target}: md5 {found}, expected {file.md5}: damaged or another file; remove it and run again"
         )
-    return "there already, md5 as published"
+    return "exists, md5 as published"
 
 
 def _fetch(target: Path, file: Published, url: str) -> str:
-    """Fetch a file; what is to be said of it."""
+    """Fetch a file. Returns what to report of it."""
     started = time.perf_counter()
     with count_bytes(0) as bar:
 

@@ -1,7 +1,7 @@
-"""Tars of PNG or JPEG images that others made -> a shard set: indexed and proved readable where they lie.
+"""Third-party tars of PNG or JPEG images -> a shard set: the tars are checked and indexed, and stay where they are.
 
-Every byte is read once and every image decoded once, so that training never meets a bad one. What follows, here or in a
-reader, depends on the bytes that were seen: their checksums go into the manifest.
+Every byte is read once and every image decoded once, so that training never meets a bad image. The checksums of these
+bytes go into the manifest, so that a reader notices a tar that has changed.
 """
 
 import fnmatch
@@ -39,27 +39,29 @@ from tools.build.packing import summary
 from tools.progress import count_images
 
 SPLITS = ("train", "val", "test")
-EXAMPLES = 10  # bad images that the history names
+EXAMPLES = 10  # bad images named in the history
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:
-    """Bad images that may be left out."""
+    """How many bad images to tolerate."""
 
     text: str
 
     def __post_init__(self) -> None:
         number = self.text.removesuffix("%")
-        if not number.replace(".", "", self._is_share).isdecimal() or (self._is_share and float(number) > 100):
-            raise InputError(f"--max-bad {self.text}: expected a number of images, or a share as in 1%")
+        if not number.replace(".", "", self._is_percentage).isdecimal() or (
+            self._is_percentage and float(number) > 100
+        ):
+            raise InputError(f"--max-bad {self.text}: expected a number of images, or a percentage as in 1%")
 
     @property
-    def _is_share(self) -> bool:
+    def _is_percentage(self) -> bool:
         return self.text.endswith("%")
 
     def allows(self, bad: int, images: int) -> bool:
-        """Whether so many bad ones among so many are within it."""
-        return bad <= (images * float(self.text[:-1]) / 100 if self._is_share else int(self.text))
+        """Whether `bad` images of `images` are within the budget."""
+        return bad <= (images * float(self.text[:-1]) / 100 if self._is_percentage else int(self.text))
 
 
 def index(
@@ -75,24 +77,24 @@ def index(
     workers: int | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Index WebDataset tars of 64x64 gray images (KEY.png or .jpg, KEY.cls) so that they can be trained on as they are.
+    """Index WebDataset tars of 64x64 gray images (KEY.png or .jpg, KEY.cls) to train on them as they are.
 
     OUTPUT gets a manifest and tables; the tars stay where they are. Their lineage is unknown, so nothing can prove that
-    their splits share no original; identical images in two splits are counted and told.
+    their splits share no original; identical images in two splits are counted and reported.
 
     Example: python -m tools index --train "data/train-*.tar" --val "data/val-*.tar" --classes index.json
 
     Args:
-        train: tars to train on: paths or URLs (s3://bucket/prefix/train-*.tar), * in the file's name; all in one folder
-        classes: class map; the labels in the tars are its numbers
-        val: tars to validate on
-        test: tars to test on
-        output: folder to make
-        name: of the data; that of its folder if not given
-        licence: the line to print with anything made from the data
-        max_bad: bad images that may be left out, as a number or a share (1%); with more, nothing is written
-        workers: tars to read at a time; one per core if not given. What is written does not depend on it
-        overwrite: replace OUTPUT if `index` made it
+        train: Tars to train on: paths or URLs in one folder; * matches in file names (s3://bucket/data/train-*.tar).
+        classes: Class map (index.json) that numbers the labels in the tars.
+        val: Tars to validate on, in the same folder.
+        test: Tars to test on, in the same folder.
+        output: Folder to make.
+        name: Name of the data, by default the name of the tars' folder.
+        licence: Licence line to print with everything made from the data.
+        max_bad: Bad images to tolerate and skip, as a number or a percentage (1%). With more, nothing is written.
+        workers: Tars to read at a time, by default one per core. What is written does not depend on them.
+        overwrite: Replace OUTPUT if `index` made it.
     """
     started = time.perf_counter()
     budget, class_map = Budget(text=max_bad), _class_map(classes)
@@ -114,7 +116,7 @@ def index(
         write_manifest(folder, manifest, class_map.to_json())
     _warn_of_twins({split: np.concatenate([part.sources for part in parts]) for split, parts in found.items()})
     print(summary(output, manifest, time.perf_counter() - started))
-    print(f"bad images left out: {sum(len(part.bad) for parts in found.values() for part in parts)}")
+    print(f"bad images skipped: {sum(len(part.bad) for parts in found.values() for part in parts)}")
 
 
 def _class_map(path: Path) -> ClassMap:
@@ -124,18 +126,18 @@ def _class_map(path: Path) -> ClassMap:
         raise InputError(f"--classes {path}: {error}; expected an index.json, as beside a shard set") from error
 
 
-def _find_tars(asked: dict[str, tuple[str, ...]]) -> tuple[Store, dict[str, list[str]]]:
-    """The one place of all tars, and their names by split; splits without tars are left out."""
-    places = sorted({_place(pattern) for patterns in asked.values() for pattern in patterns})
+def _find_tars(wanted: dict[str, tuple[str, ...]]) -> tuple[Store, dict[str, list[str]]]:
+    """The store that holds all tars, and the names of each split that has any."""
+    places = sorted({_place(pattern) for patterns in wanted.values() for pattern in patterns})
     if len(places) != 1:
         raise InputError(
-            f"tars in {len(places)} folders ({', '.join(places)}); expected all in one: index each by itself"
+            f"tars in {len(places)} folders ({', '.join(places)}); expected one folder: index each by itself"
         )
     store = open_store(places[0])
     listed = store.list() if store.can_list else {}
     tars = {
         split: [name for pattern in patterns for name in _matching(store, listed, pattern.rpartition("/")[2])]
-        for split, patterns in asked.items()
+        for split, patterns in wanted.items()
         if patterns
     }
     names = sorted(name for part in tars.values() for name in part)
@@ -146,7 +148,7 @@ def _find_tars(asked: dict[str, tuple[str, ...]]) -> tuple[Store, dict[str, list
 
 
 def _place(pattern: str) -> str:
-    """The folder or prefix of a pattern; a local one as it is called from anywhere."""
+    """The folder or prefix of a pattern; a local folder as an absolute path."""
     place = pattern.rpartition("/")[0]
     if "://" in pattern:
         return place
@@ -181,13 +183,13 @@ def _read_tars(
 
 
 def _keep_within(budget: Budget, store: Store, found: dict[str, list[IndexedTar]], *, done: bool) -> None:
-    """Stop as soon as a number is exceeded; a share is known in the end."""
+    """Raise InputError above the budget: at once above a number, at the end above a percentage."""
     parts = [part for tars in found.values() for part in tars]
     bad = [text for part in parts for text in part.bad]
     images = sum(len(part.labels) for part in parts) + len(bad)
     if (done or not budget.text.endswith("%")) and not budget.allows(len(bad), images):
         first = "; ".join(bad[:3])
-        remedy = "mend or remove them, or leave so many out with --max-bad"
+        remedy = "repair or remove them, or skip them with --max-bad"
         counts = f"{len(bad)} bad of {images} images, --max-bad is {budget.text}"
         raise InputError(f"{store.location}: {counts}: {first}: {remedy}")
 
@@ -212,7 +214,7 @@ def _history(found: dict[str, list[IndexedTar]], budget: Budget) -> dict[str, An
 
 
 def _warn_of_twins(sources: dict[str, NDArray[np.uint64]]) -> None:
-    """What is measured on an image that was trained on tells nothing."""
+    """Warn of identical images in two splits, since an accuracy on images from training means nothing."""
     names = list(sources)
     for position, first in enumerate(names):
         for second in names[position + 1 :]:

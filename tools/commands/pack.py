@@ -22,19 +22,21 @@ def pack(
     workers: int | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Pack originals, as split, into a shard set: tars that any WebDataset reader opens, and a manifest.
+    """Pack originals into a shard set, every image once and unchanged.
+
+    A shard set is a folder of tars that any WebDataset reader opens, and a manifest, dataset.json.
 
     Example: python -m tools pack originals --output shards
 
     Args:
-        folder: originals with a split, made by `python -m tools combine` and `python -m tools split`
-        output: folder to make
-        block_size: images that are one sample for a WebDataset reader: 125, 250, 625 or 1250
-        shard_size: images in a tar (25,000 take 103 MB), a multiple of the block size
-        compression: none, zstd (a third of the bytes) or lz4 (faster to unpack); readers unpack shards into their cache
-        seed: of the stored order; 0 or more
-        workers: threads; one per core if not given. The bytes written do not depend on it
-        overwrite: replace OUTPUT if `pack` made it
+        folder: Originals with a split, made by `python -m tools combine` and `python -m tools split`.
+        output: Folder to make.
+        block_size: Images in a block, one sample to a WebDataset reader: 125, 250, 625 or 1250.
+        shard_size: Images in a shard, a multiple of the block size; 25,000 take 103 MB.
+        compression: Compression of the blocks: none, zstd (a third of the size) or lz4 (faster to decompress).
+        seed: Seed of the stored order, 0 or more.
+        workers: Threads, by default one per core. The bytes written do not depend on them.
+        overwrite: Replace OUTPUT if `pack` made it.
     """
     started = time.perf_counter()
     target = Target(

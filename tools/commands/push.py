@@ -21,13 +21,13 @@ from shards.store.store import Store, open_store
 from shards.verify.verify import OURS
 from tools.progress import count_bytes
 
-CLAIM_NAME = f"{MANIFEST_NAME}.partial"  # says which set a prefix is being filled with, until dataset.json does
+CLAIM_NAME = f"{MANIFEST_NAME}.partial"  # the manifest of the set that is being pushed, until dataset.json is there
 REMEDY = "choose another prefix, or remove what is there"
-AT_ONCE = 4  # objects: each is sent in up to four parts at once
+AT_ONCE = 4  # objects in flight, each of up to four parts
 
 
 class OtherSet(InputError):
-    """The prefix is not free for this set."""
+    """The prefix holds something else than this set."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,23 +37,22 @@ class File:
     path: Path
     bytes: int
     sha256: str
-    """What the manifest says of it; of the file itself where the manifest says nothing."""
+    """Checksum in the manifest, or of the file itself if the manifest has none."""
     shard: Shard | None = None
-    """Of a tar."""
+    """The shard, if the file is a tar."""
 
 
 def push(folder: tyro.conf.Positional[Path], location: tyro.conf.Positional[str], /) -> None:
-    """Copy a shard set into an object store.
+    """Copy a shard set to an object store.
 
-    dataset.json goes last: until then there is no set. A push that was interrupted goes on when it is run again: it
-    skips what is there with the same size and the same sha256, which is kept with each object. A prefix that holds
-    another set, or files of none, is left as it is.
+    dataset.json goes last, and readers see no set before it. After an interruption the same command resumes: it skips
+    objects with the same size and sha256. A prefix that holds another set or other files is refused and left as it is.
 
     Example: python -m tools push shards s3://bucket/kuzushiji
 
     Args:
-        folder: shard set, made by `python -m tools pack`, `balance` or `convert`
-        location: where it goes: a bucket and a prefix (s3://, gs://, az://), or a folder
+        folder: Shard set, made by `python -m tools pack`, `balance` or `convert`.
+        location: Destination: a bucket and a prefix (s3://, gs://, az://), or a folder.
     """
     started = time.perf_counter()
     manifest, store = read_manifest(folder), open_store(location)
@@ -70,7 +69,7 @@ def push(folder: tyro.conf.Positional[Path], location: tyro.conf.Positional[str]
 
 
 def _files(folder: Path, manifest: Manifest) -> Iterator[File]:
-    """Everything but `dataset.json`. Raises MissingShard or CorruptShard where the folder is not what that says."""
+    """All files but `dataset.json`. Raises MissingShard or CorruptShard if the folder does not match its manifest."""
     if manifest.base and "://" not in manifest.base:
         raise InputError(f"{folder}: its tars lie in {manifest.base}; `python -m tools convert` makes a set of its own")
     yield _file(folder / CLASSES_NAME)
@@ -88,7 +87,7 @@ def _shard_files(folder: Path, manifest: Manifest, shard: Shard) -> Iterator[Fil
 
 
 def _file(path: Path, *, sha256: str | None = None, shard: Shard | None = None) -> File:
-    """sha256: it is compared when the file is sent."""
+    """A file whose sha256 is compared when it is sent."""
     if not path.is_file():
         raise MissingShard(f"{path}: not there; {COPY_AGAIN}")
     found = path.stat().st_size
@@ -98,7 +97,7 @@ def _file(path: Path, *, sha256: str | None = None, shard: Shard | None = None) 
 
 
 def _refuse_others(store: Store, files: Iterable[File], manifest: Manifest) -> None:
-    """Look before anything is written."""
+    """Raise OtherSet before anything is written over."""
     found = store.list()
     if MANIFEST_NAME in found:
         _compare(store, MANIFEST_NAME, manifest, "another set is there")
@@ -112,21 +111,21 @@ def _refuse_others(store: Store, files: Iterable[File], manifest: Manifest) -> N
 
 
 def _claim(store: Store, manifest: Manifest) -> None:
-    """Two pushes of different sets must not mix, so the first one writes down what it pushes."""
+    """Two pushes of different sets must not mix, so the first one records its manifest."""
     if store.size(MANIFEST_NAME) is None:
         store.upload(CLAIM_NAME, manifest.to_json().encode(), create=True)
-        _compare(store, CLAIM_NAME, manifest, "a push of another set goes on here, or was interrupted")
+        _compare(store, CLAIM_NAME, manifest, "another set is being pushed here, or its push was interrupted")
 
 
 def _compare(store: Store, name: str, manifest: Manifest, otherwise: str) -> None:
     found = store.read(name)
     if found != manifest.to_json().encode():
-        whose = f"sha256 {hashlib.sha256(found).hexdigest()}, this one has {manifest.identity()}"
-        raise OtherSet(f"{store.url(name)}: {otherwise}: {whose}; {REMEDY}")
+        digests = f"sha256 {hashlib.sha256(found).hexdigest()}, this one has {manifest.identity()}"
+        raise OtherSet(f"{store.url(name)}: {otherwise}: {digests}; {REMEDY}")
 
 
 def _missing(store: Store, files: list[File], manifest: Manifest) -> list[File]:
-    """What is still to be sent. Looks again, now that the prefix is claimed."""
+    """The files still to send. Checks the prefix again, now that it is claimed."""
     try:
         _refuse_others(store, files, manifest)
         there = store.list()
@@ -143,7 +142,7 @@ def _missing(store: Store, files: list[File], manifest: Manifest) -> list[File]:
 
 
 def _digest(store: Store, file: File) -> str:
-    """Of an object; one that bears no sha256, as other tools sent it, is fetched."""
+    """sha256 of an object. One that other tools sent, without a sha256, is fetched to compute it."""
     found = store.digest(file.path.name)
     if found is not None:
         return found
@@ -162,12 +161,12 @@ def _send(store: Store, file: File) -> File:
 
 
 def _complete(store: Store, files: list[File], manifest: Manifest) -> None:
-    """The set exists from here on."""
+    """Write dataset.json, from which on the set exists."""
     there = store.list()
     for file in files:
         if there.get(file.path.name) != file.bytes:
             found = f"{there.get(file.path.name, 'no')} bytes, expected {file.bytes}"
-            raise OtherSet(f"{store.url(file.path.name)}: {found}: somebody else writes here; {REMEDY}")
+            raise OtherSet(f"{store.url(file.path.name)}: {found}: another process writes here; {REMEDY}")
     store.upload(MANIFEST_NAME, manifest.to_json().encode(), create=True)
     _compare(store, MANIFEST_NAME, manifest, "another set is there")
     store.remove(CLAIM_NAME)
@@ -182,5 +181,5 @@ def _pool() -> Workers:
 def _summary(store: Store, files: list[File], sent: list[File], manifest: Manifest, seconds: float) -> str:
     size = sum(file.bytes for file in sent)
     rate = f"{size / 1e6:,.1f} MB in {seconds:.1f} s, {size / 1e6 / seconds:,.0f} MB/s"
-    kept = f"; {len(files) - len(sent)} were there already" if len(sent) < len(files) else ""
+    kept = f"; {len(files) - len(sent)} were there before" if len(sent) < len(files) else ""
     return f"{store.location}: {len(sent)} files, {rate}{kept}; sha256 of {MANIFEST_NAME}: {manifest.identity()}"

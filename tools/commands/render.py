@@ -1,6 +1,6 @@
-"""Originals -> the same and, for rare classes, images rendered from brush fonts: for training only, and marked as such.
+"""Originals -> the same with images rendered from brush fonts added to the rare classes, for training only.
 
-Their lineage is `font`: `split` gives them to train, whatever its options, and divides the others as it would without
+Rendered images have lineage `font`. `split` always assigns them to train and divides the others as it would without
 them. Which class gets which images depends on the seed and the fonts alone.
 """
 
@@ -52,23 +52,21 @@ def render(
 ) -> None:
     """Add training images rendered from fonts to the classes that have few originals.
 
-    Drawn with the variations of `python -m tools sample`. The fonts that have a character take turns in the order of
-    their names: where there are more fonts than images, number them so that the best come first. A class that no font
-    draws gets none.
-
-    Divide the result by `python -m tools split`: rendered images go to train, the others where they would go without
-    them.
+    Images vary as those of `python -m tools sample` do. Fonts that have a character take turns in the order of their
+    file names; with more fonts than images, rename the files so that the best come first. A class that no font has gets
+    no image. Run `python -m tools split` on the result: rendered images go to train, and the others go where they would
+    go without them.
 
     Example: python -m tools render originals --fonts /usr/share/fonts/truetype --output rendered
 
     Args:
-        folder: originals, made by `python -m tools combine`
-        fonts: TrueType or OpenType files, or folders searched for them with their subfolders
-        at_most: classes with so many originals or fewer get rendered images; 0: those without any
-        per_class: images rendered of each such class
-        output: folder to make: originals again, for `split`, `pack`, `balance` and `show`
-        seed: another seed draws other images; 0 or more
-        overwrite: replace OUTPUT if `render` made it
+        folder: Originals, made by `python -m tools combine`.
+        fonts: TrueType or OpenType files, or folders to search for them with their subfolders.
+        at_most: Classes with this many originals or fewer get rendered images; 0 for classes without any.
+        per_class: Images to render for each of these classes.
+        output: Folder to make, again of originals, for `split`, `pack`, `balance` and `show`.
+        seed: Seed of the variations, 0 or more.
+        overwrite: Replace OUTPUT if `render` made it.
     """
     started = time.perf_counter()
     check_seed(seed)
@@ -81,17 +79,19 @@ def render(
     with OutputFolder(output, maker="render", inputs=(folder, *fonts), overwrite=overwrite) as made:
         rendered = render_classes(combined, rare, faces, per_class, seed)
         if not rendered:
-            raise InputError(f"{folder}: no font draws any of the {len(rare)} classes with at most {at_most} originals")
+            raise InputError(f"{folder}: no font has any of the {len(rare)} classes with at most {at_most} originals")
         write_with(made, combined, rendered, faces)
     classes = len({row.label for row in rendered})
-    rate = f"{time.perf_counter() - started:.1f} s"
-    print(f"{output}: {len(rendered):,} images rendered of {classes:,} of the {len(rare):,} rare classes; {rate}")
+    seconds = time.perf_counter() - started
+    print(
+        f"{output}: {len(rendered):,} images rendered of {classes:,} of the {len(rare):,} rare classes; {seconds:.1f} s"
+    )
     for face in faces:
-        print(f"  {face.name}: draws {sum(face.has_glyph(combined.classes.characters[number]) for number in rare):,}")
+        print(f"  {face.name}: has {sum(face.has_glyph(combined.classes.characters[number]) for number in rare):,}")
 
 
 def find_faces(fonts: Sequence[Path]) -> list[Face]:
-    """The fonts of these files and folders, by name. Raises InputError."""
+    """The fonts in these files and folders, sorted by name. Raises InputError."""
     paths: list[Path] = []
     for path in fonts:
         if not path.exists():
@@ -104,7 +104,7 @@ def find_faces(fonts: Sequence[Path]) -> list[Face]:
 
 
 def rare_classes(combined: Originals, at_most: int) -> list[int]:
-    """The classes with so few originals, whichever split those are in. Raises InputError where fonts were added."""
+    """Numbers of the classes with at most this many originals. Raises InputError if images are rendered already."""
     if (combined.lineages == LINEAGES.index("font")).any():
         raise InputError(
             f"{combined.folder}: has images rendered from fonts already; render the originals without them"
@@ -116,7 +116,7 @@ def rare_classes(combined: Originals, at_most: int) -> list[int]:
 def render_classes(
     combined: Originals, rare: Sequence[int], faces: Sequence[Face], per_class: int, seed: int
 ) -> dict[Row, Gray]:
-    """The rendered images by what the table says of them; one that is there already, pixel for pixel, is left out."""
+    """Rendered images by their row in the table. One that equals another image, pixel for pixel, is dropped."""
     known = set(combined.ids.tolist())
     rendered: dict[Row, Gray] = {}
     with ThreadPoolExecutor() as pool, count_images(len(rare) * per_class) as progress:
@@ -136,7 +136,7 @@ def write_with(folder: Path, combined: Originals, rendered: dict[Row, Gray], fac
     known, added = combined.images, np.stack(list(rendered.values()))
 
     def read(numbers: NDArray[np.int64]) -> Gray:
-        """The rendered images are numbered on after the originals."""
+        """Images by row: the originals first, then the rendered ones."""
         is_new = numbers >= len(known)
         pixels = np.empty((len(numbers), IMAGE_SIZE, IMAGE_SIZE), np.uint8)
         pixels[~is_new] = known[numbers[~is_new]]
@@ -158,7 +158,7 @@ def write_with(folder: Path, combined: Originals, rendered: dict[Row, Gray], fac
 def _render_class(
     pool: ThreadPoolExecutor, character: str, faces: Sequence[Face], per_class: int, seed: int
 ) -> Iterator[tuple[str, Gray]]:
-    """Names and images, the faces that have the character taking turns."""
+    """Names and images of a character. The fonts that have it take turns."""
     able = [face for face in faces if face.has_glyph(character)]
     if not able:
         return
@@ -184,7 +184,7 @@ def _row(code_point: int, member: str, digest: bytes) -> Row:
 
 
 def _facts(combined: Originals, rendered: dict[Row, Gray]) -> dict[str, Any]:
-    """Those of the originals, with the rendered images counted in."""
+    """The facts of the originals, with the rendered images counted in."""
     facts = {name: value for name, value in combined.facts.items() if name not in WRITTEN_ANEW}
     labels = {row.label for row in rendered}
     used = {row.member.split("/")[0] for row in rendered}

@@ -1,9 +1,6 @@
-"""Draws the embedded training sample: public-domain brush faces, varied as handwriting varies, in CODH's layout.
+"""Renders the embedded training sample from public-domain brush fonts, in CODH's layout.
 
-What lives here: the choice of characters and faces, the drawing of one image, the writing of the folder.
-What must not: any pixel of a historical page. The sample stands in for the real data where that is not at hand.
-
-Shapes: P is the side of the page an outline is drawn on, B that of the box it is framed in, both in large pixels.
+The sample stands in for the real data where that is not at hand: no pixel comes from a historical page.
 """
 
 import hashlib
@@ -30,14 +27,14 @@ FONT_FILES = {
     "aoyagi-soseki.ttf": "fonts-aoyagi-soseki",
     "AoyagiKouzanT.ttf": "fonts-aoyagi-kouzan-t",
 }
-"""The faces, cursive first, and the Debian package that brings each. Their order decides which image gets which."""
+"""File names of the fonts, cursive first, and the Debian package of each. Their order assigns fonts to images."""
 
 CHARACTERS = (
     "一三四五六九十百人大小中上下右内外前後日月年時今春夏秋冬夜山川水火木金土石雨雪風雲海江野"
     "天神心身手女男子母父花草松竹梅桑茶米豆酒鳥馬魚蚕東西南北京都州門家道"
     "言語書文字名歌聞見思知色味食衣紙立行来出居長武世御候"
 )
-"""Frequent in books of the Edo period and far apart: of near-identical pairs (土 and 士, 人 and 入) at most one."""
+"""Frequent in books of the Edo period and easy to tell apart: of similar pairs (土 and 士, 人 and 入) at most one."""
 
 
 def sample(
@@ -48,16 +45,16 @@ def sample(
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
-    """Draw an embedded training sample in CODH's layout, from public-domain brush fonts.
+    """Render a training sample in CODH's layout from public-domain brush fonts.
 
     Example: python -m tools sample --output sample
 
     Args:
-        output: folder to make; the images go to OUTPUT/kkanji2/U+XXXX/<hash of the pixels>.png
-        fonts: folder searched, with its subfolders, for the five brush fonts
-        per_class: images rendered of each character
-        seed: another seed draws other images; the same one, with the same fonts, draws the same files again
-        overwrite: replace OUTPUT if `sample` made it
+        output: Folder to make, with the images in OUTPUT/kkanji2/U+XXXX/<hash of the pixels>.png.
+        fonts: Folder to search, with its subfolders, for the five brush fonts.
+        per_class: Images to render for each character.
+        seed: Seed of the variations, 0 or more. The same seed and fonts render the same files.
+        overwrite: Replace OUTPUT if `sample` made it.
     """
     if per_class < 1 or not 0 <= seed < 2**64:
         raise InputError(
@@ -65,13 +62,13 @@ def sample(
         )
     faces = load_faces(fonts)
     with OutputFolder(output, maker="sample", inputs=(fonts,), overwrite=overwrite) as made:
-        for character in tqdm(CHARACTERS, desc="draw", unit="class"):
+        for character in tqdm(CHARACTERS, desc="render", unit="class"):
             write_class(made / "kkanji2", character, outlines(faces, character), per_class, seed)
         write_file(made / "README.md", readme(per_class, seed))
 
 
 def write_class(root: Path, character: str, rendered_by: Sequence[Large], per_class: int, seed: int) -> None:
-    """Write `per_class` images of one character, the faces taking turns."""
+    """Write `per_class` images of one character. The fonts take turns."""
     folder = root / f"U+{ord(character):04X}"
     folder.mkdir(parents=True)
     for number in range(per_class):
@@ -80,7 +77,7 @@ def write_class(root: Path, character: str, rendered_by: Sequence[Large], per_cl
 
 
 def pixel_hash(pixels: Gray) -> str:
-    """Name of an image: unlike a hash of the file it does not change with the PNG encoder."""
+    """File name of an image: unlike a hash of the file, it does not change with the PNG encoder."""
     return hashlib.sha256(pixels.tobytes()).hexdigest()[:16]
 
 
@@ -113,7 +110,7 @@ by this command (the same fonts, library versions and kind of processor give the
 
 
 def load_faces(folder: Path) -> list[Face]:
-    """All the faces of FONT_FILES, in its order; all are needed, for the sample to come out the same everywhere."""
+    """The fonts of FONT_FILES in its order. All are needed, so that the sample is the same everywhere."""
     found = {path.name: path for path in sorted(folder.rglob("*.ttf"))}
     missing = [name for name in FONT_FILES if name not in found]
     if missing:
@@ -126,11 +123,9 @@ def load_faces(folder: Path) -> list[Face]:
 
 
 def outlines(faces: Sequence[Face], character: str) -> list[Large]:
-    """The character as each face that has it draws it."""
+    """The outline of a character in each font that has it."""
     rendered = [face.outline(character) for face in faces if face.has_glyph(character)]
     if not rendered:
         tried = ", ".join(face.name for face in faces)
-        raise InputError(
-            f"no face draws {character} (U+{ord(character):04X}), tried {tried}: take it out of CHARACTERS"
-        )
+        raise InputError(f"no font has {character} (U+{ord(character):04X}), tried {tried}: remove it from CHARACTERS")
     return rendered

@@ -39,23 +39,23 @@ def show(
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
-    """Draw a contact sheet of a shard set or of originals, or augmented variants, the class balance, a data card.
+    """Show a shard set or originals: a contact sheet, augmented variants, the class balance or a data card.
 
     Example: python -m tools show shards --split val --label U+4E00 --output sheet.png
 
     Args:
-        location: shard set (a folder or a URL), or originals made by `python -m tools combine`
-        kind: sheet (images, each with its character typeset beneath), variants (one image, then augmentations of it),
-            balance (plot of the images of each class) or card (Markdown: counts, mean, licence, split, duplicates)
-        output: file to write: sheet.png, variants.png, balance.png or card.md if not given
-        split: train, val or test; all of them if not given
-        source: of originals, those of one source only, as in kkanji.tar
-        label: one class only, as in U+4E00
-        count: images at most, chosen at random
-        recipe: of variants: policy or original, as in `python -m tools balance`
-        augment: of variants: strength of the policy
-        seed: another seed chooses others; 0 or more
-        overwrite: replace OUTPUT if `show` made it
+        location: Shard set (a folder or a URL), or originals made by `python -m tools combine`.
+        kind: What to show: sheet (images, each above its typeset character), variants (one image and augmentations of
+            it), balance (plot of the images of each class) or card (Markdown: counts, mean, licence, split and more).
+        output: File to write, by default sheet.png, variants.png, balance.png or card.md.
+        split: Split to show: train, val or test; all by default.
+        source: Source to show, such as kkanji.tar; only for originals, all by default.
+        label: Class to show, such as U+4E00; all by default.
+        count: Images to show at most, chosen at random.
+        recipe: Augmentation of the variants: policy or legacy, as in `python -m tools balance`.
+        augment: Strength of recipe policy for the variants, from 0 to 2.
+        seed: Seed of the choice and of the augmentation, 0 or more.
+        overwrite: Replace OUTPUT if `show` made it.
     """
     check_seed(seed)
     output = output or Path(FILES[kind])
@@ -76,14 +76,14 @@ def show(
 
 
 def signed(png: bytes) -> bytes:
-    """With the text chunk by which a later run knows its own picture (PNG, third edition, 11.3.3.3)."""
+    """Add the text chunk by which a later run recognises its own picture (PNG, third edition, 11.3.3.3)."""
     text = b"tEXtSoftware\0" + SIGNATURE
     chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
     return png[:-IEND_BYTES] + chunk + png[-IEND_BYTES:]
 
 
 def _refuse_existing(output: Path, overwrite: bool) -> None:
-    """write_file puts a file in the place of a link, so what a link names is never written to."""
+    """Raise InputError unless `show` made the file. A link is refused, since write_file would replace it."""
     if not (output.exists() or output.is_symlink()):
         return
     ours = output.is_file() and not output.is_symlink() and SIGNATURE in _end(output)
@@ -100,7 +100,7 @@ def _end(path: Path) -> bytes:
 
 
 def only_class(contents: Contents, label: str | None) -> Contents:
-    """The images of one class. Raises InputError when it is none of the classes."""
+    """The images of one class. Raises InputError for a label that is not a class."""
     if label is None:
         return contents
     number = contents.classes.ids.get(parse_label(label, "--label"))
@@ -111,7 +111,7 @@ def only_class(contents: Contents, label: str | None) -> Contents:
 
 
 def choose(subsets: list[Subset], count: int, seed: int) -> Choice:
-    """At most `count` of the images, at random, in the order of their classes."""
+    """At most `count` images, chosen at random, in the order of their classes."""
     labels = np.concatenate([subset.labels for subset in subsets])
     places = np.arange(min(count, len(labels)), dtype=np.uint64)
     chosen = np.sort(permute(places, len(labels), key=mix(seed)).astype(np.int64))
@@ -125,7 +125,7 @@ def choose(subsets: list[Subset], count: int, seed: int) -> Choice:
 
 
 def variants(choice: Choice, count: int, recipe: Name, augment: float, seed: int) -> Choice:
-    """The chosen image, and after it count - 1 augmentations of it."""
+    """The chosen image, followed by count - 1 augmentations of it."""
     images = np.repeat(choice.images[:1], count, axis=0)
     images[1:] = find_recipe(recipe, augment)(images[1:], seed, np.arange(1, count))
     return Choice(images, np.repeat(choice.labels[:1], count))

@@ -1,6 +1,6 @@
-"""Originals -> train, val, test: before anything is augmented, class by class, reproducibly.
+"""Originals -> train, val, test: class by class, reproducibly, and before anything is augmented.
 
-Which images each protocol divides, and how it rounds, is in tools/ingest/split_protocols.py.
+tools/ingest/split_protocols.py holds the protocols: which images each divides, and how it rounds.
 """
 
 from pathlib import Path
@@ -14,22 +14,22 @@ from shards import InputError, write_file
 from shards.output.ownership import MARKER_NAME, listed, marker_with
 from tools.ingest import originals
 from tools.ingest.originals import NO_SPLIT, SPLITS, Originals, check_seed, read_originals
-from tools.ingest.split_protocols import RULES, folded, halved, shared
+from tools.ingest.split_protocols import RULES, by_fractions, folded, halved
 from tools.ingest.tables import parse_table, write_facts, write_table
 
 FILES = (originals.SPLIT_FACTS_NAME, originals.SPLIT_TABLE_NAME)
-SHOWN = 3  # ids named in a message
+SHOWN = 3  # ids quoted in a message
 
 
 class Division(NamedTuple):
-    """What a protocol made of the originals."""
+    """The result of a protocol."""
 
     numbers: NDArray[np.int8]
-    """[N], positions in SPLITS or NO_SPLIT."""
+    """Positions in SPLITS, or NO_SPLIT, [N]."""
     options: dict[str, object]
-    """How it was made, for split.json."""
-    asked: dict[str, float]
-    """The share that was asked for, by split."""
+    """How the split was made, for split.json."""
+    requested: dict[str, float]
+    """Requested fraction of the images, by split."""
 
 
 def split(
@@ -40,48 +40,48 @@ def split(
     test: float = 0.0,
     folds: int | None = None,
     fold: int | None = None,
-    protocol: Literal["shares", "half"] = "shares",
+    protocol: Literal["fractions", "half"] = "fractions",
     from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None,
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
     """Divide originals into train, val and test, class by class.
 
-    Classes with a single image go to train. Official test images (of Kuzushiji-49 and -MNIST) are test images whatever
-    is asked, official training images become train or val, never test. Writes FOLDER/split.csv and FOLDER/split.json.
+    Classes with a single image go to train. Official test images (of Kuzushiji-49 and -MNIST) are always test; official
+    training images become train or val, never test. Writes FOLDER/split.csv and FOLDER/split.json.
 
     Example: python -m tools split originals --val 0.2
 
     Args:
-        folder: originals, made by `python -m tools combine`
-        val: share of the images for validation
-        test: share of the images without an official split for a test set that is measured once
-        folds: divide each class into so many parts; --fold says which is val, the others are train
-        fold: which part is val: 0 to FOLDS - 1
-        protocol: half: as in the published measurement on Kuzushiji-Kanji: classes with one image are left out, with
-            what is drawn of them; half of every other class is train, half test
-        from_: a split.csv made elsewhere from the same originals; takes over its division, id by id
-        seed: another seed divides differently; 0 or more
-        overwrite: replace an earlier split
+        folder: Originals, made by `python -m tools combine`.
+        val: Fraction of the images for validation, from 0 to below 1.
+        test: Fraction of the images without an official split for a test set that is measured once, 0 to below 1.
+        folds: Number of folds to divide each class into; fold FOLD is val, the others are train.
+        fold: Number of the fold that is val, from 0 to FOLDS - 1.
+        protocol: Rule of the division: fractions (--val and --test) or half, the published protocol on Kuzushiji-Kanji:
+            half of every class is train and half test; classes with one image are excluded, with their rendered images.
+        from_: A split.csv of the same originals, made elsewhere, to adopt id by id.
+        seed: Seed of the division, 0 or more.
+        overwrite: Replace an earlier split.
     """
     _check_options(val, test, folds, fold, protocol, from_, seed)
     combined = read_originals(folder)
     _refuse_existing(folder, overwrite)
     if from_ is not None:
-        division = taken_over(combined, from_)
+        division = adopted(combined, from_)
     elif protocol == "half":
         division = _by_half(combined, seed)
     elif folds is not None and fold is not None:
         division = _by_folds(combined, folds, fold, seed)
     else:
-        division = _by_shares(combined, val, test, seed)
+        division = _by_fractions(combined, val, test, seed)
     _require_some(combined, division)
     _write(combined, division)
     _report(combined, division)
 
 
-def taken_over(combined: Originals, path: Path) -> Division:
-    """The division in a split.csv. Raises InputError unless it is one of exactly these originals."""
+def adopted(combined: Originals, path: Path) -> Division:
+    """The division in a split.csv. Raises InputError unless it has exactly these originals."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -92,12 +92,11 @@ def taken_over(combined: Originals, path: Path) -> Division:
     _require_same(path, numbers.keys() - set(ids), f"are not in {combined.folder}", len(rows))
     _require_same(path, set(ids) - numbers.keys(), f"of {combined.folder} are not in it", len(ids))
     if len(rows) != len(ids):
-        raise InputError(f"{path}: {len(rows)} lines for {len(ids)} ids: some stand twice; expected each id once")
+        raise InputError(f"{path}: {len(rows)} lines for {len(ids)} ids: some occur twice; expected each id once")
     division = np.array([numbers[number] for number in ids], np.int8)
     _require_official(combined, division, path)
-    shares = {name: float((division == number).mean()) for number, name in enumerate(SPLITS)}
-    options = _options("file", None, shares["val"], shares["test"], "file")
-    return Division(division, options, shares)
+    fractions = {name: float((division == number).mean()) for number, name in enumerate(SPLITS)}
+    return Division(division, _options("file", None, fractions["val"], fractions["test"]), fractions)
 
 
 def _require_same(path: Path, strange: set[str], found: str, total: int) -> None:
@@ -110,7 +109,7 @@ def _require_same(path: Path, strange: set[str], found: str, total: int) -> None
 
 
 def _require_official(combined: Originals, division: NDArray[np.int8], path: Path) -> None:
-    """A file must not bring an official test image into training, nor the other way round."""
+    """A file must not move an official test image into training, nor the reverse."""
     test = SPLITS.index("test")
     wrong = (
         (combined.official != NO_SPLIT) & (division != NO_SPLIT) & ((combined.official == test) != (division == test))
@@ -125,42 +124,41 @@ def _require_official(combined: Originals, division: NDArray[np.int8], path: Pat
         )
 
 
-def _by_shares(combined: Originals, val: float, test: float, seed: int) -> Division:
-    numbers = shared(combined, val=val, test=test, seed=seed)
-    return Division(
-        numbers, _options("shares", seed, val, test, "shares"), {"train": 1 - val - test, "val": val, "test": test}
-    )
+def _by_fractions(combined: Originals, val: float, test: float, seed: int) -> Division:
+    numbers = by_fractions(combined, val=val, test=test, seed=seed)
+    requested = {"train": 1 - val - test, "val": val, "test": test}
+    return Division(numbers, _options("fractions", seed, val, test), requested)
 
 
 def _by_folds(combined: Originals, folds: int, fold: int, seed: int) -> Division:
     numbers = folded(combined, folds=folds, fold=fold, seed=seed)
-    options = {**_options("folds", seed, 1 / folds, 0.0, "folds"), "folds": folds, "fold": fold}
+    options = {**_options("folds", seed, 1 / folds, 0.0), "folds": folds, "fold": fold}
     return Division(numbers, options, {"train": 1 - 1 / folds, "val": 1 / folds})
 
 
 def _by_half(combined: Originals, seed: int) -> Division:
     numbers = halved(combined, seed=seed)
-    return Division(numbers, _options("half", seed, 0.0, 0.5, "half"), {"train": 0.5, "test": 0.5})
+    return Division(numbers, _options("half", seed, 0.0, 0.5), {"train": 0.5, "test": 0.5})
 
 
-def _options(protocol: str, seed: int | None, val: float, test: float, rule: str) -> dict[str, object]:
-    return {"protocol": protocol, "seed": seed, "val": val, "test": test, "rule": RULES[rule]}
+def _options(protocol: str, seed: int | None, val: float, test: float) -> dict[str, object]:
+    return {"protocol": protocol, "seed": seed, "val": val, "test": test, "rule": RULES[protocol]}
 
 
 def _check_options(
     val: float, test: float, folds: int | None, fold: int | None, protocol: str, from_: Path | None, seed: int
 ) -> None:
-    for option, share in (("--val", val), ("--test", test)):
-        if not 0 <= share < 1:
-            raise InputError(f"{option} {share}: expected a share from 0 to below 1, as in {option} 0.2")
+    for option, fraction in (("--val", val), ("--test", test)):
+        if not 0 <= fraction < 1:
+            raise InputError(f"{option} {fraction}: expected a fraction from 0 to below 1, as in {option} 0.2")
     if val + test >= 1:
         raise InputError(f"--val {val} and --test {test} leave nothing for train; expected a sum below 1")
     if (folds is None) != (fold is None) or (folds is not None and folds < 2):
         raise InputError(f"--folds {folds} --fold {fold}: expected both, at least two folds, as in --folds 5 --fold 0")
     if folds is not None and fold is not None and not 0 <= fold < folds:
         raise InputError(f"--fold {fold}: expected 0 to {folds - 1}")
-    asked = [protocol != "shares", folds is not None, from_ is not None]
-    if sum(asked) > 1 or (any(asked) and (val, test) != (0.2, 0.0)):
+    others = [protocol != "fractions", folds is not None, from_ is not None]
+    if sum(others) > 1 or (any(others) and (val, test) != (0.2, 0.0)):
         raise InputError(
             "--val and --test, --folds, --protocol half, --from: four ways to divide; expected one of them"
         )
@@ -168,15 +166,15 @@ def _check_options(
 
 
 def _refuse_existing(folder: Path, overwrite: bool) -> None:
-    """Unless it is a split that this command made, as the folder's marker says or, of early versions, its checksum."""
+    """Replace only a split that this command made: the marker lists it or, in early versions, its checksum fits."""
     facts, table = (folder / name for name in FILES)
     if not (facts.exists() or table.exists() or table.is_symlink()):
         return
     if facts.exists() and not overwrite:
-        raise InputError(f"{facts}: there is a split already; --overwrite replaces it")
+        raise InputError(f"{facts}: a split exists; --overwrite replaces it")
     if not listed(folder).issuperset(FILES) and not originals.is_split(folder):
         found = f"beside {', '.join(path.name for path in (facts, table) if path.exists())}, which `split` did not make"
-        raise InputError(f"{folder}: no split is written {found}; move that to another place")
+        raise InputError(f"{folder}: no split is written {found}; move that elsewhere")
 
 
 def _write(combined: Originals, division: Division) -> None:
@@ -200,24 +198,25 @@ def _per_split(combined: Originals, numbers: NDArray[np.int8]) -> tuple[dict[str
 
 def _require_some(combined: Originals, division: Division) -> None:
     images, _ = _per_split(combined, division.numbers)
-    empty = [name for name, share in division.asked.items() if share > 0 and not images[name]]
+    empty = [name for name, fraction in division.requested.items() if fraction > 0 and not images[name]]
     if empty:
         raise InputError(
             f"{combined.folder}: no image fell to {', '.join(empty)}, since small classes keep one in train; "
-            "ask for a larger share or combine more images"
+            "request a larger fraction or combine more images"
         )
 
 
 def _report(combined: Originals, division: Division) -> None:
     images, classes = _per_split(combined, division.numbers)
     for name in SPLITS:
-        found, share = images[name] / len(division.numbers), division.asked.get(name, 0.0)
-        print(f"{name}: {images[name]:,} images ({found:.2%}, asked {share:.2%}) of {classes[name]:,} classes")
+        found = images[name] / len(division.numbers)
+        requested = division.requested.get(name, 0.0)
+        print(f"{name}: {images[name]:,} images ({found:.2%}, requested {requested:.2%}) of {classes[name]:,} classes")
     official = int((combined.official == SPLITS.index("test")).sum())
     if official:
         print(f"of test, {official:,} images are official test images")
-    left_out = combined.labels[division.numbers == NO_SPLIT]
-    if len(left_out):
-        print(f"left out: {len(left_out):,} images of {len(np.unique(left_out)):,} classes")
+    excluded = combined.labels[division.numbers == NO_SPLIT]
+    if len(excluded):
+        print(f"excluded: {len(excluded):,} images of {len(np.unique(excluded)):,} classes")
     if combined.lineage == "unknown":
-        print("lineage unknown: images made from one original may be in several splits, which nothing can show")
+        print("lineage unknown: images made from one original may be in several splits, and nothing can show it")

@@ -1,4 +1,4 @@
-"""Proof, for the screen, that a shard set is whole and its splits share no original."""
+"""Verifies that a shard set is complete and undamaged, and that its splits share no original."""
 
 import time
 from collections.abc import Iterator
@@ -17,15 +17,15 @@ PROBLEMS_FOUND = 1
 
 
 def verify(location: tyro.conf.Positional[str | Path], /) -> None:
-    """Check a shard set: every byte, every label, every count, and that no original is in two splits.
+    """Verify every byte, label and count of a shard set, and that no original is in two splits.
 
-    Exits with status 1 and one line for each problem when it is not clean. A set in an object store is fetched shard by
-    shard; two of them are on the disk (in $TMPDIR) at a time.
+    Prints a line for each problem and then exits with status 1. Shards in an object store are fetched one by one, with
+    at most two on disk (in $TMPDIR) at a time.
 
     Example: python -m tools verify shards
 
     Args:
-        location: shard set, made by `python -m tools pack` or `balance`: a folder or a URL (s3://, gs://, az://, https://)
+        location: Shard set to verify, a folder or a URL (s3://, gs://, az://, https://).
     """
     started = time.perf_counter()
     store = open_store(location)
@@ -40,7 +40,7 @@ def verify(location: tyro.conf.Positional[str | Path], /) -> None:
     rate = f"{result.bytes / 1e6 / seconds:,.0f} MB/s"
     print(f"checked {result.samples:,} samples, {result.bytes:,} bytes in {seconds:.1f} s, {rate}")
     if not result.listed:
-        print("not looked for: files that are not of the set, as a web server does not list what it has")
+        print("not checked: files that do not belong to the set, since a web server does not list its files")
     for problem in problems:
         print(f"problem: {problem}")
     if problems:
@@ -63,7 +63,7 @@ def _class_problems(store: Store, manifest: Manifest) -> Iterator[str]:
     try:
         classes = parse_class_map(store.read(CLASSES_NAME).decode(), where)
     except MissingShard:
-        yield f"{where}: not there; a shard set has its class map there"
+        yield f"{where}: missing; it is the class map of a shard set"
         return
     except (InputError, UnicodeDecodeError) as error:
         yield str(error) if isinstance(error, InputError) else f"{where}: {error}"

@@ -1,1 +1,1 @@
-"""From published archives to originals: formats, duplicates, splits, downloads."""
+"""From published archives to originals: downloads, formats, duplicates, splits."""

@@ -1,11 +1,11 @@
-"""What becomes of images found in several sources: blank ones and repeats go, one of each image stays.
+"""Deduplication: of the images in all sources, blank ones and duplicates are dropped, and one of each image is kept.
 
-- Blank: all pixels alike. It carries no label and is dropped.
-- Identical pixels under one label, in one source or in several: one stays, with the strictest of their official splits
-  (test before train before none), so that an image which is an official test image anywhere is a test image, and never
-  a training image too. Where sources differ in lineage, the best known stays.
-- Identical pixels under different labels: one label must be wrong and nothing says which; all are dropped, official
-  test images too.
+- Blank: all pixels are equal. The image carries no label and is dropped.
+- Identical pixels under one label, in one source or several: one image is kept, with the strictest of their official
+  splits (test before train before none), so that an official test image of any source is never a training image. If
+  the lineages differ, the image of known lineage is kept.
+- Identical pixels under different labels: one label must be wrong, but which is unknown. All are dropped, even official
+  test images.
 """
 
 from collections import Counter, defaultdict
@@ -21,37 +21,37 @@ STRICTEST: tuple[Official, ...] = ("test", "train", "")
 
 
 class Entry(NamedTuple):
-    """An image as it was found. Entries sort by class, then id."""
+    """An image of a source. Entries sort by class, then id."""
 
     code_point: int
     digest: bytes
-    """sha256 of the pixels."""
+    """Checksum of the pixels (sha256)."""
     source: str
     member: str
     row: int
-    """Its place among the images read."""
+    """Position among all images read."""
     blank: bool
     official: Official = ""
     lineage: Lineage = "known"
 
     @property
     def id(self) -> str:
-        """16 hexadecimal digits."""
+        """Id of the original, 16 hexadecimal digits."""
         return f"{original_id(self.digest):016x}"
 
 
 class Sorted(NamedTuple):
-    """What becomes of the entries."""
+    """The entries, sorted into kept and dropped."""
 
     kept: list[Entry]
     dropped: list[tuple[str, Entry]]
-    """With the reason."""
+    """Entries with the reason why they were dropped."""
     moved: int
-    """Images with an identical one in an official test set, outside of which they were found too."""
+    """Number of images outside official test sets with an identical image inside one."""
 
 
 def sort_out(entries: Iterable[Entry]) -> Sorted:
-    """Keep one entry of each distinct image that is not blank and has one label; the order of entries has no effect."""
+    """Keep one entry of each image that is not blank and has one label. The order of the entries has no effect."""
     by_image: dict[bytes, list[Entry]] = defaultdict(list)
     for entry in sorted(entries, key=_preference):
         by_image[entry.digest].append(entry)
@@ -73,13 +73,13 @@ def sort_out(entries: Iterable[Entry]) -> Sorted:
 
 
 def _preference(entry: Entry) -> tuple[object, ...]:
-    """Which of identical images stays: the first."""
+    """Sort key of identical images, of which the first is kept."""
     return (LINEAGES.index(entry.lineage), STRICTEST.index(entry.official), *entry)
 
 
 def _require_unique_ids(kept: Sequence[Entry]) -> None:
-    """Two images with the same 64 bits of sha256 do not happen by chance; lineage must not rest on that."""
+    """Two images with the same 64 bits of sha256 are most unlikely, but lineage depends on it, so check."""
     for number, count in Counter(entry.id for entry in kept).items():
         if count > 1:
             names = [f"{entry.source}: {entry.member}" for entry in kept if entry.id == number]
-            raise InputError(f"{' and '.join(names)}: different images with the same id {number}; leave one out")
+            raise InputError(f"{' and '.join(names)}: different images with the same id {number}; remove one")

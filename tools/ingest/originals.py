@@ -4,18 +4,18 @@
     originals.csv   row by row: id (16 hex digits), label, source, member (where the image came from), sha256 of the
                     pixels, official (train or test where the publisher divided its data, else nothing), lineage
     dropped.csv     reason (blank, identical, conflict), label, source, member, id, official
-    index.json      class map: every class that a source has, also one without an image left
-    originals.json  name, licence, counts, checksums; written last: without it the folder is not whole
+    index.json      class map: every class of the sources, even if no image of it is left
+    originals.json  name, licence, counts, checksums; written last: without it the folder is incomplete
     split.csv       id, split: row by row, made by `python -m tools split`
-    split.json      how, and the checksum of split.csv; written last
+    split.json      how the split was made, and the checksum of split.csv; written last
 
 An original's id is the first 8 bytes of the sha256 of its pixels, so identical images can never get two ids.
 
-Lineage is `known` for images as their archive published them, `unknown` for what other programs made of originals that
-they do not name (siblings of one original can then fall to different splits, and nothing can prove that they do not),
-and `font` for images rendered from fonts, which are for training only.
+Lineage is `known` for images as published, `unknown` for images that other programs made of originals which they do not
+name (siblings of one original may then be in different splits, and nothing can prove otherwise), and `font` for images
+rendered from fonts, which are for training only.
 
-Version 1, which is still read, has neither sha256 nor official nor lineage: its images are all free and known.
+Version 1, which is still read, lacks sha256, official and lineage: its images have no official split and known lineage.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ SPLIT_COLUMNS = ("id", "split")
 SPLITS = ("train", "val", "test")
 """Their order is their number."""
 NO_SPLIT = -1
-"""Of an original that its publisher put into no split, or that a protocol leaves out; `none` in split.csv."""
+"""Number of an original without an official split, or that a protocol excludes; `none` in split.csv."""
 FORMAT, VERSION, VERSIONS = "kkanji-originals", 2, (1, 2)
 SPLIT_FORMAT, SPLIT_VERSION = "kkanji-split", 1
 CHUNK = 4096  # images moved at a time: 16 MiB
@@ -63,39 +63,46 @@ class Row(NamedTuple):
     """A line of originals.csv."""
 
     id: str
+    """Id, 16 hexadecimal digits."""
     label: str
+    """Class, such as U+4E00."""
     source: str
+    """Base name of the source."""
     member: str
+    """Place in the source: a path, or an array's name and a row."""
     sha256: str
+    """Checksum of the pixels, in hexadecimal."""
     official: str
+    """Official split, train or test; empty without one."""
     lineage: str
+    """One of LINEAGES."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Originals:
-    """What a folder of combined originals holds."""
+    """A folder of combined originals."""
 
     folder: Path
     images: NDArray[np.uint8]
-    """[N, 64, 64], mapped from disk."""
+    """Images, [N, 64, 64], mapped from disk."""
     ids: NDArray[np.uint64]
-    """[N]"""
+    """Ids, [N]."""
     labels: NDArray[np.int32]
-    """[N], class numbers."""
+    """Class numbers, [N]."""
     official: NDArray[np.int8]
-    """[N], positions in SPLITS: which part of its publisher's division an image belongs to; NO_SPLIT for none."""
+    """Official split of each image as its position in SPLITS, or NO_SPLIT, [N]."""
     lineages: NDArray[np.int8]
-    """[N], positions in LINEAGES."""
+    """Lineage of each image as its position in LINEAGES, [N]."""
     sources: NDArray[np.int32]
-    """[N], positions in source_names."""
+    """Source of each image as its position in source_names, [N]."""
     source_names: tuple[str, ...]
     classes: ClassMap
     facts: Mapping[str, Any]
-    """`originals.json`."""
+    """Contents of originals.json."""
 
     @property
     def lineage(self) -> Literal["known", "unknown"]:
-        """Of a set made from all of them: known if the original of every image is."""
+        """Lineage of a set made from all originals: unknown if that of any image is."""
         return "unknown" if (self.lineages == LINEAGES.index("unknown")).any() else "known"
 
     def counts(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -103,7 +110,7 @@ class Originals:
         return np.bincount(self.labels[rows], minlength=len(self.classes))
 
     def rendered(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Those of each class among these rows that are rendered from fonts."""
+        """Images of each class among these rows that are rendered from fonts."""
         return self.counts(rows[self.lineages[rows] == LINEAGES.index("font")])
 
 
@@ -112,38 +119,38 @@ class SplitTable:
     """Which split each original belongs to."""
 
     numbers: NDArray[np.int8]
-    """[N], positions in SPLITS; NO_SPLIT for an original that is left out."""
+    """Positions in SPLITS, or NO_SPLIT for an excluded original, [N]."""
     facts: Mapping[str, Any]
-    """`split.json`."""
+    """Contents of split.json."""
 
     def rows(self, split: str) -> NDArray[np.int64]:
-        """The originals of one split, in their order. Raises InputError for a split there cannot be."""
+        """The rows of one split, in order. Raises InputError for an unknown split."""
         if split not in SPLITS:
             raise InputError(f"no split {split!r}; expected one of {', '.join(SPLITS)}")
         return np.flatnonzero(self.numbers == SPLITS.index(split))
 
 
 def original_id(digest: bytes) -> int:
-    """The id, from the sha256 of the 4,096 pixels."""
+    """The id of an image from the sha256 of its 4,096 pixels."""
     return int.from_bytes(digest[:8])
 
 
 def order_keys(ids: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
-    """Random sort keys that depend on each id and the seed alone: what else is in the set changes nothing."""
+    """Random sort keys, [N]. Each depends on its id and the seed alone, not on the other originals."""
     salt = mix(seed)
     return np.array([mix(salt ^ number) for number in ids.tolist()], np.uint64)
 
 
 def check_seed(seed: int) -> None:
-    """Refuse what compiled code cannot take as a seed."""
+    """Raise InputError for a seed that compiled code cannot take."""
     if not 0 <= seed < 1 << 63:
         raise InputError(f"--seed {seed}: expected 0 or more, below 2**63")
 
 
 def read_originals(folder: Path) -> Originals:
-    """Open and check a folder of originals (the pixels' checksum is left to `check_images`).
+    """Open and check a folder of originals, except for the checksum of the pixels, which `check_images` compares.
 
-    Raises: InputError when it is not there, not whole or changed.
+    Raises InputError if the folder is missing, incomplete or changed.
     """
     facts = read_facts(folder / FACTS_NAME, FORMAT, VERSIONS, "python -m tools combine")
     classes = read_class_map(folder)
@@ -208,7 +215,7 @@ def read_rows(originals: Originals) -> list[Row]:
 
 
 def check_images(originals: Originals) -> None:
-    """Compare the pixels with their checksum. Raises InputError."""
+    """Compare the pixels with their checksum. Raises InputError if they differ."""
     path = originals.folder / IMAGES_NAME
     found, expected = file_digest(path), originals.facts["images_sha256"]
     if found != expected:
@@ -216,7 +223,7 @@ def check_images(originals: Originals) -> None:
 
 
 def read_split(originals: Originals) -> SplitTable:
-    """The split of these originals. Raises InputError when there is none or it is of others."""
+    """The split of these originals. Raises InputError if there is none, or if it is of other originals."""
     command = f"python -m tools split {originals.folder}"
     facts = read_facts(originals.folder / SPLIT_FACTS_NAME, SPLIT_FORMAT, (SPLIT_VERSION,), command)
     path = originals.folder / SPLIT_TABLE_NAME
@@ -227,7 +234,7 @@ def read_split(originals: Originals) -> SplitTable:
 
 
 def is_split(folder: Path) -> bool:
-    """Whether the two files of a split are there, as they were written."""
+    """Whether the folder holds an unchanged split."""
     try:
         facts = load_json(folder / SPLIT_FACTS_NAME)
         return bool(facts["split_sha256"] == file_digest(folder / SPLIT_TABLE_NAME))
@@ -244,7 +251,7 @@ def split_numbers(names: Sequence[str], path: Path) -> NDArray[np.int8]:
 
 
 def split_number(name: str) -> int:
-    """The position in SPLITS; NO_SPLIT for nothing or `none`. Raises ValueError for what is no split."""
+    """Position in SPLITS; NO_SPLIT for an empty name or `none`. Raises ValueError for any other name."""
     return _position(name, SPLITS) if name not in ("", "none") else NO_SPLIT
 
 
@@ -254,12 +261,12 @@ def split_name(number: int) -> str:
 
 
 def _place(row: Row) -> tuple[int, str]:
-    """By code point, then id."""
+    """Sort key: code point, then id."""
     return parse_label(row.label, TABLE_NAME), row.id
 
 
 def _write_images(path: Path, order: NDArray[np.int64], read: Callable[[NDArray[np.int64]], NDArray[np.uint8]]) -> None:
-    """Memory is that of one chunk, whatever the number of images."""
+    """Write images.npy. Memory is that of one chunk, whatever the number of images."""
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(order), IMAGE_SIZE, IMAGE_SIZE)}
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)

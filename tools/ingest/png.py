@@ -1,4 +1,4 @@
-"""One image as Kuzushiji-Kanji has it: a PNG of 64x64 pixels, 8-bit gray. All else is refused before decoding."""
+"""Decoding of Kuzushiji-Kanji's images: PNG, 64x64 pixels, 8-bit gray. Anything else is refused before decoding."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,8 +1,8 @@
 """Which originals go to train, val and test: the protocols as pure functions of ids, code points and a seed.
 
-An original's place depends on the seed, its own class and its own id, never on what else is in the set. Publishers'
-divisions are kept: an official test image is test; an official training image is train or val, so that the test images
-of a class with an official test set are that set and nothing else. Images rendered from fonts are for training only.
+The split of an original depends on the seed, its class and its id, never on the other originals. Official splits are
+kept: official test images are test, and official training images are train or val, so that the test images of a class
+with an official test set are exactly that set. Images rendered from fonts are for training only.
 """
 
 import math
@@ -19,7 +19,7 @@ from tools.ingest.originals import LINEAGES, NO_SPLIT, SPLITS, Originals
 
 TRAIN, VAL, TEST = range(len(SPLITS))
 RULES = {
-    "shares": (
+    "fractions": (
         "stratified by class over distinct originals; classes with one image to train only, every class keeps one in "
         "train; order within a class and rounding depend on seed, id and code point alone"
     ),
@@ -39,25 +39,25 @@ class Pool(NamedTuple):
     """Originals of one class that are divided together."""
 
     rows: NDArray[np.int64]
-    """In an order that depends on seed and ids alone."""
+    """Their rows, in an order that depends on seed and ids alone."""
     code_point: int
     official: bool
-    """Whether they are training images by their publisher's division."""
+    """Whether they are official training images."""
 
 
-def shared(combined: Originals, *, val: float, test: float, seed: int) -> NDArray[np.int8]:
-    """The split number of each original [N], by shares of each class."""
+def by_fractions(combined: Originals, *, val: float, test: float, seed: int) -> NDArray[np.int8]:
+    """The split number of each original [N], by fractions of each class."""
     numbers = _bound(combined)
     for pool in _pools(combined, seed):
-        asked = 0.0 if pool.official else test
-        val_count, test_count = quotas(len(pool.rows), val, asked, _rounding(pool.code_point, seed))
+        wanted = 0.0 if pool.official else test
+        val_count, test_count = quotas(len(pool.rows), val, wanted, _rounding(pool.code_point, seed))
         numbers[pool.rows[:val_count]] = VAL
         numbers[pool.rows[val_count : val_count + test_count]] = TEST
     return numbers
 
 
 def folded(combined: Originals, *, folds: int, fold: int, seed: int) -> NDArray[np.int8]:
-    """The split number of each original [N]: over all folds, each one that is not alone in its class is val once."""
+    """The split number of each original [N]: each one is val in one fold, unless it is alone in its class."""
     numbers = _bound(combined)
     for pool in _pools(combined, seed):
         first = mix(mix(mix(seed)) ^ pool.code_point) % folds
@@ -80,25 +80,28 @@ def halved(combined: Originals, *, seed: int) -> NDArray[np.int8]:
         numbers[pool.rows[:test_count]] = TEST
     every = np.arange(len(combined.ids))
     written = combined.counts(every) - combined.rendered(every)
-    numbers[written[combined.labels] <= 1] = NO_SPLIT  # their rendered images too: the protocol has no such class
+    numbers[written[combined.labels] <= 1] = NO_SPLIT  # also their rendered images: the protocol excludes the class
     return numbers
 
 
 def quotas(count: int, val: float, test: float, rounding: float) -> tuple[int, int]:
-    """Images of a class for val and test. With `rounding` uniform in [0, 1) they are right on average, however small
-    the class: two images at 20 % give one to val in 40 % of such classes."""
+    """Images of a class for val and test.
+
+    With `rounding` uniform in [0, 1) the fractions hold on average, however small the classes are: of two images at
+    20 %, one goes to val in 40 % of such classes.
+    """
     held_out = min(math.floor(count * (val + test) + rounding), count - 1)
     val_count = min(math.floor(count * val + rounding), held_out)
     return val_count, held_out - val_count
 
 
 def _bound(combined: Originals) -> NDArray[np.int8]:
-    """All in train, but for the official test images."""
+    """All originals in train, except official test images."""
     return np.where(combined.official == TEST, TEST, TRAIN).astype(np.int8)
 
 
 def _pools(combined: Originals, seed: int) -> Iterator[Pool]:
-    """The originals that may be divided, class by class."""
+    """The originals to divide, class by class."""
     free = (combined.official != TEST) & (combined.lineages != LINEAGES.index("font"))
     keys = originals.order_keys(combined.ids, seed)
     order = np.lexsort((combined.ids, keys, combined.official, combined.labels))

@@ -1,4 +1,4 @@
-"""Pictures of data: contact sheets, and how many images each class has."""
+"""Pictures of data: contact sheets, and a plot of the images of each class."""
 
 import io
 from typing import NamedTuple
@@ -23,7 +23,7 @@ PLOT_INCHES, PLOT_DPI = (9, 5), 120
 
 
 class Choice(NamedTuple):
-    """Images to show: [n, 64, 64] and their class numbers [n]."""
+    """Images to show, [n, 64, 64], and their class numbers, [n]."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int32]
@@ -43,7 +43,7 @@ def draw_sheet(choice: Choice, classes: ClassMap) -> bytes:
 
 
 def draw_balance(counts: dict[str, NDArray[np.int64]], title: str) -> bytes:
-    """A PNG with the images of each class, the most frequent first, a line for each name. Counts [classes]."""
+    """A PNG that plots the number of images of each class, most frequent first. counts: [classes] for each line."""
     figure = Figure(figsize=PLOT_INCHES, dpi=PLOT_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

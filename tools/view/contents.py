@@ -72,9 +72,7 @@ def open_contents(location: str, split: str | None = None, source: str | None = 
             return _of_originals(read_originals(folder), split, source)
         raise InputError(f"{folder}: neither {MANIFEST_NAME} nor {FACTS_NAME} in it; expected a shard set or originals")
     if source is not None:
-        raise InputError(
-            f"--source {source}: {location} is a shard set, which does not record sources; show its originals instead"
-        )
+        raise InputError(f"--source {source}: {location} is a shard set, which records no sources; show its originals")
     return _of_set(open_set(location), split)
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from kkanji.augment.policy import Policy
 from tools.build import offline_augment as recipes
-from tools.build.offline_augment import by_policy, describe, find_recipe, fingerprint, original
+from tools.build.offline_augment import by_policy, describe, find_recipe, fingerprint, legacy
 
 ndimage: Any = pytest.importorskip("scipy.ndimage")
 IMAGES = 400
@@ -59,7 +59,7 @@ def test_the_affine_transform_turns_about_the_corner(
 def test_the_original_moves_turns_and_bends_as_its_figures_say() -> None:
     """Measured on ramps, whose levels tell where each pixel came from. The expected spreads are those of its parts."""
     ramp = np.tile(LEVEL * np.arange(64, dtype=np.uint8), (64, 1))
-    across, down = (original(np.repeat(image[None], IMAGES, axis=0), 0, np.arange(IMAGES)) for image in (ramp, ramp.T))
+    across, down = (legacy(np.repeat(image[None], IMAGES, axis=0), 0, np.arange(IMAGES)) for image in (ramp, ramp.T))
     places = np.stack([down, across])[:, :, CENTRE, CENTRE] / LEVEL  # [2, n, 16, 16]: row and column it came from
     came_from = places.mean(axis=(2, 3)) - 31.5
     lever = 31.5 * np.deg2rad(15) / np.sqrt(3)  # of a turn about the corner, at the centre
@@ -75,14 +75,14 @@ def test_the_original_moves_turns_and_bends_as_its_figures_say() -> None:
 
 def test_the_original_has_noise_of_its_level_and_truncates() -> None:
     gray = np.full((100, 64, 64), 128, np.uint8)
-    found = original(gray, 0, np.arange(100)).astype(np.float64)
+    found = legacy(gray, 0, np.arange(100)).astype(np.float64)
     assert np.isclose(found.std(), 0.05 * 255, rtol=0.02)
     assert np.isclose(found.mean(), 127.5, atol=0.2)
 
 
 def test_an_image_depends_on_seed_and_number_alone() -> None:
     images = np.random.default_rng(0).integers(0, 256, (6, 64, 64), np.uint8)
-    for recipe in (find_recipe("original", 1), find_recipe("policy", 1)):
+    for recipe in (find_recipe("legacy", 1), find_recipe("policy", 1)):
         together = recipe(images, 5, np.arange(6))
         assert np.array_equal(together[2:4], recipe(images[2:4], 5, np.arange(2, 4)))
         assert not np.array_equal(together[0], recipe(images[:1], 6, np.arange(1))[0])
@@ -95,4 +95,4 @@ def test_strength_is_of_the_policy_alone() -> None:
     half = find_recipe("policy", 0.5)(images, 0, np.arange(4))
     assert np.array_equal(half, by_policy(Policy().scaled(0.5), images, 0, np.arange(4)))
     assert describe("policy", 0.5)["policy"]["rotate_degrees"] == Policy().rotate_degrees / 2
-    assert describe("original", 0.5) == {"recipe": "original"}
+    assert describe("legacy", 0.5) == {"recipe": "legacy"}

@@ -1,4 +1,4 @@
-"""Work in several processes: results by place, no survivor when one fails, and why it failed is told."""
+"""Work in several processes: results by place, no survivor when one fails, and why it failed is reported."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shards import InputError
-from tools.build.processes import share_out
+from tools.build.processes import run_processes
 
 Progress = Callable[[int], object]
 
@@ -20,7 +20,7 @@ def test_results_come_by_place(processes: int) -> None:
         progress(1)
         return 10 * place
 
-    assert share_out(processes, work, processes) == [10 * place for place in range(processes)]
+    assert run_processes(processes, work, processes) == [10 * place for place in range(processes)]
 
 
 def test_each_place_is_a_process_of_its_own(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_each_place_is_a_process_of_its_own(tmp_path: Path) -> None:
         (tmp_path / str(place)).write_text(str(os.getpid()))
         return 0
 
-    share_out(3, work, 0)
+    run_processes(3, work, 0)
     pids = {(tmp_path / str(place)).read_text() for place in range(3)}
     assert len(pids) == 3 and str(os.getpid()) not in pids
 
@@ -62,14 +62,14 @@ def test_when_one_fails_all_end(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], end: Callable[[], object], code: int, told: str
 ) -> None:
     with pytest.raises(SystemExit) as caught:
-        share_out(2, sleeping(tmp_path, end), 0)
+        run_processes(2, sleeping(tmp_path, end), 0)
     assert caught.value.code == code and told in capfd.readouterr().err
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
-def test_one_that_is_killed_is_told(tmp_path: Path) -> None:
+def test_one_that_is_killed_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"ended by SIGKILL \(out of memory\?\)"):
-        share_out(2, sleeping(tmp_path, lambda: os.kill(os.getpid(), signal.SIGKILL)), 0)
+        run_processes(2, sleeping(tmp_path, lambda: os.kill(os.getpid(), signal.SIGKILL)), 0)
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)

@@ -68,7 +68,7 @@ def test_all_or_nothing(shards: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     assert not (tmp_path / "arrays").exists() and not list(tmp_path.glob(".*"))
 
 
-def test_nothing_is_replaced_unasked(shards: Path, tmp_path: Path) -> None:
+def test_nothing_is_replaced_without_overwrite(shards: Path, tmp_path: Path) -> None:
     (tmp_path / "arrays").mkdir()
     (tmp_path / "arrays" / "mine").touch()
     with pytest.raises(InputError, match="already exists and is not empty"):

@@ -21,7 +21,7 @@ PER_CLASS = 30
 
 @pytest.fixture
 def folder(originals_folder: Callable[..., Path]) -> Path:
-    """One class with more training originals than asked for, three with fewer."""
+    """One class with more training originals than requested, three with fewer."""
     return originals_folder(COUNTS)
 
 
@@ -85,7 +85,7 @@ def test_bytes_do_not_depend_on_workers_but_on_the_seed(folder: Path, tmp_path: 
     assert other.manifest.splits["train"] != one.manifest.splits["train"]
 
 
-def test_the_set_is_clean_and_tells_how_it_was_made(folder: Path, tmp_path: Path) -> None:
+def test_the_set_is_clean_and_records_how_it_was_made(folder: Path, tmp_path: Path) -> None:
     history = balanced(folder, tmp_path / "set", seed=5).manifest.history["balance"]
     verify(tmp_path / "set")
     assert (history["per_class"], history["seed"]) == (PER_CLASS, 5)
@@ -119,9 +119,9 @@ def hold_out(folder: Path, label: str) -> None:
 
 def test_the_original_recipe_augments_the_same_originals(folder: Path, tmp_path: Path) -> None:
     ours = balanced(folder, tmp_path / "ours").split("train")
-    balance(folder, per_class=PER_CLASS, output=tmp_path / "theirs", block_size=125, shard_size=125, recipe="original")
+    balance(folder, per_class=PER_CLASS, output=tmp_path / "theirs", block_size=125, shard_size=125, recipe="legacy")
     theirs = ShardSet(tmp_path / "theirs")
-    assert theirs.manifest.history["balance"]["recipe"] == "original"
+    assert theirs.manifest.history["balance"]["recipe"] == "legacy"
     reader, numbers = theirs.split("train"), np.arange(ours.samples)
     assert np.array_equal(reader.sources(), ours.sources())
     same = [

@@ -73,7 +73,7 @@ def test_the_same_samples_in_every_form_and_back(packed: Path, tmp_path: Path, n
     assert len(read_manifest(tmp_path / "back").history["converted"]) == 2
 
 
-def test_history_tells_what_was_done(packed: Path, tmp_path: Path) -> None:
+def test_history_records_what_was_done(packed: Path, tmp_path: Path) -> None:
     convert(str(packed), output=tmp_path / "there", **SIZES, **FORMS["jpg"])
     (step,) = read_manifest(tmp_path / "there").history["converted"]
     assert step["from"] == read_manifest(packed).identity() and step["from_layout"] == "packed"

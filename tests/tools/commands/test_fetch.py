@@ -99,7 +99,17 @@ def test_a_second_run_asks_for_nothing(served: Served, tmp_path: Path, capsys: p
     server.requests.clear()
     fetch(("k49",), output=tmp_path, url=url(server))
     assert server.requests == []
-    assert "there already, md5 as published" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "exists, md5 as published" in output
+    assert output.endswith(f"next: python -m tools combine {tmp_path}/k49 --output originals\n")
+
+
+def test_the_next_command_names_what_was_fetched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "kkanji").mkdir()
+    (tmp_path / "kkanji" / "kkanji.tar").write_bytes(b"no checksum is published, so anything will do")
+    fetch(("kkanji",), output=tmp_path)
+    expected = f"next: python -m tools combine {tmp_path}/kkanji/kkanji.tar --output originals\n"
+    assert capsys.readouterr().out.endswith(expected)
 
 
 @pytest.mark.parametrize(("etags", "times"), [(True, True), (True, False), (False, True)])
@@ -193,7 +203,7 @@ def test_a_damaged_file_that_is_there_is_named_and_kept(served: Served, tmp_path
     assert target(tmp_path).read_bytes() == b"mine"
 
 
-def test_a_file_that_is_not_there_is_said_so(served: Served, tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(served: Served, tmp_path: Path) -> None:
     server = served()
     server.files.clear()
     with pytest.raises(InputError, match=r"k49-train-imgs.npz: not there \(HTTP 404\); check the address, or name a"):

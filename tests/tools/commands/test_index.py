@@ -91,7 +91,7 @@ def test_a_large_tar_has_many_blocks(tmp_path: Path, classes: Path) -> None:
     assert read_manifest(tmp_path / "indexed").splits["train"].originals_per_class == (1, 1, 1)
 
 
-def test_identical_images_in_two_splits_are_told(foreign: Path, classes: Path) -> None:
+def test_identical_images_in_two_splits_are_reported(foreign: Path, classes: Path) -> None:
     hostile.with_images(foreign / "test.tar", [encode(image, "png") for image in FIRST.images[:7]])
     with pytest.warns(UserWarning, match="^7 images are in both train and test, pixel for pixel$"):
         run(foreign, classes, test=(f"{foreign}/test.tar",))
@@ -134,7 +134,7 @@ def test_a_tar_of_bad_images_alone_is_refused(tmp_path: Path, classes: Path) -> 
         index(train=(with_bad(tmp_path, 0, 5),), classes=classes, output=tmp_path / "indexed", max_bad="100%")
 
 
-def test_a_stretch_of_bad_images_joins_a_neighbour(tmp_path: Path, classes: Path) -> None:
+def test_a_span_of_bad_images_joins_a_neighbour(tmp_path: Path, classes: Path) -> None:
     """At the front, in the middle and at the end."""
     bad, good = hostile.chunk(b"junk", b"x" * 1_000_000), [encode(image, "png") for image in drawn(2).images]
     hostile.with_images(tmp_path / "a.tar", [*[bad] * 5, good[0], *[bad] * 10, good[1], *[bad] * 10])
@@ -175,13 +175,13 @@ def test_an_unsorted_tar_is_refused_with_the_remedy(tmp_path: Path, classes: Pat
         ({"train": ("absent.tar",)}, MissingShard, "absent.tar: no such tar"),
         ({"train": ("none-*.tar",)}, MissingShard, r"none-\*.tar: no such tar"),
         ({"train": ()}, InputError, "tars in 0 folders"),
-        ({"val": ("../b.tar",)}, InputError, "tars in 2 folders .* expected all in one"),
+        ({"val": ("../b.tar",)}, InputError, "tars in 2 folders .* expected one folder"),
         ({"val": ("val-0.tar", "val-*.tar")}, InputError, "val-0.tar: given twice"),
         ({"val": ("train-0.tar",)}, InputError, "train-0.tar: given twice"),
         ({"train": ("pipe:cat a.tar",)}, InputError, "expected a name of letters"),
         ({"train": ("a.tgz",)}, InputError, "expected a name of letters"),
         ({"classes": Path("absent.json")}, InputError, "--classes absent.json: .*No such file"),
-        ({"max_bad": "-1"}, InputError, "--max-bad -1: expected a number of images, or a share"),
+        ({"max_bad": "-1"}, InputError, "--max-bad -1: expected a number of images, or a percentage"),
         ({"max_bad": "%"}, InputError, "--max-bad %: expected"),
         ({"max_bad": "0.5"}, InputError, "--max-bad 0.5: expected"),
         ({"max_bad": "101%"}, InputError, "--max-bad 101%: expected"),

@@ -61,7 +61,7 @@ def test_every_original_is_there_once_and_unchanged(folder: Path, tmp_path: Path
     assert read_class_map(tmp_path / "set") == combined.classes
 
 
-def test_manifest_tells_how_the_set_was_made(folder: Path, tmp_path: Path) -> None:
+def test_manifest_records_how_the_set_was_made(folder: Path, tmp_path: Path) -> None:
     pack(folder, output=tmp_path / "set", block_size=125, shard_size=250, seed=3)
     manifest = read_manifest(tmp_path / "set")
     assert (manifest.name, manifest.lineage, manifest.classes, manifest.seed) == ("Kuzushiji-Kanji", "known", 4, 3)

@@ -98,7 +98,7 @@ def test_an_interrupted_push_leaves_no_set_and_is_taken_up(
     assert verify(bucket).problems == ()
     told = capsys.readouterr().out
     assert f"{len(names(local)) - 1 - len(there)} files" in told
-    assert not there or f"{len(there)} were there already" in told
+    assert not there or f"{len(there)} were there before" in told
     assert set(open_store(bucket).list()) == names(local)
 
 
@@ -183,7 +183,7 @@ def test_a_push_of_another_set_that_was_interrupted(
             push(local, bucket)
     assert set(open_store(bucket).list()) == {CLAIM_NAME}
     with pytest.raises(
-        InputError, match=r"dataset.json.partial: a push of another set goes on here, or was interrupted"
+        InputError, match=r"dataset.json.partial: another set is being pushed here, or its push was interrupted"
     ):
         push(make_set(tmp_path / "other", seed=1), bucket)
     push(local, bucket)
@@ -330,7 +330,7 @@ def test_verify_through_a_web_server(
     capsys.readouterr()
     verify_command(f"{seaweed.endpoint}/public/{prefix}")
     told = capsys.readouterr().out.splitlines()
-    assert told[-1] == "clean" and "not looked for: files that are not of the set" in told[-2]
+    assert told[-1] == "clean" and "not checked: files that do not belong to the set" in told[-2]
 
 
 def test_the_disk_holds_two_shards_at_most(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""show: the sheet holds the images asked for, and nothing is overwritten unasked."""
+"""show: the sheet holds the requested images, and nothing is overwritten without --overwrite."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_a_smaller_sheet_is_a_seeded_choice(folder: Path, tmp_path: Path) -> Non
     assert first == again != other and len(set(first)) == 5
 
 
-def test_a_sheet_is_kept_unless_told(folder: Path, tmp_path: Path) -> None:
+def test_a_sheet_is_kept_without_overwrite(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "sheet.png"
     output.write_text("mine")
     with pytest.raises(InputError, match=r"sheet.png: already exists; choose another --output$"):
@@ -74,7 +74,7 @@ def test_a_sheet_is_kept_unless_told(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sheet", "variants", "balance", "card"])
-def test_what_show_made_is_replaced_when_told(folder: Path, tmp_path: Path, kind: Kind) -> None:
+def test_what_show_made_is_replaced_with_overwrite(folder: Path, tmp_path: Path, kind: Kind) -> None:
     output = tmp_path / "shown"
     show(str(folder), kind=kind, output=output)
     first = output.read_bytes()
@@ -95,7 +95,7 @@ def test_variants_are_one_original_and_what_balance_would_make_of_it(folder: Pat
     assert first in {pixels.tobytes() for pixels in combined.images[combined.labels == 1]}
     expected = find_recipe("policy", 1)(np.repeat(original, 5, axis=0), 0, np.arange(1, 6))
     assert others == [pixels.tobytes() for pixels in expected]
-    show(str(folder), kind="variants", label="U+4E01", count=6, recipe="original", output=tmp_path / "o.png")
+    show(str(folder), kind="variants", label="U+4E01", count=6, recipe="legacy", output=tmp_path / "o.png")
     assert tiles(tmp_path / "o.png", 6)[0] == first and not set(tiles(tmp_path / "o.png", 6)) & set(others)
 
 
@@ -110,7 +110,7 @@ def test_a_sheet_of_one_source(codh_tree: Callable[..., Path], tmp_path: Path) -
         show(str(tmp_path / "both"), source="three", output=tmp_path / "other.png")
     split(tmp_path / "both", val=0.5)
     pack(tmp_path / "both", output=tmp_path / "set")
-    with pytest.raises(InputError, match=r"--source two: .* is a shard set, which knows ids alone"):
+    with pytest.raises(InputError, match=r"--source two: .* is a shard set, which records no sources"):
         show(str(tmp_path / "set"), source="two", output=tmp_path / "other.png")
 
 
@@ -132,7 +132,7 @@ def test_the_balance_plot_is_a_picture(folder: Path, tmp_path: Path) -> None:
     assert min(pixels.shape) > 400 and pixels.std() > 10
 
 
-def test_the_plot_tells_each_split(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plot_shows_each_split(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: dict[str, Any] = {}
     monkeypatch.setattr("tools.commands.show.draw_balance", lambda counts, _: told.update(counts) or b"")
     show(str(folder), kind="balance", output=tmp_path / "plot.png")

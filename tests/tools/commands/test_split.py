@@ -1,4 +1,4 @@
-"""split: no original in two splits, one of every class in train, the shares hold, other classes change nothing."""
+"""split: no original in two splits, one of every class in train, the fractions hold, other classes change nothing."""
 
 import csv
 import json
@@ -17,15 +17,15 @@ from kkanji.classes import ClassMap
 from shards import read_manifest
 from shards.errors import InputError
 from tools.commands.pack import pack
-from tools.commands.split import split, taken_over
+from tools.commands.split import adopted, split
 from tools.commands.verify import verify
 from tools.ingest.originals import NO_SPLIT, SPLITS, Originals, SplitTable, read_originals, read_split
+from tools.ingest.split_protocols import by_fractions as assign
 from tools.ingest.split_protocols import folded, halved, quotas
-from tools.ingest.split_protocols import shared as assign
 
 TRAIN, VAL, TEST = range(3)
 class_counts = st.dictionaries(st.integers(0x4E00, 0x9FFF), st.integers(1, 40), min_size=1, max_size=30)
-shares = st.tuples(st.floats(0, 0.6), st.floats(0, 0.39))
+fractions = st.tuples(st.floats(0, 0.6), st.floats(0, 0.39))
 seeds = st.integers(0, 2**63 - 1)
 
 
@@ -43,7 +43,7 @@ def originals_of(counts: dict[int, int]) -> Originals:
         official=np.full(len(labels), NO_SPLIT, np.int8),
         lineages=np.zeros(len(labels), np.int8),
         sources=np.zeros(len(labels), np.int32),
-        source_names=("drawn",),
+        source_names=("random",),
         classes=classes,
         facts={},
     )
@@ -53,16 +53,16 @@ def by_id(combined: Originals, numbers: NDArray[np.int8]) -> dict[int, int]:
     return dict(zip(combined.ids.tolist(), numbers.tolist(), strict=True))
 
 
-@given(class_counts, shares, seeds)
-def test_every_class_keeps_one_in_train(counts: dict[int, int], share: tuple[float, float], seed: int) -> None:
+@given(class_counts, fractions, seeds)
+def test_every_class_keeps_one_in_train(counts: dict[int, int], fraction: tuple[float, float], seed: int) -> None:
     combined = originals_of(counts)
-    numbers = assign(combined, val=share[0], test=share[1], seed=seed)
+    numbers = assign(combined, val=fraction[0], test=fraction[1], seed=seed)
     for label, count in enumerate(np.bincount(combined.labels)):
         in_class = numbers[combined.labels == label]
         assert (in_class == TRAIN).sum() >= 1
-        for number, asked in ((VAL, share[0]), (TEST, share[1])):
-            assert (in_class == number).sum() <= np.ceil(count * asked) + 1
-    assert by_id(combined, numbers) == by_id(combined, assign(combined, val=share[0], test=share[1], seed=seed))
+        for number, wanted in ((VAL, fraction[0]), (TEST, fraction[1])):
+            assert (in_class == number).sum() <= np.ceil(count * wanted) + 1
+    assert by_id(combined, numbers) == by_id(combined, assign(combined, val=fraction[0], test=fraction[1], seed=seed))
 
 
 @given(class_counts, st.integers(0xA000, 0xAFFF), st.integers(1, 40), seeds)
@@ -81,17 +81,17 @@ def test_the_order_of_the_originals_is_no_matter(order: list[int], seed: int) ->
     assert by_id(moved, assign(moved, val=0.3, test=0.2, seed=seed)) == expected
 
 
-@given(st.integers(1, 1000), shares, st.floats(0, 1, exclude_max=True))
-def test_quotas_are_the_share_rounded_up_or_down(count: int, share: tuple[float, float], rounding: float) -> None:
-    val, test = quotas(count, *share, rounding)
+@given(st.integers(1, 1000), fractions, st.floats(0, 1, exclude_max=True))
+def test_quotas_are_the_fraction_rounded_up_or_down(count: int, fraction: tuple[float, float], rounding: float) -> None:
+    val, test = quotas(count, *fraction, rounding)
     assert val >= 0 and test >= 0 and val + test <= count - 1
-    assert val + test == count - 1 or abs(val - count * share[0]) <= 1
-    assert val + test == count - 1 or abs(val + test - count * sum(share)) <= 1
+    assert val + test == count - 1 or abs(val - count * fraction[0]) <= 1
+    assert val + test == count - 1 or abs(val + test - count * sum(fraction)) <= 1
 
 
 @settings(max_examples=10)
 @given(seeds)
-def test_shares_hold_in_total_although_classes_are_small(seed: int) -> None:
+def test_fractions_hold_in_total_although_classes_are_small(seed: int) -> None:
     long_tail = {0x4E00 + number: 2 + 3000 // (number + 10) ** 2 + number % 9 for number in range(2000)}
     combined = originals_of(long_tail)
     numbers = assign(combined, val=0.2, test=0.1, seed=seed)
@@ -99,7 +99,7 @@ def test_shares_hold_in_total_although_classes_are_small(seed: int) -> None:
     assert abs((numbers == TEST).mean() - 0.1) < 0.01
 
 
-def test_one_of_two_images_is_held_out_in_the_right_share_of_classes() -> None:
+def test_one_of_two_images_is_held_out_in_the_right_fraction_of_classes() -> None:
     combined = originals_of({0x4E00 + number: 2 for number in range(4000)})
     numbers = assign(combined, val=0.2, test=0.0, seed=0)
     assert abs((numbers == VAL).sum() - 0.4 * 4000) < 100  # 3 standard deviations
@@ -126,10 +126,10 @@ def test_files_hold_one_split_for_each_original(originals_folder: Callable[..., 
     assert facts["classes"] == {name: len(set(combined.labels[table.rows(name)])) for name in SPLITS}
 
 
-def test_a_split_is_the_same_bytes_again_and_kept_unless_told(originals_folder: Callable[..., Path]) -> None:
+def test_a_split_is_the_same_bytes_again_and_kept_without_overwrite(originals_folder: Callable[..., Path]) -> None:
     folder = originals_folder({"U+4E00": 20, "U+4E01": 5})
     before = (folder / "split.csv").read_bytes()
-    with pytest.raises(InputError, match="there is a split already; --overwrite replaces it"):
+    with pytest.raises(InputError, match="a split exists; --overwrite replaces it"):
         split(folder)
     split(folder, overwrite=True)
     assert (folder / "split.csv").read_bytes() == before
@@ -140,9 +140,9 @@ def test_a_split_is_the_same_bytes_again_and_kept_unless_told(originals_folder: 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"val": 1.0}, "--val 1.0: expected a share from 0 to below 1"),
-        ({"val": -0.1}, "--val -0.1: expected a share"),
-        ({"val": float("nan")}, "--val nan: expected a share"),
+        ({"val": 1.0}, "--val 1.0: expected a fraction from 0 to below 1"),
+        ({"val": -0.1}, "--val -0.1: expected a fraction"),
+        ({"val": float("nan")}, "--val nan: expected a fraction"),
         ({"val": 0.5, "test": 0.5}, "leave nothing for train; expected a sum below 1"),
         ({"seed": -1}, "--seed -1: expected 0 or more"),
         ({"folds": 5}, "--folds 5 --fold None: expected both"),
@@ -173,7 +173,7 @@ def test_originals_that_are_missing_or_changed_are_refused(
 
 
 def test_too_few_images_for_a_split_are_refused(originals_folder: Callable[..., Path]) -> None:
-    with pytest.raises(InputError, match="no image fell to val, since small classes keep one in train; ask for"):
+    with pytest.raises(InputError, match="no image fell to val, since small classes keep one in train; request"):
         originals_folder({"U+4E00": 1, "U+4E01": 1})
 
 
@@ -209,16 +209,16 @@ def test_odd_images_fall_to_both_halves_alike() -> None:
     assert abs((numbers == TEST).sum() - 6000) < 100  # 3 standard deviations
 
 
-@given(class_counts, shares, seeds, st.randoms(use_true_random=False))
+@given(class_counts, fractions, seeds, st.randoms(use_true_random=False))
 def test_official_and_font_images_keep_to_their_splits(
-    counts: dict[int, int], share: tuple[float, float], seed: int, random: Random
+    counts: dict[int, int], fraction: tuple[float, float], seed: int, random: Random
 ) -> None:
     plain = originals_of(counts)
     official = np.array([random.choice([NO_SPLIT, TRAIN, TEST]) for _ in plain.ids], np.int8)
     lineages = np.array([random.choice([0, 0, 0, 2]) for _ in plain.ids], np.int8)
     combined = replace(plain, official=official, lineages=lineages)
     for numbers in (
-        assign(combined, val=share[0], test=share[1], seed=seed),
+        assign(combined, val=fraction[0], test=fraction[1], seed=seed),
         folded(combined, folds=3, fold=seed % 3, seed=seed),
     ):
         assert np.all(numbers[official == TEST] == TEST)
@@ -243,7 +243,7 @@ def test_a_half_split_is_packed_without_the_images_it_leaves_out(
 ) -> None:
     folder = originals_folder({"U+4E00": 20, "U+4E01": 5, "U+4E02": 1})
     split(folder, protocol="half", overwrite=True)
-    assert "left out: 1 images of 1 classes" in capsys.readouterr().out
+    assert "excluded: 1 images of 1 classes" in capsys.readouterr().out
     pack(folder, output=tmp_path / "set", block_size=125)
     verify(tmp_path / "set")
     manifest = read_manifest(tmp_path / "set")
@@ -252,7 +252,23 @@ def test_a_half_split_is_packed_without_the_images_it_leaves_out(
     assert sum(part.samples for part in manifest.splits.values()) == 25
 
 
-def test_a_split_is_taken_over_by_ids(originals_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_split_of_an_earlier_version_is_packed_and_adopted(
+    originals_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Its split.json calls the protocol `shares`."""
+    folder, other = (originals_folder({"U+4E00": 20, "U+4E01": 5}, name=name) for name in ("old", "other"))
+    text = (folder / "split.json").read_text()
+    assert '"protocol": "fractions"' in text
+    (folder / "split.json").write_text(text.replace('"fractions"', '"shares"'))
+    pack(folder, output=tmp_path / "set", block_size=125)
+    assert read_manifest(tmp_path / "set").history["split"]["protocol"] == "shares"
+    split(other, from_=folder / "split.csv", overwrite=True)
+    assert (other / "split.csv").read_bytes() == (folder / "split.csv").read_bytes()
+    split(folder, overwrite=True)
+    assert (folder / "split.json").read_text() == text
+
+
+def test_a_split_is_adopted_by_ids(originals_folder: Callable[..., Path], tmp_path: Path) -> None:
     here, there = (originals_folder({"U+4E00": 20, "U+4E01": 5}, name=name) for name in ("here", "there"))
     split(here, protocol="half", seed=7, overwrite=True)
     header, *lines = (here / "split.csv").read_text().splitlines()
@@ -269,7 +285,7 @@ def test_splits_of_other_originals_are_refused(originals_folder: Callable[..., P
     cases = {
         r"3 of 8 ids are not in \S+, for example \w{16}, \w{16}": (folder, (larger / "split.csv").read_text()),
         r"3 of 8 ids of \S+ are not in it, for example": (larger, good),
-        r"6 lines for 5 ids: some stand twice": (folder, good + good.splitlines()[1] + "\n"),
+        r"6 lines for 5 ids: some occur twice": (folder, good + good.splitlines()[1] + "\n"),
         r"found split 'tset', expected one of train, val, test, none": (folder, good.replace("train", "tset")),
         r"columns \['a', 'b'\], expected \['id', 'split'\]": (folder, good.replace("id,split", "a,b")),
         r"1 values in line 2, expected 2": (folder, good.replace(",train", "", 1).replace(",val", "", 1)),
@@ -296,7 +312,7 @@ def test_a_split_that_breaks_an_official_one_is_refused(originals_folder: Callab
         with pytest.raises(
             InputError, match=f"1 images leave their official split, for example {bound.ids[3]:016x} is"
         ):
-            taken_over(bound, tmp_path / "all.csv")
+            adopted(bound, tmp_path / "all.csv")
 
 
 def test_a_planted_leak_is_found(
@@ -305,7 +321,7 @@ def test_a_planted_leak_is_found(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A split.csv cannot say it, so the table is made to lie: one training original is in val too."""
+    """A split.csv cannot hold a leak, so a fake table does: one training original is in val too."""
 
     class Leaky(SplitTable):
         def rows(self, split: str) -> NDArray[np.int64]:

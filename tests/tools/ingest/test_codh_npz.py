@@ -91,7 +91,7 @@ def test_enlarging_keeps_black_and_white_and_clips_overshoot() -> None:
     assert set(enlarge(np.full((28, 28), 255, np.uint8))) == {255}
 
 
-def test_official_test_images_are_test_whatever_is_asked(arrays: MakeNpz, tmp_path: Path) -> None:
+def test_official_test_images_are_always_test(arrays: MakeNpz, tmp_path: Path) -> None:
     combine((arrays("k49", train=pixels(60, 1), test=pixels(12, 2)),), output=tmp_path / "originals")
     for options in ({"val": 0.3, "test": 0.3}, {"val": 0.0}, {"folds": 3, "fold": 1}):
         split(tmp_path / "originals", overwrite=True, **options)

@@ -1,4 +1,4 @@
-"""card: its figures are those of the data, of originals and of sets alike, and a leak is told."""
+"""card: its figures are those of the data, of originals and of sets alike, and a leak is reported."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_classes_are_counted_by_their_images(folder: Path, tmp_path: Path) -> No
     assert "| 0 | 0 | " in text and "| 1,001 or more | 0 | 0 |" in text
 
 
-def test_a_balanced_set_tells_how_it_was_made(folder: Path, tmp_path: Path) -> None:
+def test_a_balanced_set_records_how_it_was_made(folder: Path, tmp_path: Path) -> None:
     balance(folder, per_class=10, output=tmp_path / "set", block_size=125, shard_size=125)
     text = written(tmp_path / "set", tmp_path)
     assert "per_class 10" in text and "recipe policy" in text and "rotate_degrees 8.0" in text
