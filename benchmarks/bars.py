@@ -1,4 +1,4 @@
-"""What charts of horizontal bars have in common."""
+"""Shared by the charts of horizontal bars: whiskers, labels, and SVG that is reproducible byte for byte."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 
 
 def whiskers(rows: Sequence[dict[str, Any]]) -> list[list[float]]:
-    """From each median down to the lowest and up to the highest measurement, for `Axes.barh`."""
+    """Error bars for `Axes.barh`: from each median down to the lowest and up to the highest measurement."""
     below = [row["median"] - row["lowest"] for row in rows]
     return [below, [row["highest"] - row["median"] for row in rows]]
 
 
 def finish(axes: Axes, names: Sequence[str], *, margin: float) -> None:
-    """Name the bars, the first one on top, and leave room beside them for what is written there."""
+    """Label the bars, the first one on top. margin: room for text beside the longest bar, by the width of the axis."""
     axes.set_yticks(range(len(names)), names, fontsize="small")
     axes.invert_yaxis()
     axes.margins(x=margin)
@@ -28,7 +28,7 @@ def finish(axes: Axes, names: Sequence[str], *, margin: float) -> None:
 
 
 def svg(figure: Figure, shown: str) -> bytes:
-    """The same bytes for the same figure, with the digest of what it shows."""
+    """The figure as SVG, the same bytes for the same figure. shown: digest of the result that it shows."""
     content = BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "kkanji"}):
         figure.savefig(content, format="svg", metadata={"Date": None, "Source": shown})
@@ -36,5 +36,5 @@ def svg(figure: Figure, shown: str) -> bytes:
 
 
 def digest(path: Path) -> str:
-    """What a chart carries of the result that it shows."""
+    """The digest of a result, which its chart carries in its metadata."""
     return f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
