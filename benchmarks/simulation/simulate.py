@@ -112,7 +112,7 @@ class _World:
             "GPU": [rank.gpu for rank in ranks],
         }
         end = self.step_ends[-1]
-        return {name: sum(one.share(end) for one in kind) / len(kind) for name, kind in servers.items()}
+        return {name: sum(server.utilisation(end) for server in kind) / len(kind) for name, kind in servers.items()}
 
 
 class _Node:
