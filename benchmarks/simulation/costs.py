@@ -66,8 +66,8 @@ LAYOUTS = {
 # NVIDIA's images/s at the resolution of the paper (224 and 380 px), and its multiply-adds there (Tan and Le, table 2).
 A100_B0, A100_B4 = 2_489 * 0.39e9, 331 * 4.2e9
 A100_MEMORY, H100_MEMORY = 2_039e9, 3_350e9  # bytes/s, data sheets of the SXM versions
-# Times that a saved activation crosses the memory: written, read by the next layer, read again in the backward pass, and
-# its gradient written and read.
+# Times that a saved activation crosses the memory: written, read by the next layer, read again in the backward pass,
+# and its gradient written and read.
 CROSSINGS = 5
 GRADIENT_BYTES = 4
 
@@ -199,9 +199,9 @@ def _core_s(path: Path, name: str, **where: object) -> float:
 
 def _plain_bytes(path: Path) -> float:
     """Bytes of an image in uncompressed shards."""
-    estimate = read_result(path).get("estimate", {})
+    result = read_result(path)
     try:
-        return float(estimate["bytes"] / estimate["images"])
+        return float(result["estimate"]["bytes"] / result["estimate"]["images"])
     except KeyError as error:
         raise InputError(f"{path}: no {error}; run `python -m benchmarks prepare` again") from error
 
