@@ -62,7 +62,7 @@ class ClassMap:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
-def class_map(code_points: Iterable[int]) -> ClassMap:
+def sorted_class_map(code_points: Iterable[int]) -> ClassMap:
     """The class map of these code points, numbered in ascending order."""
     return ClassMap(tuple(sorted(set(code_points))))
 

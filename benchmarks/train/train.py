@@ -140,7 +140,7 @@ def random_set(folder: Path, images: int, classes: int) -> None:
             name="random pixels", licence="", lineage="unknown", classes=classes, seed=0, splits={"train": split}
         )
         code_points = range(FIRST_CODE_POINT, FIRST_CODE_POINT + classes)
-        write_manifest(made, manifest, characters.class_map(code_points).to_json())
+        write_manifest(made, manifest, characters.sorted_class_map(code_points).to_json())
 
 
 @contextmanager

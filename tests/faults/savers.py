@@ -26,12 +26,12 @@ from torch import nn
 from torch.optim import Adam, Optimizer
 
 from kkanji import checkpoint
-from kkanji.classes import class_map
+from kkanji.classes import sorted_class_map
 from shards import InputError
 from tests.faults.injector import answer
 from tests.faults.writers import Dying, fork, wait
 
-CLASSES = class_map([0x4E00, 0x4E8C])
+CLASSES = sorted_class_map([0x4E00, 0x4E8C])
 BEST_EVERY = 5
 SAVED_BEFORE = 3  # checkpoints, where one process is killed in the next: it has one to remove
 

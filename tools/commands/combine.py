@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 import tyro
 
-from kkanji.classes import ClassMap, class_map, label
+from kkanji.classes import ClassMap, label, sorted_class_map
 from shards import IMAGE_BYTES, IMAGE_SIZE, InputError, OutputFolder, write_file
 from shards.format.manifest import CLASSES_NAME
 from shards.output.files import sync_file
@@ -65,7 +65,7 @@ def combine(
         _require_some(found, inputs)
         write_images(folder / originals.IMAGES_NAME, spool, [entry.row for entry in found.kept])
         spool.unlink()
-        classes = class_map(
+        classes = sorted_class_map(
             [entry.code_point for entry in entries] + [point for one in inputs for point in one.classes()]
         )
         title = name if name is not None else " + ".join(sorted({source.title for source in inputs}))

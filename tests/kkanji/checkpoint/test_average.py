@@ -10,7 +10,7 @@ import torch
 from kkanji import checkpoint
 from kkanji.checkpoint.average import average
 from kkanji.checkpoint.load import load_trained
-from kkanji.classes import class_map
+from kkanji.classes import sorted_class_map
 from kkanji.config import Head
 from kkanji.models import create_model
 from shards import InputError
@@ -20,7 +20,7 @@ NETWORK = "kkanji_efficientnet_fused_s"
 
 def save(folder: Path, seed: int, *, head: Head = "linear", points: Iterable[int] = (0x4E00, 0x4E8C, 0x4E09)) -> Path:
     torch.manual_seed(seed)
-    classes = class_map(points)
+    classes = sorted_class_map(points)
     model = create_model(NETWORK, len(classes), head)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     state = {"config": {"model": NETWORK, "head": head, "seed": seed}, "progress": {"step": 1}}

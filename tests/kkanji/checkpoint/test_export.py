@@ -11,7 +11,7 @@ import kkanji.models
 from kkanji import checkpoint
 from kkanji.checkpoint import export as exporting
 from kkanji.checkpoint.export import ONNX, Reader, compare, export, trial_images
-from kkanji.classes import class_map
+from kkanji.classes import sorted_class_map
 from kkanji.inference.predict import Predictor
 from kkanji.models import create_model
 from kkanji.training.optimizers import create_optimizer
@@ -36,7 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
         model=model,
         optimizer=create_optimizer(model, "sgd", lr=0.1, weight_decay=0.0),
         state={"config": {"model": MODEL, "head": request.param}, "progress": {"step": 1}},
-        classes=class_map(map(ord, CHARACTERS)),
+        classes=sorted_class_map(map(ord, CHARACTERS)),
         best=True,
     )
 
@@ -81,7 +81,7 @@ def test_timm_loads_the_folder(folder: Path) -> None:
         expected = Reader(Predictor(folder, torch.device("cpu")).model, 0.5)(images)
     assert torch.allclose(found, expected, atol=1e-5)
     assert tuple(model.default_cfg["input_size"]) == (1, 64, 64)
-    assert model.default_cfg["label_names"] == list(class_map(map(ord, CHARACTERS)).labels)
+    assert model.default_cfg["label_names"] == list(sorted_class_map(map(ord, CHARACTERS)).labels)
 
 
 def test_an_onnx_file_that_reads_differently_is_refused(folder: Path) -> None:

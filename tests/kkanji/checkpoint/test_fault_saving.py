@@ -9,8 +9,7 @@ import pytest
 from accelerate import Accelerator
 
 from kkanji import checkpoint
-from kkanji.classes import ClassMap
-from kkanji.classes import class_map as made_of
+from kkanji.classes import ClassMap, sorted_class_map
 from kkanji.config import TrainConfig
 from kkanji.data.training_set import class_map, open_set
 from kkanji.models import create_model
@@ -82,7 +81,7 @@ def test_a_checkpoint_of_the_same_run_is_taken_up(tiny_set: Path, tmp_path: Path
 def test_a_checkpoint_of_other_classes_is_refused(tiny_set: Path, tmp_path: Path) -> None:
     """As many of them, so that the weights would fit."""
     config, data = options(tiny_set, tmp_path), open_set(tiny_set)
-    others = made_of(range(0x4E00, 0x4E00 + data.manifest.classes))
+    others = sorted_class_map(range(0x4E00, 0x4E00 + data.manifest.classes))
     with pytest.raises(
         InputError, match=r"step-000000000: a checkpoint of other classes than .*; give the run's own data"
     ):

@@ -12,10 +12,10 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from kkanji import checkpoint
 from kkanji.checkpoint import CorruptCheckpoint
-from kkanji.classes import class_map
+from kkanji.classes import sorted_class_map
 from shards import InputError
 
-CLASSES = class_map([0x4E00, 0x4E8C])
+CLASSES = sorted_class_map([0x4E00, 0x4E8C])
 
 
 def trained(kind: Callable[..., Optimizer], steps: int = 2) -> tuple[nn.Module, Optimizer]:

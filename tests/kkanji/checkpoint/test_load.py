@@ -7,12 +7,12 @@ import torch
 
 from kkanji import checkpoint
 from kkanji.checkpoint.load import initial_weights, load_trained
-from kkanji.classes import class_map
+from kkanji.classes import sorted_class_map
 from kkanji.config import Head
 from kkanji.models import create_model
 from shards import InputError
 
-KNOWN = class_map([0x4E00, 0x4E8C, 0x4E09])
+KNOWN = sorted_class_map([0x4E00, 0x4E8C, 0x4E09])
 NETWORK = "kkanji_efficientnet_fused_s"
 
 
@@ -29,7 +29,7 @@ def test_characters_are_matched_and_new_ones_keep_their_own_weights(tmp_path: Pa
     path = save(tmp_path, head)
     trained = load_trained(path)
     torch.manual_seed(1)
-    classes = class_map([0x4E8C, 0x3042, 0x4E00])  # two that are known, in another place, and one that is not
+    classes = sorted_class_map([0x4E8C, 0x3042, 0x4E00])  # two that are known, in another place, and one that is not
     model = create_model(NETWORK, len(classes), head).eval()
     images = torch.randn(2, 1, 64, 64)
     before = model.state_dict()["classifier.weight"].clone()

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from kkanji import checkpoint
-from kkanji.classes import class_map
+from kkanji.classes import sorted_class_map
 from kkanji.inference.predict import BATCH, Predictor, list_images, predict_files
 from kkanji.models import create_model
 from kkanji.training.optimizers import create_optimizer
@@ -29,7 +29,7 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
         model=model,
         optimizer=create_optimizer(model, "sgd", lr=0.1, weight_decay=0.0),
         state={"config": {"model": MODEL}},
-        classes=class_map(ord(character) for character in "一二三"),
+        classes=sorted_class_map(ord(character) for character in "一二三"),
         best=True,
     )
     return Predictor(path, torch.device("cpu"))

@@ -7,20 +7,20 @@ import torch
 
 from kkanji import checkpoint
 from kkanji.checkpoint.load import load_trained
-from kkanji.classes import class_map
+from kkanji.classes import sorted_class_map
 from kkanji.models import create_model
 from kkanji.training.distillation import Teachers
 from shards import InputError
 
 NETWORK = "kkanji_efficientnet_fused_s"
-OWN = class_map([0x4E00, 0x4E8C, 0x4E09])
+OWN = sorted_class_map([0x4E00, 0x4E8C, 0x4E09])
 CPU = torch.device("cpu")
 ALL = torch.ones(3, dtype=torch.int64)
 
 
 def save(folder: Path, points: list[int], seed: int) -> Path:
     torch.manual_seed(seed)
-    classes = class_map(points)
+    classes = sorted_class_map(points)
     model = create_model(NETWORK, len(classes))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     state = {"config": {"model": NETWORK, "head": "linear"}}

@@ -7,7 +7,7 @@ from timm.optim import muon
 from torch import Tensor, nn
 
 from kkanji import checkpoint
-from kkanji.classes import class_map
+from kkanji.classes import sorted_class_map
 from kkanji.config import OptimizerName
 from kkanji.models import create_model
 from kkanji.training.optimizers import create_optimizer
@@ -47,7 +47,7 @@ def test_each_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(name: Optimizer
     model = network()
     optimizer = create_optimizer(model, name, lr=1e-3, weight_decay=0.01)
     train(model, optimizer, 2)
-    classes = class_map(range(0x4E00, 0x4E06))
+    classes = sorted_class_map(range(0x4E00, 0x4E06))
     path = checkpoint.save(tmp_path, 2, model=model, optimizer=optimizer, state={}, classes=classes, best=True)
     expected = train(model, optimizer, 2)
     again = network()

@@ -17,7 +17,7 @@ import torch
 from kkanji import checkpoint
 from kkanji.checkpoint.average import average
 from kkanji.checkpoint.export import export
-from kkanji.classes import class_map
+from kkanji.classes import sorted_class_map
 from kkanji.models import create_model
 from shards import InputError
 from shards.output.ownership import MARKER_NAME
@@ -145,7 +145,7 @@ def save_checkpoint(folder: Path, step: int) -> None:
         model=model,
         optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
         state={"config": {"model": MODEL, "head": "linear"}, "progress": {"step": step}},
-        classes=class_map([0x4E00, 0x4E01]),
+        classes=sorted_class_map([0x4E00, 0x4E01]),
         best=step == 1,
     )
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kkanji.classes import class_map
+from kkanji.classes import sorted_class_map
 from shards import read_manifest
 from shards.errors import InputError
 from tools.commands.pack import pack
@@ -31,7 +31,7 @@ seeds = st.integers(0, 2**63 - 1)
 
 def originals_of(counts: dict[int, int]) -> Originals:
     """Originals without pixels; the ids of a class follow from its code point alone."""
-    classes = class_map(counts)
+    classes = sorted_class_map(counts)
     ids = [np.random.default_rng(point).integers(0, 2**64, counts[point], np.uint64) for point in classes.code_points]
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), [counts[point] for point in classes.code_points])
     no_images = np.empty((0, 64, 64), np.uint8)
@@ -228,7 +228,7 @@ def test_official_and_font_images_keep_to_their_splits(
 
 def test_a_class_without_images_is_no_matter() -> None:
     plain = originals_of({0x4E00: 10, 0x4E02: 5})
-    combined = replace(plain, labels=plain.labels * 2, classes=class_map([0x4E00, 0x4E01, 0x4E02]))
+    combined = replace(plain, labels=plain.labels * 2, classes=sorted_class_map([0x4E00, 0x4E01, 0x4E02]))
     divisions: tuple[Callable[[Originals], NDArray[np.int8]], ...] = (
         lambda one: assign(one, val=0.3, test=0.1, seed=0),
         lambda one: folded(one, folds=2, fold=1, seed=0),

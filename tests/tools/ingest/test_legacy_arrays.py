@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from kkanji.classes import class_map
+from kkanji.classes import sorted_class_map
 from shards import read_manifest
 from shards.errors import InputError
 from tools.commands.combine import combine
@@ -33,7 +33,7 @@ def arrays(tmp_path: Path) -> Path:
     folder.mkdir()
     np.save(folder / "images.npy", np.stack([image(seed) for seed in range(30)]))
     np.save(folder / "labels.npy", np.arange(30) % 3)
-    (folder / "index.json").write_text(class_map(POINTS).to_json(), encoding="utf-8")
+    (folder / "index.json").write_text(sorted_class_map(POINTS).to_json(), encoding="utf-8")
     return folder
 
 
