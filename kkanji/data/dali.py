@@ -173,8 +173,8 @@ def build_graph(source: Callable[[], Arrays], options: GraphOptions) -> Pipeline
 
 # Type and number of dimensions of the source's arrays, for one DALI sample: addresses of a part's images or the bytes
 # of a file, labels, augmentation rows.
-_PACKED_INPUTS = ((types.INT64, 1), (types.INT64, 1), (types.FLOAT, 2))
-_ENCODED_INPUTS = ((types.UINT8, 1), (types.INT64, 0), (types.FLOAT, 1))
+_PACKED_INPUTS = [(types.INT64, 1), (types.INT64, 1), (types.FLOAT, 2)]
+_ENCODED_INPUTS = [(types.UINT8, 1), (types.INT64, 0), (types.FLOAT, 1)]
 
 
 @pipeline_def(prefetch_queue_depth=PREFETCH)
