@@ -1,1 +1,1 @@
-"""Benchmarks: commands that measure and write JSON with their environment; tables are made from the JSON."""
+"""Benchmarks: commands that measure, and write JSON with the environment. Tables and charts are made from the JSON."""

@@ -1,4 +1,4 @@
-"""What charts of horizontal bars have in common."""
+"""Shared by the charts of horizontal bars: whiskers, labels, and SVG that is reproducible byte for byte."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -13,13 +13,13 @@ from shards.checksums import file_digest
 
 
 def whiskers(rows: Sequence[dict[str, Any]]) -> list[list[float]]:
-    """From each median down to the lowest and up to the highest measurement, for `Axes.barh`."""
+    """Error bars for `Axes.barh`: from each median down to the lowest and up to the highest measurement."""
     below = [row["median"] - row["lowest"] for row in rows]
     return [below, [row["highest"] - row["median"] for row in rows]]
 
 
 def finish(axes: Axes, names: Sequence[str], *, margin: float) -> None:
-    """Name the bars, the first one on top, and leave room beside them for what is written there."""
+    """Label the bars, the first one on top. margin: room for text beside the longest bar, by the width of the axis."""
     axes.set_yticks(range(len(names)), names, fontsize="small")
     axes.invert_yaxis()
     axes.margins(x=margin)
@@ -29,7 +29,7 @@ def finish(axes: Axes, names: Sequence[str], *, margin: float) -> None:
 
 
 def svg(figure: Figure, shown: str) -> bytes:
-    """The same bytes for the same figure, with the digest of what it shows."""
+    """The figure as SVG, the same bytes for the same figure. shown: digest of the result that it shows."""
     content = BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "kkanji"}):
         figure.savefig(content, format="svg", metadata={"Date": None, "Source": shown})

@@ -1,7 +1,7 @@
-"""Charts made from the JSON of benchmarks, for documents: a bar a row, whiskers from the lowest to the highest; scale
-and accuracy have charts of their own.
+"""Charts made from the JSON of benchmarks: a bar for each row, with whiskers from the lowest to the highest value.
 
-A chart carries the digest of the JSON it was drawn from, so that a test can tell when one is out of date.
+The benchmarks scale and accuracy have charts of their own. Every chart carries the digest of its JSON, so that a test
+can see when it is out of date.
 """
 
 import sys
@@ -21,7 +21,7 @@ RESULTS = ("loader", "stream", "prepare", "train", "scale", "accuracy")
 OWN = {"scale": scale_chart.figure, "accuracy": accuracy.figure}
 OURS, OTHERS, LIMIT = "#b5342a", "#8f9aa5", "#3d4a57"
 BAR_INCHES, WIDTH = 0.27, 11
-MANY_TIMES = 20  # the highest bar of the lowest, from which on the axis is logarithmic
+MANY_TIMES = 20  # ratio of the highest to the lowest bar above which the axis is logarithmic
 
 
 def chart(
@@ -30,22 +30,22 @@ def chart(
     output: Path = Path("docs"),
     check: bool = False,
 ) -> None:
-    """Draw a chart of each recorded result; of rates: images/s, ours in red, the limit dark, others grey.
+    """Draw a chart of each recorded result. Rates are in images/s: ours red, the limit dark, others grey.
 
     Example: python -m benchmarks chart
 
     Args:
-        results: folder with loader.json, stream.json and so on, or some of them
-        output: folder for loader.svg and so on
-        check: write nothing, and tell with status 1 which charts were drawn from other results
+        results: folder with some or all of loader.json, stream.json and so on
+        output: folder for loader.svg, stream.svg and so on
+        check: write nothing; status 1 if a chart is out of date
     """
     found = [results / f"{name}.json" for name in RESULTS if (results / f"{name}.json").is_file()]
     if not found:
         raise InputError(f"{results}: none of {', '.join(f'{name}.json' for name in RESULTS)}")
     if check:
-        old = [str(target) for path in found if not is_of(target := output / f"{path.stem}.svg", path)]
-        if old:
-            raise SystemExit(f"not drawn from the results: {', '.join(old)}; run `python -m benchmarks chart`")
+        outdated = [str(target) for path in found if not is_of(target := output / f"{path.stem}.svg", path)]
+        if outdated:
+            raise SystemExit(f"charts out of date: {', '.join(outdated)}; run `python -m benchmarks chart`")
         return
     output.mkdir(parents=True, exist_ok=True)
     for path in found:
@@ -54,12 +54,12 @@ def chart(
 
 
 def is_of(target: Path, result: Path) -> bool:
-    """Whether a chart was drawn from this result."""
+    """Whether a chart shows this result: whether it carries the result's digest."""
     return target.is_file() and digest(result) in target.read_text(encoding="utf-8")
 
 
 def draw(result: Row, path: Path) -> Figure:
-    """The chart: a panel a latency if there are several. Raises InputError for a result without measured rows."""
+    """The chart of a result, with a panel for each latency. Raises InputError if no row was measured."""
     try:
         if result["benchmark"] in OWN:
             return OWN[result["benchmark"]](result)
@@ -89,7 +89,7 @@ def _figure(result: Row, panels: Sequence[Sequence[Row]]) -> Figure:
 
 
 def _conditions(result: Row) -> str:
-    """Cut in two lines where it is long."""
+    """The caption in two lines: in one it would not fit."""
     parts = caption(result, result["rows"]).split("; ")
     half = len(parts) // 2
     return f"{'; '.join(parts[:half])};\n{'; '.join(parts[half:])}"
@@ -111,7 +111,7 @@ def _bars(axes: Axes, rows: Sequence[Row], *, logarithmic: bool) -> None:
 
 
 def _label(row: Row) -> str:
-    """With what is shuffled: figures compare within one kind of order."""
+    """The name and what is shuffled, as only rows with the same kind of order are comparable."""
     return f"{row['name']} ({row['order']})" if "order" in row else str(row["name"])
 
 

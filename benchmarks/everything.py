@@ -1,4 +1,4 @@
-"""All benchmarks one after another, then the tables and charts that are made from their results."""
+"""Run all benchmarks one after another, then update the tables and charts that are made from their results."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from benchmarks.subject import ROOT
 from kkanji.environment import has_bfloat16
 from shards import InputError
 
-# What a CPU trains in minutes; a GPU is given the benchmark's own sizes.
+# A network and batch that a CPU trains in minutes. A GPU gets the benchmark's defaults.
 ON_A_CPU = ("--model", "kkanji_efficientnet_fused_s", "--batch-size", "2048")
 DOCUMENTS = tuple(Path("docs") / name for name in ("speed.md", "large-batch.md", "results.md"))  # that have tables
 
@@ -23,9 +23,9 @@ def everything(
     originals: Path | None = None,
     documents: tuple[Path, ...] = DOCUMENTS,
 ) -> None:
-    """Measure all there is to measure, write the results, update tables and charts. Takes 15 to 20 minutes on 2 cores.
+    """Run the benchmarks, write their results, and update tables and charts. Takes 15 to 20 minutes on 2 cores.
 
-    One that fails does not keep the others from being measured. Not here: accuracy, which takes hours, and models.
+    If a benchmark fails, the others still run. Not included are accuracy, which takes hours, and models.
 
     Example: python -m benchmarks all --peers .venv-peers/bin/python
 
@@ -40,7 +40,7 @@ def everything(
 
 
 def commands(peers: Path, originals: Path | None, documents: tuple[Path, ...]) -> Iterator[tuple[str, ...]]:
-    """Arguments of `python -m benchmarks`, in their order: scale reads what the others have measured."""
+    """Arguments for `python -m benchmarks`, in an order in which scale comes after the results that it reads."""
     others = ("--peers", str(peers))
     yield ("loader", *others, "--images", "50000", "--repeats", "3")
     yield ("stream", *others, "--images", "100000", "--seconds", "2")

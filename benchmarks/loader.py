@@ -1,8 +1,8 @@
-"""Host feed: images/s of shuffled images from files in the page cache to a batch in host memory.
+"""Host feed: images/s of shuffled images from files in the page cache to batches in host memory.
 
-`python -m benchmarks loader`. The limit is NumPy's own gather: `np.take` of the same number of random rows of one array
-in memory into a buffer that exists already, on the same number of threads. Peers read the same images from files of
-their own format, in the configuration that was fastest here; `make peers` installs them.
+`python -m benchmarks loader`. The limit is NumPy's own gather: `np.take` of random rows of one array in memory into a
+preallocated buffer, in batches of the same size, on the same number of threads. Peers read the same images from files
+in their own formats, in the configuration that was fastest here. `make peers` installs them.
 """
 
 import sys
@@ -45,21 +45,21 @@ def loader(
     peers: Path = Path(sys.executable),
     output: Path = Path("benchmarks/results/loader.json"),
 ) -> None:
-    """Measure gathering shuffled single images, alone, through the DALI pipeline, and by other libraries.
+    """Measure the gather of shuffled images by itself, through the DALI pipeline, and in other libraries.
 
     Example: python -m benchmarks loader --peers .venv-peers/bin/python
 
     Args:
         images: images in the set, of random pixels; 100,000 take 410 MB, and 2.6 GB in the formats of all peers
         batch: images in a batch
-        threads: of each peer, or its worker processes
+        threads: threads or worker processes of each peer
         repeats: measurements of each peer, in turn
         seconds: length of a measurement
-        peers: Python of the environment that has the other libraries; those it lacks are skipped by name
+        peers: Python of the environment that has the other libraries; missing ones are reported as skipped
         output: JSON to write
     """
     if images % BLOCK:
-        raise InputError(f"--images {images}: expected a multiple of {BLOCK}: whole blocks, for DALI")
+        raise InputError(f"--images {images}: expected a multiple of {BLOCK}, as DALI's reader needs whole blocks")
     with tempfile.TemporaryDirectory(prefix="kkanji-benchmark-") as folder:
         make_images(Path(folder) / "source", images)
         common = Job(source=f"{folder}/source", folder=folder, batch=batch, threads=threads)

@@ -1,4 +1,4 @@
-"""How rates are measured: warm-up, repeats in turn, median and spread, and what they were measured on."""
+"""How rates are measured: warm-up, repeats in turn, median and spread, and the machine and versions they belong to."""
 
 import json
 import os
@@ -22,18 +22,21 @@ from kkanji import __version__
 from kkanji.environment import commit
 from shards import write_file
 
-SETTLE_S = 0.5  # prefetching threads of the peer before fill their queues; the next must not pay for that
+PAUSE_S = 0.5  # between measurements: threads of the previous peer still fill their queues, at the cost of the next
 WARM_UP_S = 2.0
 Row = dict[str, Any]
 
 
 class Turns:
-    """Peers that take turns, so that a slow minute of a shared machine hits all of them."""
+    """Measures peers in turn, so that a slow minute of a shared machine affects all of them.
+
+    Use it as a context manager, which ends the peers' processes.
+    """
 
     def __init__(
         self, action: str, jobs: Sequence[tuple[Peer, Job]], python: Path, environment: Mapping[str, str] | None = None
     ) -> None:
-        """python: of the peers' environment. Use as a context manager: it ends their processes."""
+        """python: interpreter of the environment that has the other libraries."""
         self._stack = ExitStack()
         self._rows: dict[str, Row] = {peer.name: {"name": peer.name, "order": peer.order} for peer, _ in jobs}
         self._subjects: dict[str, Subject] = {}
@@ -43,22 +46,23 @@ class Turns:
             self._subjects[peer.name] = self._stack.enter_context(subject)
 
     def rows(self, repeats: int, seconds: float) -> list[Row]:
-        """Images/s of each after a warm-up, or why there is none."""
+        """Images/s of each peer after a warm-up, or the reason why it was skipped."""
         for name in list(self._subjects):
-            self._rows[name] |= self._try(name, Subject.answer)  # its versions
+            self._rows[name] |= self._try(name, Subject.answer)  # the first answer states the peer's versions
         for name in list(self._subjects):
-            self._try(name, lambda subject: subject.measure(min(seconds, WARM_UP_S)))  # page cache, compilation, pools
+            # The warm-up fills page cache and thread pools, and compiles.
+            self._try(name, lambda subject: subject.measure(min(seconds, WARM_UP_S)))
         answers: dict[str, list[Row]] = {name: [] for name in self._subjects}
         for _ in range(repeats):
             for name in list(self._subjects):
-                sleep(SETTLE_S)
+                sleep(PAUSE_S)
                 answers[name].append(self._try(name, lambda subject: subject.measure(seconds)))
         for name in self._subjects:
             self._rows[name] |= _summary(answers[name])
         return list(self._rows.values())
 
     def _try(self, name: str, ask: Callable[[Subject], Row]) -> Row:
-        """An answer, or none from now on: then the row says why."""
+        """A peer's answer. If it fails, its row gives the reason, and it is not asked again."""
         try:
             return ask(self._subjects[name])
         except PeerFailed as failure:
@@ -75,14 +79,14 @@ class Turns:
 
 
 def make_images(folder: Path, count: int) -> None:
-    """Random pixels, which no compression makes smaller."""
+    """Write images.npy with random pixels, which do not compress."""
     folder.mkdir()
     rng = numpy.random.default_rng(0)
     numpy.save(folder / "images.npy", rng.integers(0, 256, (count, IMAGE_SIZE, IMAGE_SIZE), numpy.uint8))
 
 
 def write_files(peers: Sequence[Peer], jobs: Mapping[str, Job], python: Path) -> None:
-    """Have each kind of files written once. Who cannot write them will say so when it is to read them."""
+    """Write each kind of files once. A failure is ignored here: it shows again when the peer reads the files."""
     for peer in {peer.files: peer for peer in peers}.values():
         interpreter = Path(sys.executable) if peer.own else python
         with Subject("write", peer, jobs[peer.files], interpreter) as subject, suppress(PeerFailed):
@@ -90,7 +94,7 @@ def write_files(peers: Sequence[Peer], jobs: Mapping[str, Job], python: Path) ->
 
 
 def environment() -> dict[str, Any]:
-    """The machine and the versions that a figure depends on."""
+    """The machine and the versions that a result depends on."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "commit": commit(),
@@ -107,7 +111,7 @@ def environment() -> dict[str, Any]:
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:
-    """The JSON that tables are made from."""
+    """Write the JSON that tables and charts are made from."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, json.dumps(result, indent=1) + "\n")
 
@@ -127,4 +131,5 @@ def _cpu_name() -> str:
 
 
 FULL = {"classes": 3_832, "images_of_a_class": 10_000, "cores": 208}
-"""A host of 8 H100 has about so many cores (two processors of 52, two threads each); the set is the original's."""
+"""The full size: the balanced set of the legacy project, and the hardware threads of a typical host of 8 H100 (two
+processors of 52 cores)."""

@@ -1,15 +1,14 @@
-"""Rows that benchmarks wrote: read back, and shown on the terminal and in Markdown."""
+"""Rows of benchmark results: read from JSON, printed on the terminal and as Markdown tables."""
 
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from shards.format.layout import IMAGE_BYTES
 from shards.json_reading import read_json
 
 Row = dict[str, Any]
-
-
 COLUMNS = ("images/s", "lowest", "highest", "MB/s", "of the limit")
 
 
@@ -19,19 +18,19 @@ def read_result(path: Path) -> Row:
 
 
 def caption(result: Row, rows: Sequence[Row]) -> str:
-    """How often and on what it was measured."""
+    """The line below a table: number of measurements, options, machine, date and commit."""
     state = result["environment"]
-    options = {name.replace("_", " "): value for name, value in result.get("options", {}).items()}
-    told = [f"{name} {written(value)}" for name, value in options.items() if isinstance(value, int | float)]
+    named = {name.replace("_", " "): value for name, value in result.get("options", {}).items()}
+    options = [f"{name} {written(value)}" for name, value in named.items() if isinstance(value, int | float)]
     counts = sorted({row["n"] for row in rows if "n" in row})
     medians = [f"Medians of {' and '.join(map(str, counts))}"] if counts else []
     machine = f"{state['cpu']}, {state['cores']} cores, {state['gpu'] or 'no GPU'}"
     origin = f"{state['date']}, commit {(state['commit'] or 'unknown')[:7]}"
-    return f"{'; '.join([*medians, *told, machine, origin])}."
+    return f"{'; '.join([*medians, *options, machine, origin])}."
 
 
 def print_rows(rows: Sequence[Row]) -> None:
-    """Fixed columns under a heading for each kind of order."""
+    """Print rows in fixed columns."""
     sys.stdout.write(f"{'':52}" + "".join(f"{column:>13}" for column in COLUMNS) + "\n")
     for row in rows:
         cells = "".join(f"{cell:>13}" for cell in _cells(row, rows)) if "n" in row else f"  skipped: {row['skipped']}"
@@ -39,7 +38,7 @@ def print_rows(rows: Sequence[Row]) -> None:
 
 
 def markdown(rows: Sequence[Row]) -> Iterator[str]:
-    """Lines of a table of rates, what was skipped included; columns that say nothing of any row are left out."""
+    """Lines of a Markdown table of rates. Skipped peers have a row with the reason; empty columns are left out."""
     cells = [_cells(row, rows) if "n" in row else [f"skipped: {row['skipped']}", *[""] * 4] for row in rows]
     shown = [number for number in range(len(COLUMNS)) if any(line[number] for line in cells)]
     yield from _framed(["", "order", *(COLUMNS[number] for number in shown)], left=2)
@@ -48,7 +47,7 @@ def markdown(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def plain(rows: Sequence[Row]) -> Iterator[str]:
-    """Lines of a table of rows with the same plain values, which their names head."""
+    """Lines of a Markdown table of rows with the same fields; nested fields are left out."""
     names = [name for name, value in rows[0].items() if not isinstance(value, dict | list)]
     yield from _framed([name.replace("_", " ") if name != "name" else "" for name in names], left=1)
     for row in rows:
@@ -56,14 +55,14 @@ def plain(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def written(value: object) -> str:
-    """A value with as many digits as say something; nothing for None."""
+    """A value with its significant digits only; an empty string for None."""
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def label(row: Row) -> str:
-    """What a row is called in tables and charts."""
+    """The name of a row in tables and charts."""
     return row["name"] if "latency_ms" not in row else f"{row['latency_ms']} ms: {row['name']}"
 
 
@@ -78,12 +77,13 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _cells(row: Row, rows: Sequence[Row]) -> list[str]:
+    """One cell for each of COLUMNS."""
     rates = [f"{row[name]:,.0f}" for name in ("median", "lowest", "highest")]
-    return [*rates, f"{row['median'] * 4096 / 1e6:,.0f}", _share(row, rows)]
+    return [*rates, f"{row['median'] * IMAGE_BYTES / 1e6:,.0f}", _of_the_limit(row, rows)]
 
 
-def _share(row: Row, rows: Sequence[Row]) -> str:
-    """Of the row named limit, at the same latency."""
+def _of_the_limit(row: Row, rows: Sequence[Row]) -> str:
+    """The rate as a fraction of that of the row named limit, at the same latency."""
     limits = [
         other["median"]
         for other in rows

@@ -1,7 +1,7 @@
-"""A peer in a process of its own, asked for one measurement at a time.
+"""A peer in a process of its own, which measures once for each request.
 
-So that neither memory nor threads nor a crash of one touches another's figure, and that peers may live in another
-environment. Whatever goes wrong becomes PeerFailed with the reason, never a missing row.
+So no peer's memory, threads or crash affects another's figure, and peers may run in another Python environment. Every
+failure becomes a PeerFailed with the reason, so that no row of a table is silently missing.
 """
 
 import json
@@ -21,27 +21,27 @@ from benchmarks.peers import Job
 
 ROOT = Path(__file__).parents[1]
 END_S = 10
-ANSWER_S = 600  # no peer should be so slow as to write a set, or measure, for ten minutes
+ANSWER_S = 600  # no peer takes ten minutes to write a set or to measure, unless it hangs
 
 
 class PeerFailed(Exception):
-    """The peer is not installed, failed or does not answer; the message is the reason."""
+    """The peer is not installed, failed, or does not answer. The message gives the reason."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Peer:
-    """Something to compare."""
+    """One of the ways to feed images that a benchmark compares."""
 
     name: str
-    """As tables show it."""
+    """Name in tables."""
     module: str
-    """In benchmarks/peers: MODULE or MODULE:FUNCTION."""
+    """Where it is implemented in benchmarks/peers: MODULE or MODULE:FUNCTION."""
     files: str = "packed"
-    """Peers of one name here read the same files."""
+    """Name of the files that it reads; peers with the same name share them. Packed shards by default."""
     order: str
-    """What is shuffled; figures compare within one kind."""
+    """What is shuffled: only peers with the same kind of order are comparable."""
     own: bool = False
-    """Runs in kkanji's environment, not in the peers'."""
+    """Whether it runs in kkanji's environment rather than in that of the other libraries; false by default."""
 
 
 class Subject:
@@ -63,8 +63,8 @@ class Subject:
         )
 
     def answer(self) -> dict[str, Any]:
-        """The next line that it says. Raises PeerFailed."""
-        assert self._process.stdout is not None  # noqa: S101  (it was given one)
+        """Read the peer's next line, a JSON object. Raises PeerFailed."""
+        assert self._process.stdout is not None  # noqa: S101  (opened as a pipe)
         ready, _, _ = select.select([self._process.stdout], [], [], ANSWER_S)
         if not ready:
             raise PeerFailed(f"no answer within {ANSWER_S} s")
@@ -77,8 +77,8 @@ class Subject:
         return answer
 
     def measure(self, seconds: float) -> dict[str, Any]:
-        """One measurement of about so long: images, and the seconds it took."""
-        assert self._process.stdin is not None  # noqa: S101  (it was given one)
+        """Measure once for about this long; the answer has the number of images and the seconds. Raises PeerFailed."""
+        assert self._process.stdin is not None  # noqa: S101  (opened as a pipe)
         try:
             self._process.stdin.write(f"{seconds}\n".encode())
         except BrokenPipeError:
@@ -95,12 +95,12 @@ class Subject:
             if pipe is not None:
                 pipe.close()
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(END_S)  # no more questions: it ends, and clears its shared memory away
+            self._process.wait(END_S)  # it ends when stdin is closed, and removes its shared memory
         with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # and what it left, as worker processes
+            os.killpg(self._process.pid, signal.SIGKILL)  # worker processes that it may have left behind
         self._process.wait()
 
     def _last_words(self) -> str:
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return lines[-1].strip() if lines else "it said nothing"
+        return lines[-1].strip() if lines else "no output"

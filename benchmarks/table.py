@@ -1,11 +1,11 @@
-"""Tables made from the JSON of a benchmark: on the terminal, and as Markdown in documents.
+"""Tables made from the JSON of benchmarks: on the terminal, and as Markdown in documents.
 
-In a document a table stands between two marker lines, and is written by `python -m benchmarks table --update`:
+In a document, `python -m benchmarks table --update` writes a table between two marker lines:
 
     <!-- table: benchmarks/results/loader.json -->
     <!-- end -->
 
-A result with several tables has them by name: `<!-- table: benchmarks/results/prepare.json balance -->`.
+If a result has several tables, the marker names one: `<!-- table: benchmarks/results/prepare.json balance -->`.
 """
 
 import re
@@ -23,14 +23,14 @@ END = "<!-- end -->"
 
 
 def table(result: Path | None = None, *, update: tuple[Path, ...] = (), check: tuple[Path, ...] = ()) -> None:
-    """Print the Markdown table of a result, or write the tables of documents, or check them.
+    """Print the Markdown table of a result, or update or check the tables in documents.
 
     Example: python -m benchmarks table --update docs/speed.md
 
     Args:
         result: JSON that a benchmark wrote
-        update: documents whose tables are to be written anew, between `<!-- table: FILE -->` and `<!-- end -->`
-        check: documents whose tables are to be compared with the JSON; one that differs is told, with status 1
+        update: documents to update, between the lines `<!-- table: FILE -->` and `<!-- end -->`
+        check: documents to check; status 1 if a table differs from its JSON
     """
     if [result is not None, bool(update), bool(check)].count(True) != 1:
         raise InputError("expected one of --result FILE, --update FILES and --check FILES")
@@ -42,17 +42,16 @@ def table(result: Path | None = None, *, update: tuple[Path, ...] = (), check: t
         if new != text:
             write_file(path, new)
         sys.stdout.write(f"{path}: {_count(new)} tables, {'unchanged' if new == text else 'written'}\n")
-    old = [str(path) for path in check if filled(text := _read(path), str(path)) != text]
-    if old:
-        raise SystemExit(
-            f"not what the results give: {', '.join(old)}; run `python -m benchmarks table --update` on it"
-        )
+    outdated = [str(path) for path in check if filled(text := _read(path), str(path)) != text]
+    if outdated:
+        names = " ".join(outdated)
+        raise SystemExit(f"tables differ from the results: {names}; run `python -m benchmarks table --update {names}`")
 
 
 def filled(text: str, where: str) -> str:
-    """A document with the tables between its markers as their results give them. Raises InputError naming the line."""
+    """The document with every table between its markers replaced. Raises InputError with the line of a bad marker."""
     lines: list[str] = []
-    opened = 0
+    opened = 0  # line number of the open marker; 0 outside of a table
     for number, line in enumerate(text.splitlines(), 1):
         begin = BEGIN.fullmatch(line)
         if (begin and opened) or (line == END and not opened):
@@ -68,7 +67,7 @@ def filled(text: str, where: str) -> str:
 
 
 def table_of(path: Path, name: str = "rows") -> list[str]:
-    """Markdown lines of one table of a result, and of what it was measured on. Raises InputError if it has none."""
+    """Markdown lines of a table of a result and of its caption. Raises InputError if there is no such table."""
     result = read_result(path)
     rows = result.get(name)
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):

@@ -1,14 +1,14 @@
-"""Ways to feed images, one a module, each in a process of its own: ours, the limits, and other libraries.
+"""Peers: ways to feed images, each a module that runs in a process of its own: ours, the limits, and other libraries.
 
-A module reads with its library at the top, so that one that is not installed says so when it is imported. It has
-`write(job)`, unless it reads the images as they come, and one or both of
+A module imports its library at the top, so that a missing one shows when the module is imported. It has `write(job)`,
+unless it reads the source images directly, and one or both of
 
-- `local(job)`: opens its files on disk and returns a function that begins an epoch: an iterator of batches;
-- `bucket(job)`: begins a first epoch from the object store, with an empty cache.
+- `local(job)`: opens its files on disk, and returns a function that starts an epoch, an iterator of batches
+- `bucket(job)`: starts a first epoch from the object store, with an empty cache
 
-Modules of other libraries import nothing of kkanji: they may run in another environment, whose NumPy is older
-(mosaicml-streaming wants one below 2.2). `make peers` makes it from requirements.txt; what is not there is skipped by
-name.
+Modules of other libraries import nothing from kkanji, as they may run in another environment with an older NumPy
+(mosaicml-streaming needs one below 2.2). `make peers` creates it from requirements.txt. Libraries that it lacks are
+reported as skipped.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,9 +28,9 @@ class Batch(NamedTuple):
     """One batch in host memory: arrays or tensors."""
 
     images: Any
-    """[B, 64, 64] (or with a channel axis), None where bytes were only moved."""
+    """Images [B, 64, 64], or with a channel axis; None if bytes were only moved."""
     labels: Any
-    """[B]: the numbers of the images, so that it can be seen which ones came."""
+    """Numbers of the images in the source, [B], by which the images are checked."""
 
 
 Epoch = Callable[[], Iterator[Batch]]
@@ -38,30 +38,30 @@ Epoch = Callable[[], Iterator[Batch]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """What a peer is asked to read."""
+    """The images that a peer reads, and how."""
 
     source: str
-    """Folder with images.npy, uint8 [N, 64, 64]; an image's label is its number."""
+    """Folder with images.npy, uint8 [N, 64, 64]; the label of an image is its number."""
     folder: str
-    """The peer's own files, written by its `write`."""
+    """Folder of the peer's own files, which its `write` fills."""
     batch: int
     """Images in a batch."""
     threads: int
-    """Threads, or worker processes."""
+    """Number of threads or of worker processes."""
     shard_bytes: int = 1 << 26
-    """Size of the peer's files, for those that can choose; 64 MB is the default of MosaicML and LitData."""
+    """Size of the peer's files, if it can be chosen. 64 MB by default, as in MosaicML and LitData."""
     url: str = ""
-    """Where the same files lie in the object store, `s3://bucket/prefix`; endpoint and keys are in the environment."""
+    """Prefix of the same files in the object store, `s3://bucket/prefix`. Endpoint and keys are in the environment."""
     public_url: str = ""
-    """The same by plain HTTP, for whoever has no keys."""
+    """Prefix of the same files over plain HTTP, for peers that cannot send keys."""
     cache: str = ""
-    """An empty folder for fetched files."""
+    """Empty folder for downloaded files."""
 
     def images(self) -> NDArray[np.uint8]:
-        """The images, mapped."""
+        """The source images, mapped into memory."""
         images: NDArray[np.uint8] = np.load(Path(self.source) / "images.npy", mmap_mode="r")
         return images
 
     def files(self, suffix: str) -> list[Path]:
-        """The peer's files with this suffix, by name."""
+        """The peer's files with this suffix, sorted by name."""
         return sorted(Path(self.folder).glob(f"*{suffix}"))

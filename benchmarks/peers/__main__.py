@@ -1,9 +1,9 @@
-"""`python -m benchmarks.peers {write,local,bucket} NAME JOB`: one peer at work, started by benchmarks/subject.py.
+"""`python -m benchmarks.peers {write,local,bucket} NAME JOB`: run one peer. benchmarks/subject.py starts it.
 
-NAME is a module of this package, or MODULE:FUNCTION for another function of it than the action's; JOB is a Job as JSON.
-Answers are lines of JSON on stdout. `write` answers once. The others first state their versions, then answer each
-line of stdin, a number of seconds, by measuring for so long: in steady state for `local`, a first epoch from its start
-for `bucket`.
+NAME is a module of this package, or MODULE:FUNCTION to use a function other than the one named as the action. JOB is a
+Job as JSON. Answers are lines of JSON on stdout. `write` answers once. `local` and `bucket` first answer with their
+versions; then each line of stdin, a number of seconds, makes them measure for that long: `local` in the steady state,
+`bucket` from the start of a first epoch.
 """
 
 import json
@@ -28,11 +28,11 @@ import numpy as np
 from benchmarks.peers import IMAGE_SIZE, Batch, Job
 
 Answer = dict[str, Any]
-Begin = Callable[[], Any]  # gives a generator of batches
+Begin = Callable[[], Any]  # returns a generator of batches
 
 
 def main() -> None:
-    """Entry point. stdout is for answers only: what a library prints goes to stderr."""
+    """Entry point. stdout carries answers only; whatever libraries print goes to stderr."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     action, name, job = sys.argv[1], sys.argv[2], Job(**json.loads(sys.argv[3]))
@@ -66,18 +66,23 @@ def _write(peer: ModuleType, job: Job) -> Answer:
 
 
 def _steady(begin: Begin, job: Job, limit_s: float, ahead: int) -> Answer:
-    """As many epochs as it takes. In each, so many batches as can lie ready in queues go first, unmeasured."""
-    images, seconds = 0, 0.0
+    """Measure in as many epochs as fill the time. In each, the first `ahead` batches are not counted.
+
+    They lie ready in the peer's queues, and would make it look faster than it is.
+    """
+    images = 0
+    seconds = 0.0
     while seconds < limit_s:
         with closing(begin()) as batches:
             deque(islice(batches, ahead), maxlen=0)
             timed = _timed(batches, job, perf_counter(), limit_s - seconds)
-        images, seconds = images + timed["images"], seconds + timed["seconds"]
+        images += timed["images"]
+        seconds += timed["seconds"]
     return {"images": images, "seconds": seconds}
 
 
 def _first_epoch(begin: Begin, job: Job, limit_s: float) -> Answer:
-    """From opening the set, with an empty cache, until its last batch or the end of the time."""
+    """Measure from opening the set, with an empty cache, until its last batch or the end of the time."""
     shutil.rmtree(job.cache, ignore_errors=True)
     Path(job.cache).mkdir(parents=True)
     start = perf_counter()
@@ -86,7 +91,10 @@ def _first_epoch(begin: Begin, job: Job, limit_s: float) -> Answer:
 
 
 def _timed(batches: Iterator[Batch], job: Job, start: float, limit_s: float) -> Answer:
-    """Until the time is over or the epoch is: images, seconds, and when the first batch came. The last is checked."""
+    """Count until the time or the epoch is over: images, seconds, and seconds to the first batch.
+
+    The last batch is checked afterwards, so that the check costs the peer nothing.
+    """
     images, first_s, batch = 0, None, None
     for batch in batches:
         images += len(batch.labels)
@@ -95,23 +103,23 @@ def _timed(batches: Iterator[Batch], job: Job, start: float, limit_s: float) -> 
             break
     seconds = perf_counter() - start
     if batch is None:
-        raise ValueError(f"an epoch of {len(job.images())} images has too few batches of {job.batch} to be measured")
+        raise ValueError(f"an epoch of {len(job.images())} images has too few batches of {job.batch} to measure")
     check_batch(batch, job)
     return {"images": images, "seconds": seconds, "first_s": first_s}
 
 
 def check_batch(batch: Batch, job: Job) -> None:
-    """Raises ValueError if images differ from their labels; augmented ones and batches of bytes alone pass."""
+    """Raise ValueError unless the images are those that the labels number. Augmented or absent images pass."""
     if batch.images is None:
         return
     found = np.asarray(batch.images)
     expected = job.images()[np.asarray(batch.labels)]
     if found.dtype == np.uint8 and not np.array_equal(found.reshape(-1, IMAGE_SIZE, IMAGE_SIZE), expected):
-        raise ValueError(f"a batch of {len(batch.labels)} images is not what its labels say")
+        raise ValueError(f"a batch of {len(batch.labels)} images differs from the images that its labels number")
 
 
 def _versions(peer: ModuleType) -> dict[str, str]:
-    """Of the packages that the peer names, and of what it runs on."""
+    """Versions of Python, NumPy and the packages that the peer names."""
     found = {"python": platform.python_version(), "numpy": np.__version__}
     for package in peer.PACKAGES:
         try:

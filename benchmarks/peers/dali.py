@@ -1,4 +1,4 @@
-"""DALI's own reader of tars, over our shards."""
+"""DALI's own reader of tar files, on our shards."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +19,7 @@ SHUFFLED_BLOCKS = 100
 
 
 def local(job: Job) -> Epoch:
-    """fn.readers.webdataset over our packed shards: whole blocks are shuffled, in a buffer of 100."""
+    """fn.readers.webdataset on our packed shards. It shuffles whole blocks, in a buffer of 100."""
     pipeline = _reader(job, [str(path) for path in job.files(".tar")], shuffled=True)
 
     def epoch() -> Iterator[Batch]:
@@ -30,7 +30,7 @@ def local(job: Job) -> Epoch:
 
 
 def bucket(job: Job) -> Iterator[Batch]:
-    """The same from the object store, in stored order, with the indexes at hand."""
+    """The same from the object store, in stored order. The indexes are local files."""
     pipeline = _reader(job, [f"{job.url}/{path.name}" for path in job.files(".tar")], shuffled=False)
     for _ in range(0, len(job.images()), job.batch):
         yield _blocks(pipeline.run())
@@ -46,13 +46,13 @@ def _reader(job: Job, paths: list[str], shuffled: bool) -> Any:
 
 @pipeline_def(prefetch_queue_depth=PREFETCH)
 def _webdataset(options: dict[str, Any]) -> tuple[Any, Any]:
-    """A DALI sample is one block: two npy members. Their headers are cut off later, which copies nothing."""
+    """A DALI sample is one block: two npy members. Their headers are sliced off later, without a copy."""
     outputs: Any = fn.readers.webdataset(ext=["images.npy", "labels.npy"], **options)
     return outputs[0], outputs[1]
 
 
 def _blocks(outputs: Any) -> Batch:
-    """Blocks of one size as one tensor, a view behind the headers."""
+    """Blocks of equal size as one tensor, a view that skips the npy headers."""
     images, labels = (_tensor(output) for output in outputs)
     pixels = images[:, PIXELS_OFFSET - TAR_BLOCK :].unflatten(1, (BLOCK, IMAGE_SIZE, IMAGE_SIZE))
     return Batch(pixels, labels[:, NPY_HEADER:].contiguous().view(torch.int32).flatten())

@@ -1,4 +1,4 @@
-"""FFCV 1.0.2, order RANDOM, from the page cache. Needs OpenCV's and TurboJPEG's headers to build."""
+"""FFCV 1.0.2, order RANDOM, from the page cache. Building it needs the headers of OpenCV and TurboJPEG."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -16,7 +16,7 @@ from ffcv.writer import DatasetWriter
 from benchmarks.peers import IMAGE_SIZE, Batch, Epoch, Job
 
 PACKAGES = ("ffcv", "numba", "torch")
-BATCHES_AHEAD = 3  # its default; 5 was no faster
+BATCHES_AHEAD = 3  # FFCV's default; 5 was no faster
 AHEAD = BATCHES_AHEAD + 3
 
 
@@ -39,19 +39,19 @@ class _ParallelDecoder(NDArrayDecoder):  # type: ignore[misc]
 
 
 def write(job: Job) -> None:
-    """One .beton file, images raw."""
+    """Write one .beton file with raw images."""
     shape = (IMAGE_SIZE, IMAGE_SIZE)
     fields = {"image": NDArrayField(np.dtype("uint8"), shape), "label": IntField()}
     DatasetWriter(str(_file(job)), fields, num_workers=job.threads).from_indexed_dataset(_Images(job))
 
 
 def local(job: Job) -> Epoch:
-    """As shipped: its NDArrayDecoder is not marked parallel, so one thread copies."""
+    """As released: its NDArrayDecoder is not marked parallel, so one thread copies all images."""
     return _epochs(job, NDArrayDecoder())
 
 
 def parallel(job: Job) -> Epoch:
-    """With the decoder marked parallel, one line that FFCV's other decoders have: the copies run on all threads."""
+    """With the decoder marked parallel, as FFCV's other decoders are (one line), so that all threads copy."""
     return _epochs(job, _ParallelDecoder())
 
 
@@ -67,7 +67,7 @@ def _epochs(job: Job, decoder: NDArrayDecoder) -> Epoch:
     )
 
     def epoch() -> Iterator[Batch]:
-        with closing(iter(loader)) as batches:  # its thread would go on
+        with closing(iter(loader)) as batches:  # closing ends FFCV's thread
             for images, labels in batches:
                 yield Batch(images, labels)
 

@@ -1,4 +1,4 @@
-"""The limit of a host feed: NumPy's own gather of rows in memory into a buffer that exists already."""
+"""The limit of a host feed: NumPy's own gather of rows in memory into a preallocated buffer."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +14,7 @@ AHEAD = 1
 
 
 def local(job: Job) -> Epoch:
-    """np.take of random rows, known beforehand, on so many threads; it releases the GIL."""
+    """np.take of random rows, chosen beforehand, on all threads of the job. It releases the GIL."""
     memory = np.array(job.images()).reshape(-1, IMAGE_SIZE * IMAGE_SIZE)
     buffer = np.zeros((job.batch, memory.shape[1]), np.uint8)
     numbers = np.random.default_rng(0).permutation(len(memory))

@@ -1,4 +1,4 @@
-"""kkanji's own feed, measured as the others are."""
+"""kkanji's own feed from disk, stage by stage."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -32,12 +32,12 @@ from shards.format.layout import IMAGE_BYTES
 from shards.order.sequential import numbers_of
 
 PACKAGES = ("torch", "nvidia-dali-cuda120")
-AHEAD = PREFETCH + 1  # in DALI's queue, and one under way
+AHEAD = PREFETCH + 1  # batches in DALI's queue, and the one in progress
 Images = NDArray[np.uint8]
 
 
 def write(job: Job) -> None:
-    """Packed shards in blocks of 250; each image is a class of its own."""
+    """Write packed shards in blocks of 250; each image is a class of its own."""
     images = job.images()
     in_shard = max(1, job.shard_bytes // IMAGE_BYTES // BLOCK) * BLOCK
     with OutputFolder(Path(job.folder)) as folder:
@@ -51,7 +51,7 @@ def write(job: Job) -> None:
 
 
 def known(job: Job) -> Epoch:
-    """np.take from the mapped shards into one buffer, of numbers that are known beforehand, as the limit's are."""
+    """The gather alone: from the mapped shards into one buffer, with sample numbers chosen beforehand as in `limit`."""
     reader, order = open_packed(job)
     buffer = np.zeros((job.batch, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
     batches = [order.at(first, first + job.batch) for first in range(0, reader.samples - job.batch + 1, job.batch)]
@@ -65,7 +65,7 @@ def known(job: Job) -> Epoch:
 
 
 def gather(job: Job) -> Epoch:
-    """Shuffled numbers, as they are needed, and the same gather."""
+    """Order and gather: sample numbers are computed as they are needed."""
     reader, order = open_packed(job)
     buffer = np.zeros((job.batch, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
 
@@ -79,12 +79,12 @@ def gather(job: Job) -> Epoch:
 
 
 def loaded(job: Job) -> Epoch:
-    """The training loader without augmentation: the gather through DALI, uint8 in torch."""
+    """The loader that training uses, without augmentation: gather through DALI, uint8 in torch."""
     return partial(_loaded, job, open_packed(job), policy=None)
 
 
 def normalised(job: Job) -> Epoch:
-    """The same, and normalised float32, the network's input, on a CPU."""
+    """The loader, then normalisation to float32, the input of the network, on the CPU."""
     reader_and_order = open_packed(job)
 
     def epoch() -> Iterator[Batch]:
@@ -95,7 +95,7 @@ def normalised(job: Job) -> Epoch:
 
 
 def augmented(job: Job) -> Epoch:
-    """The training loader with the whole augmentation policy; what comes are not the set's images any more."""
+    """The loader with the whole augmentation policy. Augmented images cannot be checked, so none are returned."""
     reader_and_order = open_packed(job)
 
     def epoch() -> Iterator[Batch]:
@@ -115,7 +115,7 @@ def _loaded(job: Job, reader_and_order: tuple[SplitReader, SampleOrder], policy:
 
 
 def open_packed(job: Job) -> tuple[SplitReader, SampleOrder]:
-    """The set and its shuffled order."""
+    """A reader of the set, and a shuffled order."""
     reader = ShardSet(Path(job.folder)).split("train", threads=job.threads)
     return reader, SampleOrder(samples=reader.samples, seed=0)
 

@@ -1,4 +1,4 @@
-"""kkanji's own streaming, measured as the others are."""
+"""kkanji's own streaming from an object store."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +21,7 @@ CACHE_BYTES = 1 << 40
 
 
 def downloaded(job: Job) -> Iterator[Batch]:
-    """Only the bytes, by what the cache fetches shards with, as many shards at a time."""
+    """The bytes alone, by the download that the cache uses, with as many shards at a time."""
     store = open_store(job.url)
 
     def download(path: Path) -> None:
@@ -34,7 +34,7 @@ def downloaded(job: Job) -> Iterator[Batch]:
 
 
 def bucket(job: Job) -> Iterator[Batch]:
-    """As training does: shards of a window are fetched ahead, verified, mapped from the cache, gathered from."""
+    """As in training: shards of a window are prefetched, verified, mapped from the cache, and gathered from."""
     cache = Cache(Path(job.cache), CACHE_BYTES)
     found = ShardSet(job.url, cache=cache)
     reader = found.split("train", threads=job.threads)

@@ -1,4 +1,4 @@
-"""The limit of streaming: one plain parallel ranged download of the packed set's bytes into memory, unverified."""
+"""The limit of streaming: a plain download of the packed set into memory, in parallel ranges, unverified."""
 
 import http.client
 from collections.abc import Iterator
@@ -12,12 +12,12 @@ from benchmarks.peers import Batch, Job
 
 PACKAGES = ()
 CONNECTIONS = 16
-RANGE_BYTES = 16 << 20  # 8 MB were slower at any latency, 8 or 32 connections no faster
+RANGE_BYTES = 16 << 20  # 8 MB were slower at every latency; 8 or 32 connections were no faster
 Range = tuple[str, int, int, memoryview]
 
 
 def bucket(job: Job) -> Iterator[Batch]:
-    """All ranges of all shards over 16 connections."""
+    """Download all ranges of all shards over 16 connections."""
     buffers = [(path, memoryview(np.empty(path.stat().st_size, np.uint8))) for path in job.files(".tar")]  # type: ignore[arg-type]
     ranges = [part for path, buffer in buffers for part in _ranges(job, path, buffer)]
     with ThreadPoolExecutor(CONNECTIONS) as pool:
@@ -32,7 +32,7 @@ def _ranges(job: Job, path: Path, buffer: memoryview) -> Iterator[Range]:
 
 
 def _fetch_some(ranges: list[Range]) -> None:
-    """Over one connection, kept alive."""
+    """Download ranges one after another over one connection."""
     if not ranges:
         return
     connection = http.client.HTTPConnection(urlsplit(ranges[0][0]).netloc)
@@ -50,4 +50,4 @@ def _fill(response: http.client.HTTPResponse, buffer: memoryview) -> None:
         if not read:
             raise OSError(f"{len(buffer)} bytes of a range are missing")
         buffer = buffer[read:]
-    response.read()  # lets the connection be used again
+    response.read()  # at the end of the response, http.client lets the connection be reused

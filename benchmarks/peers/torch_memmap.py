@@ -1,6 +1,6 @@
-"""torch.utils.data over a memory map: DataLoader in process, a whole batch by one `__getitems__`.
+"""torch.utils.data on a memory map: a DataLoader without workers that gets a whole batch by one `__getitems__`.
 
-With 2 worker processes instead it was 0.3-0.4 of this: each batch is copied through shared memory.
+With 2 worker processes it was 0.3-0.4 times as fast, as each batch is copied through shared memory.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ class _Images(Dataset[Any]):
 
 
 class _Batches:
-    """Batches of random numbers as tensors; RandomSampler's lists of Python integers would cost half of the time."""
+    """Random sample numbers as tensors: RandomSampler's lists of Python integers would take half of the time."""
 
     def __init__(self, samples: int, batch: int) -> None:
         self.samples, self.batch = samples, batch
@@ -37,16 +37,17 @@ class _Batches:
         return iter(torch.randperm(self.samples).split(self.batch))
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
+    """In place of the default collate function, as batches are tensors already."""
     return batch
 
 
 def local(job: Job) -> Epoch:
-    """index_select runs on so many threads."""
+    """index_select uses the job's number of threads."""
     torch.set_num_threads(job.threads)
     images = _Images(job)
     sampler: Any = _Batches(len(images), job.batch)
-    loader = DataLoader(images, batch_sampler=sampler, collate_fn=_as_it_is, num_workers=0)
+    loader = DataLoader(images, batch_sampler=sampler, collate_fn=_identity, num_workers=0)
 
     def epoch() -> Iterator[Batch]:
         yield from loader

@@ -1,4 +1,4 @@
-"""The stock webdataset library: one raw .bin and .cls an image, its usual layout without the cost of decoding."""
+"""The webdataset library: a raw .bin and a .cls for each image, its usual layout without the cost of decoding."""
 
 import io
 import tarfile
@@ -15,11 +15,11 @@ from benchmarks.peers import IMAGE_SIZE, Batch, Epoch, Job
 PACKAGES = ("webdataset", "torch")
 AHEAD = 12
 SHUFFLE_BUFFER = 5_000
-SAMPLE_BYTES = 3 * 512 + IMAGE_SIZE * IMAGE_SIZE  # two headers and a padded label beside the image
+SAMPLE_BYTES = 3 * 512 + IMAGE_SIZE * IMAGE_SIZE  # two tar headers, a padded label, and the image
 
 
 def write(job: Job) -> None:
-    """Tars of a given size, by Python's own tarfile."""
+    """Write tar files of the job's size with Python's tarfile."""
     images, in_shard = job.images(), job.shard_bytes // SAMPLE_BYTES
     for shard, first in enumerate(range(0, len(images), in_shard)):
         with tarfile.open(Path(job.folder) / f"{shard:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
@@ -29,7 +29,7 @@ def write(job: Job) -> None:
 
 
 def local(job: Job) -> Epoch:
-    """Shards are shuffled, and images in a buffer of 5,000."""
+    """It shuffles shards, and images in a buffer of 5,000."""
 
     def epoch() -> Iterator[Batch]:
         yield from _loader([str(path) for path in job.files(".tar")], job)
@@ -38,7 +38,7 @@ def local(job: Job) -> Epoch:
 
 
 def bucket(job: Job) -> Iterator[Batch]:
-    """Each worker reads its shards one after another, as `curl` brings them."""
+    """Each worker reads its shards one after another, through `curl`."""
     yield from _loader([f"pipe:curl -s -L -f {job.public_url}/{path.name}" for path in job.files(".tar")], job)
 
 

@@ -1,1 +1,1 @@
-"""Beyond this machine: many GPUs and nodes, simulated and validated."""
+"""Many GPUs and nodes: a simulation, validated against small real pipelines."""

@@ -1,8 +1,8 @@
-"""What the simulation is told, each figure with its origin: measured here, published, assumed, or an ESTIMATE.
+"""Inputs of the simulation, each with its origin: measured here, published, assumed, or an ESTIMATE.
 
-The GPU's step time is an ESTIMATE until somebody measures it, between two sides. Low: what EfficientNets reach on an
-A100 according to its vendor (2021, with its input pipeline), carried over by multiply-adds and by the memory rates of
-the two GPUs. High: what the H100's memory lets through, if every saved activation crosses it only as often as it must.
+Until somebody measures a GPU's step time, it is an ESTIMATE with two bounds. Low: the rate that NVIDIA published for
+EfficientNets on an A100 (2021, including its input pipeline), scaled by multiply-adds and by the memory rates of the
+two GPUs. High: the rate that the memory of an H100 allows, if every saved activation crosses it as seldom as possible.
 """
 
 from collections.abc import Mapping
@@ -31,25 +31,29 @@ NVIDIA = "NVIDIA DeepLearningExamples, PyTorch EfficientNet, A100 80GB, mixed pr
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figure:
-    """A number and where it is from."""
+    """A number and where it comes from."""
 
     value: float
+    """The number."""
     unit: str
+    """Its unit."""
     origin: Origin
+    """Whether it was measured here, published or assumed, or is an estimate."""
     source: str
+    """The file, document or option that it comes from."""
 
 
 class Layout(NamedTuple):
-    """A way to store images."""
+    """A way to store images, by the names of its figures."""
 
     stored_bytes: str
-    """Name of the figure: bytes of an image in the bucket."""
+    """Figure of the bytes of an image in the bucket."""
     unpack: str | None
-    """Core seconds an image once an epoch, as it arrives; None for nothing to unpack."""
+    """Figure of the core seconds to decompress an image, once an epoch on arrival; None if it is not compressed."""
     gather: str
-    """Core seconds an image to bring it into a batch."""
+    """Figure of the core seconds to put an image into a batch."""
     packed: bool = True
-    """Lies plain in the cache, whatever it was in the bucket."""
+    """Whether the cache holds it uncompressed, however it is stored in the bucket; true by default."""
 
 
 LAYOUTS = {
@@ -62,24 +66,28 @@ LAYOUTS = {
 # NVIDIA's images/s at the resolution of the paper (224 and 380 px), and its multiply-adds there (Tan and Le, table 2).
 A100_B0, A100_B4 = 2_489 * 0.39e9, 331 * 4.2e9
 A100_MEMORY, H100_MEMORY = 2_039e9, 3_350e9  # bytes/s, data sheets of the SXM versions
-CROSSINGS = 5  # of a saved activation: written, read on and read again backward; its gradient written and read
+# Times that a saved activation crosses the memory: written, read by the next layer, read again in the backward pass,
+# and its gradient written and read.
+CROSSINGS = 5
 GRADIENT_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Network:
-    """What a network asks of a GPU."""
+    """The work and memory of a network."""
 
     name: str
+    """Variant, such as b0."""
     multiply_adds: float
-    """Of an image, forward."""
+    """Multiply-adds of the forward pass for one image."""
     saved_bytes: float
-    """Activations that an image keeps for the backward pass, bfloat16."""
+    """Bytes of activations saved for the backward pass for one image, in bfloat16."""
     parameters: int
+    """Number of parameters."""
 
 
 def network(variant: str) -> Network:
-    """Counted on kkanji's own EfficientNet. Raises InputError for a variant that there is not."""
+    """Measure a variant of kkanji's EfficientNet. Raises InputError if there is no such variant."""
     model = create_model(f"kkanji_efficientnet_{variant}", FULL["classes"])
     return Network(
         name=variant,
@@ -90,22 +98,26 @@ def network(variant: str) -> Network:
 
 
 def gpu_rates(found: Network, measured: Mapping[str, float]) -> dict[str, Figure]:
-    """Images/s of one H100: as measured, if it was, else the two estimates."""
+    """Images/s of one H100: the measured rate if there is one, otherwise a low and a high estimate."""
     if found.name in measured:
         return {"measured": _figure(measured[found.name], "images/s", "measured", "--rates")}
+    # Larger variants reach more multiply-adds/s on the A100: interpolated between b0 and b4.
     size = min(4, int(found.name[1:])) / 4 if found.name[1:].isdigit() else 0.0
     arithmetic = A100_B0 + size * (A100_B4 - A100_B0)
     low = arithmetic * H100_MEMORY / A100_MEMORY / found.multiply_adds
     high = H100_MEMORY / (CROSSINGS * found.saved_bytes)
-    carried = f"{NVIDIA}: b0 2,489, b4 331 images/s; by multiply-adds (between b0 and b4 evenly), x 3.35/2.04 TB/s"
+    scaled = f"{NVIDIA}: b0 2,489, b4 331 images/s; by multiply-adds (between b0 and b4 evenly), x 3.35/2.04 TB/s"
     return {
-        "low": _figure(low, "images/s", "ESTIMATE", carried),
+        "low": _figure(low, "images/s", "ESTIMATE", scaled),
         "high": _figure(high, "images/s", "ESTIMATE", f"3.35 TB/s, {CROSSINGS} crossings of each saved activation"),
     }
 
 
 def figures(results: Path, *, cores: int, network_gbit: float, disk_gb: float, latency_ms: float) -> dict[str, Figure]:
-    """All inputs but the GPU's rate. results: the folder of loader.json, stream.json and prepare.json."""
+    """All inputs except the GPU's rate. results: folder with loader.json, stream.json and prepare.json.
+
+    Raises InputError if one of these files is missing or lacks a row.
+    """
     feed, policy = (_core_s(results / "loader.json", name) for name in (FEED, POLICY))
     receive = _core_s(results / "stream.json", "kkanji", latency_ms=0)
     here = "one core of the machine of this file"
@@ -138,7 +150,7 @@ def figures(results: Path, *, cores: int, network_gbit: float, disk_gb: float, l
 
 
 def hardware(known: Mapping[str, Figure], *, gpus: int, rate: float, parameters: int) -> Hardware:
-    """Nodes of eight H100 that stream plain shards and augment on the GPU."""
+    """Nodes of eight H100 that stream uncompressed shards and augment on the GPU."""
     nodes, ranks = max(1, gpus // 8), min(gpus, 8)
     return Hardware(
         nodes=nodes,
@@ -160,7 +172,10 @@ def hardware(known: Mapping[str, Figure], *, gpus: int, rate: float, parameters:
 
 
 def exchange_s(parameters: int, nodes: int, ranks: int) -> float:
-    """ESTIMATE: rings over NVLink (450 GB/s) and over 400 Gbit/s a GPU, 10 us a hop; nothing hidden behind the step."""
+    """ESTIMATE of the time to sum the gradients, in seconds, if none of it overlaps with the backward pass.
+
+    Ring all-reduce within a node over NVLink (450 GB/s) and between nodes over 400 Gbit/s a GPU, with 10 us a hop.
+    """
     size = parameters * GRADIENT_BYTES
     within = 2 * (ranks - 1) / ranks * size / 450e9 + 2 * (ranks - 1) * 10e-6
     between = 2 * (nodes - 1) / nodes * size / ranks / 50e9 + 2 * ceil(log2(nodes)) * 10e-6 if nodes > 1 else 0.0
@@ -168,7 +183,7 @@ def exchange_s(parameters: int, nodes: int, ranks: int) -> float:
 
 
 def row(path: Path, name: str, **where: object) -> dict[str, Any]:
-    """A measured row of a benchmark's JSON. Raises InputError where there is none."""
+    """A measured row of a benchmark's JSON. Raises InputError if there is none."""
     wanted = {"name": name, **where}
     for found in read_result(path).get("rows", []):
         if wanted.items() <= found.items() and "median" in found:
@@ -177,14 +192,16 @@ def row(path: Path, name: str, **where: object) -> dict[str, Any]:
 
 
 def _core_s(path: Path, name: str, **where: object) -> float:
-    """Core seconds an image, all threads of the measurement busy."""
+    """Core seconds for an image, as all threads of the measurement were busy."""
     threads: float = read_result(path)["options"]["threads"]
     return threads / float(row(path, name, **where)["median"])
 
 
 def _plain_bytes(path: Path) -> float:
+    """Bytes of an image in uncompressed shards."""
+    result = read_result(path)
     try:
-        return float(read_result(path)["estimate"]["bytes"] / read_result(path)["estimate"]["images"])
+        return float(result["estimate"]["bytes"] / result["estimate"]["images"])
     except KeyError as error:
         raise InputError(f"{path}: no {error}; run `python -m benchmarks prepare` again") from error
 

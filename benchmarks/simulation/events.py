@@ -1,7 +1,7 @@
-"""Discrete events: processes, the clock that wakes them, and servers.
+"""Discrete-event simulation: processes, the clock that wakes them, and servers.
 
-A process is a generator that yields either the time at which it goes on or a gate at which it waits. A server takes
-jobs in the order in which they come, so it can say at once when a job will be done.
+A process is a generator. It yields either the time at which it continues or a gate at which it waits. A server works on
+jobs in the order of their arrival, so it knows at once when a job will be done.
 """
 
 import heapq
@@ -11,7 +11,7 @@ Process = Generator["float | Gate", None, None]
 
 
 class Gate:
-    """Where processes wait for something to change; they look again each time it opens."""
+    """Where processes wait for a condition; each time the gate opens, they check the condition again."""
 
     __slots__ = ("waiting",)
 
@@ -20,26 +20,26 @@ class Gate:
 
 
 class Clock:
-    """The events to come, the soonest first, of one time in the order in which they were asked for."""
+    """The pending events, earliest first. Events of equal time run in the order in which they were scheduled."""
 
     def __init__(self) -> None:
         self.now = 0.0
         self._events: list[tuple[float, int, Process]] = []
-        self._asked = 0
+        self._scheduled = 0
 
     def start(self, process: Process, at: float | None = None) -> None:
-        """Have it go on then, or now."""
-        self._asked += 1
-        heapq.heappush(self._events, (self.now if at is None else at, self._asked, process))
+        """Schedule a process to continue at a time, or now."""
+        self._scheduled += 1
+        heapq.heappush(self._events, (self.now if at is None else at, self._scheduled, process))
 
     def open(self, gate: Gate) -> None:
-        """Have those who wait look again."""
+        """Let the processes that wait at a gate check their condition again."""
         waiting, gate.waiting = gate.waiting, []
         for process in waiting:
             self.start(process)
 
     def run(self) -> None:
-        """Until nothing is left to happen."""
+        """Run until no event is pending."""
         while self._events:
             self.now, _, process = heapq.heappop(self._events)
             wait = next(process, None)
@@ -50,19 +50,19 @@ class Clock:
 
 
 class Server:
-    """Something that does so many jobs at a time, in the order in which they come."""
+    """A first-come first-served queue with a number of workers, such as the cores of a node or a network link."""
 
-    def __init__(self, places: int = 1) -> None:
-        self._free = [0.0] * places
+    def __init__(self, workers: int = 1) -> None:
+        self._free_at = [0.0] * workers  # a heap: when each worker is free again
         self.busy_s = 0.0
 
     def take(self, now: float, seconds: float) -> float:
-        """A job that begins as soon as there is a place; when it will be done."""
-        end = max(now, self._free[0]) + seconds
-        heapq.heapreplace(self._free, end)
+        """Queue a job that takes this many seconds; returns the time at which it will be done."""
+        end = max(now, self._free_at[0]) + seconds
+        heapq.heapreplace(self._free_at, end)
         self.busy_s += seconds
         return end
 
-    def share(self, seconds: float) -> float:
-        """Of that time in which its places were taken."""
-        return self.busy_s / len(self._free) / seconds if seconds else 0.0
+    def utilisation(self, seconds: float) -> float:
+        """Fraction of this time in which the workers were busy."""
+        return self.busy_s / len(self._free_at) / seconds if seconds else 0.0

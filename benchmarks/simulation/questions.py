@@ -1,4 +1,4 @@
-"""What the simulation is asked: what eight GPUs need, where many break first, what an epoch costs by storage layout."""
+"""Questions to the simulation: what feeds eight GPUs, what limits many, the cost of an epoch by layout, of faults."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,15 +13,17 @@ from shards.format.layout import IMAGE_BYTES
 
 Known = Mapping[str, Figure]
 Row = dict[str, Any]
-BATCH, SHARE = 50_000, 6_250
-FED = 0.99  # of the rate without any limit on data
-STEPS = 100  # bursts of a few shards even out
+BATCH = 50_000
+GPU_BATCH = 6_250
+FED = 0.99  # fraction of the unlimited rate from which the GPUs count as fed
+STEPS = 100  # enough that the bursts in which shards arrive even out
 SLOW_NETWORK = 10e9 / 8  # 10 Gbit/s
-FEWEST = {"50,000 in all": 24, "6,250 a GPU": 10}  # steps, for 1,024 GPUs; 48 and 64, and 12, gave the same within 1 %
+# Least number of steps, for 1,024 GPUs. More steps (48 and 64; 12) changed the results by less than 1 %.
+FEWEST = {"50,000 in all": 24, "6,250 a GPU": 10}
 
 
 def needs(known: Known, networks: Sequence[Network], measured: Mapping[str, float]) -> list[Row]:
-    """The least that feeds eight H100 at batch 50,000, one resource at a time, the others without limit."""
+    """The least of each resource that feeds eight H100 at batch 50,000, while the other resources are unlimited."""
     return [
         {"network": network.name, "GPU": label, **_needs(known, network, rate.value)}
         for network in networks
@@ -33,22 +35,23 @@ def _needs(known: Known, network: Network, rate: float) -> Row:
     free = Hardware(nodes=1, ranks=8, image_s=1 / rate, exchange_s=exchange_s(network.parameters, 1, 8), cores=1 << 10)
     run = Run(images=STEPS * BATCH, batch=BATCH, stored_bytes=known["plain"].value)
     fed = simulate(Case(hardware=free, run=run)).steady_images_per_s
-    goal, from_disk = FED * fed, replace(run, cached=True, stored_bytes=IMAGE_BYTES)
+    goal = FED * fed
+    from_disk = replace(run, cached=True, stored_bytes=IMAGE_BYTES)
 
     def least(name: str, of: Run) -> float:
-        """Bytes/s; the demand is what it cannot be less than."""
+        """The least rate in bytes/s; it cannot be below the mean demand."""
         demand = goal * of.stored_bytes / (8 if name == "link" else 1)
         return _least(lambda value: Case(hardware=_with(free, name, value), run=of), goal, demand)
 
     def cores(*costs: str) -> int:
-        """Of each an image; as many threads a rank as there are cores for it."""
+        """The fewest cores that bear these costs of each image, shared out as threads of the ranks."""
         core_s = sum(known[cost].value for cost in costs)
         for number in count(max(1, ceil(goal * core_s))):
             busy = replace(free, cores=number, gather_s=core_s)
             threads = max(1, number // 8)
             if simulate(Case(hardware=busy, run=replace(from_disk, threads=threads))).steady_images_per_s >= goal:
                 return number
-        raise AssertionError("more cores are always enough")
+        raise AssertionError("unreachable: with enough cores the goal is met")
 
     disk = least("disk", from_disk)
     return {
@@ -70,7 +73,7 @@ def _with(hardware: Hardware, name: str, value: float) -> Hardware:
 
 
 def _ahead(known: Known, free: Hardware, run: Run, goal: float) -> int | None:
-    """How many shards must be under way at the bucket's latency; None: more than 64."""
+    """The fewest shards to prefetch at the bucket's latency; None if 64 are not enough."""
     far = replace(free, request_s=known["request"].value, connection=known["connection"].value, connections=24 * 8)
     for ahead in range(1, 65):
         if simulate(Case(hardware=far, run=replace(run, ahead=ahead))).steady_images_per_s >= goal:
@@ -79,7 +82,7 @@ def _ahead(known: Known, free: Hardware, run: Run, goal: float) -> int | None:
 
 
 def _least(make: Callable[[float], Case], goal: float, demand: float) -> float:
-    """The least value at which the goal is met, to 1 %."""
+    """The least value at which the goal is met, to 1 %: steps of a quarter upwards, then bisection."""
     low, high = 0.9 * demand, demand
     while simulate(make(high)).steady_images_per_s < goal:
         low, high = high, 1.25 * high
@@ -90,17 +93,18 @@ def _least(make: Callable[[float], Case], goal: float, demand: float) -> float:
 
 
 def breaks(known: Known, network: Network, measured: Mapping[str, float], gpus: Sequence[int]) -> list[Row]:
-    """Streaming in the first epoch: the rate, and which stage gains most if it cost nothing."""
+    """Streaming in the first epoch: the rate, and the two stages that would gain most if they cost nothing."""
     return [
         {"GPUs": number, "batch": batch, "GPU": label, **_breaks(known, network, rate.value, number, batch)}
         for number in gpus
-        for batch in list(FEWEST)[: 1 if SHARE * number == BATCH else 2]
+        for batch in list(FEWEST)[: 1 if GPU_BATCH * number == BATCH else 2]  # on 8 GPUs both batches are the same
         for label, rate in gpu_rates(network, measured).items()
     ]
 
 
 def _breaks(known: Known, network: Network, rate: float, gpus: int, batch: str) -> Row:
-    images, steps = BATCH if batch == "50,000 in all" else SHARE * gpus, max(FEWEST[batch], STEPS * 32 // max(gpus, 32))
+    images = BATCH if batch == "50,000 in all" else GPU_BATCH * gpus
+    steps = max(FEWEST[batch], STEPS * 32 // max(gpus, 32))
     case = Case(
         hardware=hardware(known, gpus=gpus, rate=rate, parameters=network.parameters),
         run=Run(images=steps * images, batch=images, stored_bytes=known["plain"].value, threads=2),
@@ -113,7 +117,7 @@ def _breaks(known: Known, network: Network, rate: float, gpus: int, batch: str) 
 
 
 def layouts(known: Known, network: Network, measured: Mapping[str, float]) -> list[Row]:
-    """An epoch on eight H100, streamed, at the network's rate and at 10 Gbit/s."""
+    """An epoch on eight H100, streamed, for each storage layout, at the network's rate and at 10 Gbit/s."""
     speeds = sorted({known["network"].value, SLOW_NETWORK})
     return [
         {
@@ -129,8 +133,9 @@ def layouts(known: Known, network: Network, measured: Mapping[str, float]) -> li
 
 
 def _layout(known: Known, layout: Layout, network: Network, rate: float, speed: float) -> Row:
-    images, stored, plain = known["images of an epoch"].value, known[layout.stored_bytes].value, known["plain"].value
-    receive = known["receive"].value * stored / plain  # by bytes
+    images = known["images of an epoch"].value
+    stored = known[layout.stored_bytes].value
+    receive = known["receive"].value * stored / known["plain"].value  # proportional to the bytes
     unpack = known[layout.unpack].value if layout.unpack else 0.0
     base = hardware(known, gpus=8, rate=rate, parameters=network.parameters)
     case = Case(
@@ -139,7 +144,8 @@ def _layout(known: Known, layout: Layout, network: Network, rate: float, speed: 
     )
     run = replace(case.run, cached=True, stored_bytes=IMAGE_BYTES if layout.packed else stored)
     later = replace(case, run=run, hardware=replace(case.hardware, receive_s=0.0, unpack_s=0.0))
-    outcome, ranked = simulate(case), sorted(gains(case).items(), key=lambda item: -item[1])
+    outcome = simulate(case)
+    ranked = sorted(gains(case).items(), key=lambda item: -item[1])
     seconds = images / outcome.steady_images_per_s
     core_s = images * (receive + unpack + known[layout.gather].value)
     return {
@@ -165,7 +171,7 @@ TROUBLES = {
 
 
 def troubles(known: Known, network: Network, measured: Mapping[str, float]) -> list[Row]:
-    """What goes wrong, on eight H100 that stream plain shards, one thing at a time."""
+    """The effect of one fault at a time, on eight H100 that stream uncompressed shards."""
     return [
         {"GPU": label, "trouble": name, **_troubled(known, network, rate.value, trouble)}
         for label, rate in gpu_rates(network, measured).items()

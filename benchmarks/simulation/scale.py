@@ -1,9 +1,9 @@
-"""Beyond this machine: what eight H100 need, where 64 and 1,024 break first, what an epoch costs by storage layout.
+"""Beyond this machine: what feeds eight H100, what limits 64 and 1,024 of them, what an epoch costs by storage layout.
 
-`python -m benchmarks scale`. Answers come from a simulation (`benchmarks.simulation.simulate`), which is first held
-against runs of a small real pipeline with slow stages, and against the recorded streaming benchmark. Its inputs and
-where each is from are in the JSON (`benchmarks.simulation.costs`). Nobody has measured an H100 here: its step time is
-an ESTIMATE in all tables unless --rates gives it.
+`python -m benchmarks scale`. The answers come from a simulation (`benchmarks.simulation.simulate`). It is validated
+first, against runs of a small real pipeline with slow stages and against the recorded streaming benchmark. The JSON
+lists its inputs and their origin (`benchmarks.simulation.costs`). Nobody has measured an H100 here: its step time is an
+ESTIMATE in all tables unless --rates gives it.
 """
 
 import sys
@@ -45,14 +45,14 @@ def scale(
     Example: python -m benchmarks scale --rates b0 40000
 
     Args:
-        variants: EfficientNets to feed; the first one is what many GPUs and the layouts are tried with
-        gpus: numbers of GPUs, eight a node
-        rates: images/s that one GPU reached with a variant, where somebody measured it, instead of the estimates
-        cores: of a node
-        network_gbit: Gbit/s that a node receives at most
+        variants: EfficientNets to feed; the first one is used for the questions about many GPUs and about layouts
+        gpus: numbers of GPUs, eight in each node
+        rates: measured images/s of one GPU by variant, to replace the estimates
+        cores: cores of a node
+        network_gbit: Gbit/s of a node's network
         disk_gb: GB/s of a node's disks
         latency_ms: milliseconds to the first byte of a request
-        repeats: runs of each validated configuration
+        repeats: runs of each configuration in the validation
         results: folder with loader.json, stream.json and prepare.json
         output: JSON to write
     """
@@ -80,9 +80,10 @@ def scale(
 
 
 def recorded(stream: Path) -> list[Row]:
-    """The recorded streaming benchmark after its first batch: calibrated at the least latency, predicted at the others.
+    """Predict the recorded streaming benchmark: calibrated at its least latency, predicted at the others.
 
-    The relay that adds the latency takes its part of the cores as well, which the simulation knows nothing of.
+    Rates are those after the first batch. The relay that adds the latency also uses the cores, which the simulation
+    ignores.
     """
     found = read_result(stream)
     rows = [row for row in found["rows"] if row["name"] == "kkanji" and "median" in row]
@@ -110,12 +111,12 @@ def _predict(hardware: Hardware, run: Run, row: Row) -> Row:
 
 
 def _later_rate(row: Row, run: Run) -> float:
-    """Images/s from the first batch, before which the set is opened, to the last one."""
+    """Images/s between the first and the last batch: opening the set is not simulated."""
     return (run.images - run.batch) / (run.images / float(row["median"]) - float(row["first_batch_s"]))
 
 
 def lines(rows: Sequence[Row]) -> list[str]:
-    """A table in fixed columns, a heading above."""
+    """Lines of a table in fixed columns with a heading."""
     if not rows:
         return ["(nothing)"]
     cells = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
@@ -135,7 +136,7 @@ def _titles(variant: str, measured: Mapping[str, float]) -> list[str]:
         "Validation: images/s of a small real pipeline whose stages sleep",
         "Validation: the recorded streaming benchmark, calibrated at its least latency",
         f"What feeds 8 H100 at batch 50,000; {basis}",
-        f"Where {variant} breaks first, streaming; {basis}",
+        f"What limits {variant} first, streaming; {basis}",
         f"An epoch of {costs.IMAGES:,} images of {variant} on 8 H100, streamed; {basis}",
         f"What goes wrong on 8 H100 that train {variant}; {basis}",
     ]

@@ -1,8 +1,8 @@
-"""Feeding as a discrete-event simulation: bucket -> node's cache -> host gather -> host to device -> step, all ranks.
+"""Simulate feeding by discrete events: bucket -> cache of a node -> gather -> host to device -> step of all ranks.
 
-Pure: no files, no real clock. Shards come as `shards.read.prefetch` brings them, in the parts and over the connections
-of `shards.store.download`, and are used in the groups of `shards.order.windowed`: each node reads the shards of a lane
-of its own, and group g mixes the shards g-window+1..g.
+The simulation is pure: no files, no real clock. Shards are prefetched as by `shards.read.prefetch`, in the parts and
+over the connections of `shards.store.download`, and used in the groups of `shards.order.windowed`: each node has its
+own part of the shards, a lane, and group g of a lane mixes its shards g-window+1..g.
 """
 
 import random
@@ -20,9 +20,9 @@ from shards.format.layout import IMAGE_BYTES
 from shards.order.sequential import Plan, cut
 
 LABEL_BYTES = 8  # int64 on the device
-IDLE = 0.05
+IDLE = 0.05  # fraction of the time below which a stage cannot be the limit
 
-# What each stage looks like when it costs nothing.
+# For each stage, the case in which it costs nothing.
 STAGES: dict[str, Callable[[Case], Case]] = {
     "bucket": lambda case: _better(case, bucket=inf),
     "requests": lambda case: _better(case, request_s=0.0, connection=inf, connections=1 << 20),
@@ -38,18 +38,18 @@ STAGES: dict[str, Callable[[Case], Case]] = {
 
 
 def gains(case: Case) -> dict[str, float]:
-    """Images/s, as a multiple, if one stage cost nothing and all others what they do: the greatest is the limit.
+    """For each stage, the factor by which images/s would rise if it cost nothing. The largest shows the limit.
 
-    Stages that work in less than IDLE of the time are not asked about.
+    Stages that are busy for less than IDLE of the time are left out.
     """
     base = simulate(case)
-    wanted = {name: free(case) for name, free in STAGES.items() if base.busy.get(name, 1.0) >= IDLE}
-    freed = {name: simulate(better) for name, better in wanted.items() if better != case}
-    return {name: outcome.steady_images_per_s / base.steady_images_per_s for name, outcome in freed.items()}
+    better = {name: free(case) for name, free in STAGES.items() if base.busy.get(name, 1.0) >= IDLE}
+    outcomes = {name: simulate(freed) for name, freed in better.items() if freed != case}
+    return {name: outcome.steady_images_per_s / base.steady_images_per_s for name, outcome in outcomes.items()}
 
 
 def simulate(case: Case) -> Outcome:
-    """Run it to the end of its last step."""
+    """Simulate a case to the end of its last step."""
     return _World(case).outcome()
 
 
@@ -58,10 +58,12 @@ def _better(case: Case, **free: float) -> Case:
 
 
 class _World:
-    """What all nodes share: the clock, the bucket, the end of each step."""
+    """The state that all nodes share: the clock, the bucket, the end of each step."""
 
     def __init__(self, case: Case) -> None:
-        self.case, self.clock, self.bucket = case, Clock(), Server()
+        self.case = case
+        self.clock = Clock()
+        self.bucket = Server()
         self.plan = Plan(samples=case.run.images, epochs=1, batch_size=case.run.batch)
         self.random = random.Random(case.trouble.seed)  # noqa: S311  (a simulation)
         self.slow = dict(case.trouble.slow)
@@ -69,15 +71,16 @@ class _World:
         self.ranks = case.hardware.nodes * case.hardware.ranks
         self.step_ends: list[float] = []
         self.requests = self.failed = 0
-        self._at_end, self._step_over = 0, Gate()
+        self._ranks_at_end = 0
+        self._step_over = Gate()
         self.nodes = [_Node(self, number) for number in range(case.hardware.nodes)]
 
     def end_step(self) -> Process:
         """Wait for all ranks, then for the exchange of gradients."""
-        self._at_end += 1
+        self._ranks_at_end += 1
         step = len(self.step_ends)
-        if self._at_end == self.ranks:
-            self._at_end = 0
+        if self._ranks_at_end == self.ranks:
+            self._ranks_at_end = 0
             yield self.clock.now + self.case.hardware.exchange_s
             self.step_ends.append(self.clock.now)
             self.clock.open(self._step_over)
@@ -112,85 +115,99 @@ class _World:
             "GPU": [rank.gpu for rank in ranks],
         }
         end = self.step_ends[-1]
-        return {name: sum(one.share(end) for one in kind) / len(kind) for name, kind in servers.items()}
+        return {name: sum(server.utilisation(end) for server in kind) / len(kind) for name, kind in servers.items()}
 
 
 class _Node:
-    """A lane's shards on their way, and the ranks that use them."""
+    """A node: fetches the shards of its lane, and has the ranks that use them."""
 
     def __init__(self, world: _World, number: int) -> None:
-        self.world, self.number, hardware, run = world, number, world.case.hardware, world.case.run
-        self.network, self.disk, self.cores = Server(), Server(), Server(hardware.cores)
-        self.shares = list(self._shares())
-        images = sum(stop - start for start, stop in self.shares)
+        self.world = world
+        self.number = number
+        hardware, run = world.case.hardware, world.case.run
+        self.network = Server()
+        self.disk = Server()
+        self.cores = Server(hardware.cores)
+        self.spans = list(self._spans())
+        images = sum(stop - start for start, stop in self.spans)
         self.shards = [min(run.shard, images - first) for first in range(0, images, run.shard)]
         self.group_ends = group_ends(self.shards, run.window)
-        self.fetched_bytes, self.most_held = 0.0, 0
+        self.fetched_bytes = 0.0
+        self.most_held = 0  # most shards in the cache at once
         self._arrived = [run.cached] * len(self.shards)
-        self._ready = len(self.shards) if run.cached else 0  # the shards before this one are all there
-        self._next, self._wanted, self._connections = self._ready, -1, hardware.connections
-        self._brought, self._asked, self._connected = Gate(), Gate(), Gate()
+        self._ready = len(self.shards) if run.cached else 0  # number of the first shard that has not arrived
+        self._next = self._ready  # number of the next shard to fetch
+        self._wanted = -1  # number of the last shard that a rank needs
+        self._connections = hardware.connections  # that are free
+        self._shard_ready = Gate()
+        self._shard_wanted = Gate()
+        self._connection_free = Gate()
         self.ranks = [_Rank(self, rank) for rank in range(hardware.ranks)]
         for _ in range(run.ahead):
             world.clock.start(self._fetch())
 
-    def _shares(self) -> Iterator[tuple[int, int]]:
-        """The stretch of the stream that is the node's part of each step."""
-        world, ranks = self.world, self.world.case.hardware.ranks
-        for step in range(world.plan.steps):
-            start, _ = world.plan.rank_span(step, self.number * ranks, world.ranks)
-            yield start, world.plan.rank_span(step, self.number * ranks + ranks - 1, world.ranks)[1]
+    def _spans(self) -> Iterator[tuple[int, int]]:
+        """The span of the sample stream that the node's ranks take in each step."""
+        plan, ranks = self.world.plan, self.world.case.hardware.ranks
+        first_rank = self.number * ranks
+        last_rank = first_rank + ranks - 1
+        for step in range(plan.steps):
+            start, _ = plan.rank_span(step, first_rank, self.world.ranks)
+            _, stop = plan.rank_span(step, last_rank, self.world.ranks)
+            yield start, stop
 
     def need(self, position: int) -> Process:
-        """Wait for the shards that the lane's sample at this position may come from."""
+        """Wait for all shards that the sample at this position of the lane may come from."""
         shard = self.last_shard(position)
         if shard > self._wanted:
             self._wanted = shard
-            self.world.clock.open(self._asked)
+            self.world.clock.open(self._shard_wanted)
         while self._ready <= shard:
-            yield self._brought
+            yield self._shard_ready
 
     def last_shard(self, position: int) -> int:
-        """The last shard that a position's group mixes."""
+        """Number of the last shard in the group of a position."""
         return min(bisect_right(self.group_ends, position), len(self.shards) - 1)
 
     def compute(self, count: int, image_s: float, threads: int) -> float:
-        """Work on so many images, cut for threads; when it will be done."""
+        """Queue work on this many images, divided among threads; returns the time at which it will be done."""
         pieces = (cut(0, count, part, threads) for part in range(threads))
         return max(self.cores.take(self.world.clock.now, (stop - start) * image_s) for start, stop in pieces)
 
     def _fetch(self) -> Process:
-        """One of those who bring shards."""
+        """One of the prefetching threads: fetches one shard after another, as far ahead as the run allows."""
         while self._next < len(self.shards):
-            shard, self._next = self._next, self._next + 1
+            shard = self._next
+            self._next += 1
             while shard > self._wanted + self.world.case.run.ahead:
-                yield self._asked
+                yield self._shard_wanted
             self.most_held = max(self.most_held, shard + 1 - self._first_in_use())
-            yield from self._bring(shard)
+            yield from self._download(shard)
 
     def _first_in_use(self) -> int:
         position = min(rank.position for rank in self.ranks)
         return max(0, bisect_right(self.group_ends, position) - self.world.case.run.window + 1)
 
-    def _bring(self, shard: int) -> Process:
-        """The first request alone until its answer begins, then the others beside it."""
+    def _download(self, shard: int) -> Process:
+        """Request the first part alone until its first byte, then all parts in parallel; then decompress."""
         clock, run = self.world.clock, self.world.case.run
         size = self.shards[shard] * run.stored_bytes
         sizes = [min(run.part, size - first * run.part) for first in range(-int(-size // run.part))]
-        yield from self._ask()
-        missing, arrived = [True] * len(sizes), Gate()
+        yield from self._request()
+        missing = [True] * len(sizes)
+        part_arrived = Gate()
         for part, bytes_ in enumerate(sizes):
-            clock.start(self._receive(part, bytes_, missing, arrived))
+            clock.start(self._receive(part, bytes_, missing, part_arrived))
         while any(missing):
-            yield arrived
+            yield part_arrived
         yield self.compute(self.shards[shard], self.world.case.hardware.unpack_s, UNPACK_THREADS)
         self._arrived[shard] = True
         while self._ready < len(self.shards) and self._arrived[self._ready]:
             self._ready += 1
-        clock.open(self._brought)
+        clock.open(self._shard_ready)
 
-    def _ask(self) -> Process:
-        """Until a request's first byte."""
+    def _request(self) -> Process:
+        """Wait for the first byte of a request, which may fail and be repeated."""
         world, trouble = self.world, self.world.case.trouble
         world.requests += 1
         while world.random.random() < trouble.failures:
@@ -198,47 +215,53 @@ class _Node:
             yield world.clock.now + world.case.hardware.request_s + trouble.retry_s
         yield world.clock.now + world.case.hardware.request_s
 
-    def _receive(self, part: int, size: float, missing: list[bool], arrived: Gate) -> Process:
-        """One part, over a connection, into the cache. The first one is asked for already."""
+    def _receive(self, part: int, size: float, missing: list[bool], part_arrived: Gate) -> Process:
+        """Receive one part over a connection into the cache. The first part has been requested already."""
         clock, hardware = self.world.clock, self.world.case.hardware
         while not self._connections:
-            yield self._connected
+            yield self._connection_free
         self._connections -= 1
         if part:
-            yield from self._ask()
-        slowest = clock.now + size / hardware.connection
+            yield from self._request()
+        over_connection = clock.now + size / hardware.connection
         yield self.world.bucket.take(clock.now, size / hardware.bucket)
-        yield max(slowest, self.network.take(clock.now, size / hardware.network))
+        yield max(over_connection, self.network.take(clock.now, size / hardware.network))
         self._connections += 1
-        clock.open(self._connected)
+        clock.open(self._connection_free)
         yield self.cores.take(clock.now, size / self.world.case.run.stored_bytes * hardware.receive_s)
         yield self.disk.take(clock.now, size / hardware.disk)
         self.fetched_bytes += size
         missing[part] = False
-        clock.open(arrived)
+        clock.open(part_arrived)
 
 
 class _Rank:
     """A GPU and the loader that feeds it."""
 
     def __init__(self, node: _Node, number: int) -> None:
-        self.node, self.number = node, node.number * node.world.case.hardware.ranks + number
-        self.link, self.gpu = Server(), Server()
+        self.node = node
+        self.number = node.number * node.world.case.hardware.ranks + number
+        self.link = Server()
+        self.gpu = Server()
         self.position = 0
-        """Of the lane, before which this rank has gathered what it needs."""
-        self.images, self.waited_s, self.idle_s = 0, 0.0, 0.0
-        self._queue: deque[int] = deque()
-        self._filled, self._room = Gate(), Gate()
+        """Position in the lane before which this rank has gathered all its samples."""
+        self.images = 0
+        self.waited_s = 0.0
+        self.idle_s = 0.0
+        self._queue: deque[int] = deque()  # sizes of the micro-batches that wait on the GPU
+        self._queue_filled = Gate()
+        self._queue_has_room = Gate()
         node.world.clock.start(self._feed())
         node.world.clock.start(self._train())
 
     def _feed(self) -> Process:
-        """Micro-batches, ahead of use."""
+        """The loader: gathers micro-batches and copies them to the GPU, ahead of use."""
         clock, hardware, run = self.node.world.clock, self.node.world.case.hardware, self.node.world.case.run
-        seen = 0  # of the lane, in earlier steps
-        for step, (first, last) in enumerate(self.node.shares):
+        seen = 0  # samples of the lane in earlier steps
+        for step, (first, last) in enumerate(self.node.spans):
             for start, stop in self._micro_batches(step):
-                count, end = stop - start, seen + stop - first
+                count = stop - start
+                end = seen + stop - first
                 yield from self.node.need(end - 1)
                 if run.cached:
                     yield self.node.disk.take(clock.now, count * run.stored_bytes / hardware.disk)
@@ -246,34 +269,34 @@ class _Rank:
                 self.position = end
                 yield self.link.take(clock.now, count * (IMAGE_BYTES + LABEL_BYTES) / hardware.link)
                 while len(self._queue) >= run.prefetch:
-                    yield self._room
+                    yield self._queue_has_room
                 self._queue.append(count)
-                clock.open(self._filled)
+                clock.open(self._queue_filled)
             seen += last - first
         self.position = seen
 
     def _train(self) -> Process:
-        """Steps, each as long as its slowest rank takes."""
+        """The training loop: a step takes as long as its slowest rank."""
         world = self.node.world
         clock, trouble = world.clock, world.case.trouble
         for step in range(world.plan.steps):
             factor = world.slow.get(self.number, 1.0) * (1 + trouble.jitter * world.random.expovariate(1.0))
             yield clock.now + world.stalls.get((self.number, step), 0.0)
             for _ in self._micro_batches(step):
-                yield from self._take(factor)
+                yield from self._train_on_next(factor)
             ended = clock.now
             yield from world.end_step()
             self.idle_s += clock.now - ended
 
-    def _take(self, factor: float) -> Process:
-        """A micro-batch, waited for and trained on."""
+    def _train_on_next(self, factor: float) -> Process:
+        """Wait for a micro-batch, and train on it. factor: by which this rank is slower in this step."""
         clock, hardware = self.node.world.clock, self.node.world.case.hardware
-        asked = clock.now
+        started = clock.now
         while not self._queue:
-            yield self._filled
-        self.waited_s += clock.now - asked
+            yield self._queue_filled
+        self.waited_s += clock.now - started
         count = self._queue.popleft()
-        clock.open(self._room)
+        clock.open(self._queue_has_room)
         yield self.gpu.take(clock.now, max(hardware.least_s, count * hardware.image_s) * factor)
         self.images += count
 
@@ -285,7 +308,7 @@ class _Rank:
 
 
 def group_ends(shards: list[int], window: int) -> list[int]:
-    """Where the groups of a lane end: part j of shard i goes to group i + j, as in `shards.order.windowed`."""
+    """Positions at which the groups of a lane end: part j of shard i is in group i + j (`shards.order.windowed`)."""
     window = max(1, min(window, len(shards)))
     sizes = [0] * (len(shards) + window - 1)
     for number, images in enumerate(shards):

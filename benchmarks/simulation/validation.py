@@ -1,8 +1,8 @@
-"""The simulation against reality: a small pipeline of the project's own parts, whose stages sleep.
+"""Validate the simulation against a small real pipeline whose stages sleep.
 
-Real are the shards and their files, the cache that the ranks share, the look-ahead, the order, the gather, the queue
-and the ranks' waiting for each other. Bringing a shard, gathering and the step sleep for tens of milliseconds, so that
-what else the machine does hardly matters. Ranks are threads.
+The shards, their cache, the prefetching, the order, the gather, the queue and the barrier between ranks are the
+project's own. Fetching a shard, gathering and the step also sleep for tens of milliseconds, so that other load on the
+machine hardly matters. Ranks are threads.
 """
 
 import statistics
@@ -39,29 +39,32 @@ WHOLE = 1 << 40  # a shard is one request
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pace:
-    """A pipeline: how long its stages sleep."""
+    """A pipeline, by the times for which its stages sleep."""
 
     name: str
+    """Name in tables."""
     ranks: int = 1
+    """Number of ranks; 1 by default."""
     fetch_s: float = 0.02
-    """For a shard of SHARD images."""
+    """Seconds to fetch a shard of SHARD images."""
     gather_s: float = 0.01
-    """For a micro-batch of MICRO images."""
+    """Seconds to gather a micro-batch of MICRO images."""
     step_s: float = 0.01
-    """For the same."""
+    """Seconds to train on a micro-batch of MICRO images."""
     micro_batches: int = 1
-    """Of a rank in a step."""
+    """Micro-batches of a rank in a step; 1 by default."""
     slow: tuple[tuple[int, float], ...] = ()
-    """(rank, factor), as in Trouble."""
+    """Slow ranks as (rank, factor), as in Trouble."""
     stalls: tuple[tuple[int, int, float], ...] = ()
-    """(rank, step, seconds), as in Trouble."""
+    """Pauses as (rank, step, seconds), as in Trouble."""
 
     @property
     def plan(self) -> Plan:
+        """Steps and spans of the epoch."""
         return Plan(samples=IMAGES, epochs=1, batch_size=MICRO * self.micro_batches * self.ranks)
 
     def case(self) -> Case:
-        """What the simulation is told of it."""
+        """The same pipeline as a case for the simulation."""
         hardware = Hardware(
             ranks=self.ranks,
             request_s=self.fetch_s,
@@ -84,54 +87,59 @@ class Pace:
 
 
 PACES = (
-    Pace(name="the step limits", step_s=0.03),
-    Pace(name="the gather limits", gather_s=0.03, step_s=0.02),
-    Pace(name="bringing shards limits", fetch_s=0.96),
-    Pace(name="bringing shards and the step alike", fetch_s=0.8, step_s=0.025),
-    Pace(name="gather and step alike", gather_s=0.04, step_s=0.04),
-    Pace(name="two ranks, one cache, shards limit", ranks=2, fetch_s=1.2, step_s=0.02),
+    Pace(name="step-bound", step_s=0.03),
+    Pace(name="gather-bound", gather_s=0.03, step_s=0.02),
+    Pace(name="fetch-bound", fetch_s=0.96),
+    Pace(name="fetch and step balanced", fetch_s=0.8, step_s=0.025),
+    Pace(name="gather and step balanced", gather_s=0.04, step_s=0.04),
+    Pace(name="two ranks, one cache, fetch-bound", ranks=2, fetch_s=1.2, step_s=0.02),
     Pace(name="two ranks, two micro-batches a step", ranks=2, micro_batches=2, fetch_s=0.2, step_s=0.06),
-    Pace(name="four ranks, one takes half as long again", ranks=4, step_s=0.08, slow=((2, 1.5),)),
+    Pace(name="four ranks, one 1.5 times as slow", ranks=4, step_s=0.08, slow=((2, 1.5),)),
     Pace(name="three ranks, two pauses", ranks=3, step_s=0.08, stalls=((0, 4, 0.2), (2, 9, 0.25))),
 )
 
 
 class SlowStore(FolderStore):
-    """A folder whose files take their time."""
+    """A store that takes this many seconds longer for every file."""
 
     def __init__(self, folder: Path, seconds: float) -> None:
         super().__init__(folder)
         self._seconds = seconds
 
     def download(self, name: str, size: int, target: Path) -> None:
-        """Copy a file, late."""
+        """Sleep, then copy the file."""
         sleep(self._seconds)
         super().download(name, size, target)
 
 
 def validate(paces: Sequence[Pace] = PACES, *, repeats: int = 3) -> list[dict[str, Any]]:
-    """Images/s as predicted and as measured, the median of so many runs; and by what share the prediction is off."""
+    """For each pace the predicted and the measured images/s, and the relative error of the prediction.
+
+    Measured is the median of this number of runs.
+    """
     with tempfile.TemporaryDirectory(prefix="kkanji-benchmark-", ignore_cleanup_errors=True) as folder:
-        source, packed = Path(folder) / "source", Path(folder) / "packed"
+        source = Path(folder) / "source"
+        packed = Path(folder) / "packed"
         make_images(source, IMAGES)
         write(
             Job(source=str(source), folder=str(packed), batch=MICRO, threads=1, shard_bytes=(SHARD + 1) * IMAGE_BYTES)
         )
-        measure(Pace(name="warm-up", step_s=0.0), packed)  # compiles the gather
+        measure(Pace(name="warm-up", step_s=0.0), packed)  # Numba compiles the gather
         return [_compare(pace, packed, repeats) for pace in paces]
 
 
 def _compare(pace: Pace, folder: Path, repeats: int) -> dict[str, Any]:
     rates = [IMAGES / measure(pace, folder) for _ in range(repeats)]
-    predicted, median = simulate(pace.case()).images_per_s, statistics.median(rates)
+    predicted = simulate(pace.case()).images_per_s
+    median = statistics.median(rates)
     summary = {"n": repeats, "predicted": predicted, "median": median, "lowest": min(rates), "highest": max(rates)}
     return {"name": pace.name, **summary, "error": predicted / median - 1}
 
 
 def measure(pace: Pace, folder: Path) -> float:
-    """Seconds of an epoch of the set in the folder, with an empty cache."""
+    """Seconds that an epoch of the set in the folder takes, with an empty cache."""
     barrier = threading.Barrier(pace.ranks)
-    # After an error, what was being fetched goes on for a moment.
+    # After an error a download may still write into the cache folder for a moment, so it may fail to be removed.
     with tempfile.TemporaryDirectory(prefix="cache-", dir=folder.parent, ignore_cleanup_errors=True) as cache:
         readers = [_open(pace, folder, Path(cache)) for _ in range(pace.ranks)]
         started = perf_counter()
@@ -142,12 +150,12 @@ def measure(pace: Pace, folder: Path) -> float:
         raise error
     trained = sum(rank.result() for rank in ranks)
     if trained != IMAGES:
-        raise RuntimeError(f"{trained} images came, expected {IMAGES}")
+        raise RuntimeError(f"{trained} images arrived, expected {IMAGES}")
     return seconds
 
 
 def _is_consequence(error: BaseException) -> bool:
-    """Of another rank's error, which broke the barrier."""
+    """Whether an error only follows from that of another rank, which broke the barrier."""
     return isinstance(error, threading.BrokenBarrierError)
 
 
@@ -157,10 +165,11 @@ def _open(pace: Pace, folder: Path, cache: Path) -> PackedReader:
 
 
 def _train(pace: Pace, rank: int, reader: PackedReader, barrier: threading.Barrier) -> int:
-    """All steps of a rank; how many images it saw."""
+    """Run all steps of a rank; returns the number of images it saw."""
     factor = dict(pace.slow).get(rank, 1.0)
     stalls = {step: seconds for stalled, step, seconds in pace.stalls if stalled == rank}
-    fed, seen = _fed(pace, rank, reader), 0
+    fed = _fed(pace, rank, reader)
+    seen = 0
     try:
         for step in range(pace.plan.steps):
             sleep(stalls.get(step, 0.0))
@@ -169,13 +178,13 @@ def _train(pace: Pace, rank: int, reader: PackedReader, barrier: threading.Barri
                 seen += count
             barrier.wait()
     except BaseException:
-        barrier.abort()  # or the others would wait for ever
+        barrier.abort()  # otherwise the other ranks would wait forever
         raise
     return seen + sum(fed)
 
 
 def _fed(pace: Pace, rank: int, reader: PackedReader) -> Iterator[int]:
-    """Sizes of the micro-batches that a thread gathers ahead of use."""
+    """Sizes of the micro-batches, which a thread gathers ahead of use."""
     order = WindowedOrder([SHARD] * (IMAGES // SHARD), seed=0, window=WINDOW)
     ready: Queue[int | None] = Queue(PREFETCH)
     spans = (part for step in range(pace.plan.steps) for part in _micro_batches(pace, rank, step))
@@ -193,7 +202,7 @@ def _fed(pace: Pace, rank: int, reader: PackedReader) -> Iterator[int]:
         feeding = pool.submit(feed)
         try:
             yield from iter(ready.get, None)
-        except GeneratorExit:  # given up: let the thread run out
+        except GeneratorExit:  # the rank stopped early: empty the queue, so that the thread can end
             for _ in iter(ready.get, None):
                 pass
             raise

@@ -1,1 +1,1 @@
-"""How fast shards come from a bucket."""
+"""Streaming from an object store: how fast shards arrive."""

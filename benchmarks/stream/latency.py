@@ -1,7 +1,8 @@
-"""Added latency: a TCP relay that delays every request, and moves answers without copying them through Python.
+"""A TCP relay that adds latency: it delays every new connection and every request, and forwards answers undelayed.
 
-What it models is distance alone: a new connection and each request wait; bandwidth stays that of the loopback. It knows
-nothing of HTTP, it delays what arrives from the client piece by piece, so requests should be small: for downloads.
+It models distance alone; the bandwidth stays that of the loopback interface. Answers are moved inside the kernel, so
+that Python does not limit them. The relay does not parse HTTP: it delays each piece that arrives from the client. So it
+suits downloads, whose requests are small, and would delay an upload many times.
 """
 
 import fcntl
@@ -18,7 +19,7 @@ SPLICE_F_MOVE = 1  # <fcntl.h>
 
 
 class Latency:
-    """`with Latency(target_port, 0.02) as relay:` listens on `relay.port` of the loopback interface."""
+    """`with Latency(target_port, 0.02) as relay:` relays from `relay.port` to the target, both on the loopback."""
 
     def __init__(self, target: int, seconds: float) -> None:
         self.target, self.seconds = target, seconds
@@ -36,7 +37,7 @@ class Latency:
         self._listener.close()
 
     def _accept(self) -> None:
-        with suppress(OSError):  # closed
+        with suppress(OSError):  # accept fails once __exit__ has closed the listener
             while True:
                 client, _ = self._listener.accept()
                 Thread(target=self._serve, args=(client,), daemon=True).start()
@@ -56,7 +57,7 @@ class Latency:
 
 
 def _move(source: socket.socket, target: socket.socket) -> None:
-    """From one socket to the other through a pipe, inside the kernel, until the source ends."""
+    """Move bytes from one socket to the other until the source ends, by splice through a pipe inside the kernel."""
     reading, writing = os.pipe()
     try:
         fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIECE)
@@ -64,7 +65,7 @@ def _move(source: socket.socket, target: socket.socket) -> None:
             while count:
                 count -= os.splice(reading, target.fileno(), count, flags=SPLICE_F_MOVE)
     except OSError:
-        pass  # one end went away: so does the other
+        pass  # one end was closed; the other is shut down below
     finally:
         os.close(reading)
         os.close(writing)

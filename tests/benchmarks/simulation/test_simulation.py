@@ -203,7 +203,7 @@ def test_cache_holds_the_window_and_what_is_ahead() -> None:
 def test_nonsense_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1 of each"):
         replace(RUN, ahead=0)
-    with pytest.raises(ValueError, match="else nothing ever comes"):
+    with pytest.raises(ValueError, match="otherwise no request succeeds"):
         Trouble(failures=1.0)
 
 
@@ -227,7 +227,7 @@ def test_events_come_in_the_order_of_their_times() -> None:
 
 
 def test_a_server_takes_jobs_in_turn() -> None:
-    server = Server(places=2)
+    server = Server(workers=2)
     assert [server.take(0.0, 1.0) for _ in range(4)] == [1.0, 1.0, 2.0, 2.0]
     assert server.take(5.0, 1.0) == 6.0
-    assert server.share(10.0) == pytest.approx(5 / 20)
+    assert server.utilisation(10.0) == pytest.approx(5 / 20)
