@@ -66,7 +66,9 @@ def test_resuming_with_other_options_names_them() -> None:
 @pytest.mark.parametrize("name", sorted(FREE_TO_CHANGE - {"resume"}))
 def test_what_does_not_change_the_result_may_change(name: str) -> None:
     value = Path("elsewhere") if name in ("data", "output") else 5
-    changed(**{name: value, "resume": True}).check_resumes(CONFIG.to_dict())
+    other = changed(**{name: value, "resume": True})
+    assert getattr(other, name) != getattr(CONFIG, name)
+    other.check_resumes(CONFIG.to_dict())
 
 
 def test_numbers_that_are_not_finite_are_null() -> None:

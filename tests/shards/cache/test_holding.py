@@ -61,7 +61,9 @@ def test_a_forgotten_cache_holds_nothing(open_cache: OpenCache, source: Source, 
     forgotten = Cache(tmp_path / "cache", SIZE)
     forgotten.obtain(source.entry(1), ahead=False)
     del forgotten
-    use(open_cache(1), source.entry(2))
+    cache = open_cache(1)
+    use(cache, source.entry(2))
+    assert finished(cache) == keys(source, 2)
 
 
 def test_ahead_takes_only_what_nobody_holds(open_cache: OpenCache, source: Source) -> None:
