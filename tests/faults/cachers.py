@@ -120,14 +120,14 @@ def churn(folder: Path, processes: int, kills: int) -> dict[str, object]:
 
 
 def start_user(folder: Path, limit: int, done: mmap.mmap, place: int) -> int:
-    return fork(partial(use_until_told, folder, limit, done, place))
+    return fork(partial(use_until_told, folder, limit, done, place, random.getrandbits(32)))
 
 
-def use_until_told(folder: Path, limit: int, done: mmap.mmap, place: int) -> None:
+def use_until_told(folder: Path, limit: int, done: mmap.mmap, place: int, choices: int) -> None:
     """Use files and bring others in ahead of use, until SIGTERM."""
     told = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: told.set())
-    random.seed()
+    random.seed(choices)  # a fork has its parent's generator, and all would do the same
     with Cache(folder, limit, wait_s=DEADLINE_S) as shared:
         while not told.is_set():
             ahead = entry(random.randrange(FILES))

@@ -57,7 +57,7 @@ def main() -> None:
         variables = server.environment
         _upload(shards, variables)
         runs = {"disk": _train(str(shards), folder / "disk", (), {})}
-        with FaultProxy(server.port, seed=1) as proxy:
+        with FaultProxy(server.port) as proxy:
             for kind in ("503", "reset", "short"):
                 proxy.arm(kind, rate=share, match="train-")
             proxy.arm("flip", times=1, match="train-00003")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -10,22 +11,27 @@ from typing import Any
 
 import pytest
 
+from tests.faults.seeds import seed
+
 ROOT = Path(__file__).parents[2]
 
 
 def run_injector(
     name: str, command: str, folder: Path, *counts: int, wrap: Sequence[str] = (), environment: Mapping[str, str] = {}
 ) -> Any:
-    """What the injector tells of a command of its own; wrap: what starts it, such as `on_small_disk`."""
+    """Run a command of an injector and return its answer; wrap: what starts it, such as `on_small_disk`."""
     arguments = [*wrap, sys.executable, "-m", f"tests.faults.{name}", command, str(folder), *map(str, counts)]
     variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    result = subprocess.run(arguments, capture_output=True, text=True, check=True, env=variables)
+    result = subprocess.run(arguments, capture_output=True, text=True, check=False, env=variables)
+    sys.stderr.write(result.stderr)  # pytest shows it with a failing test: the seed, and what went wrong in there
+    result.check_returncode()
     return json.loads(result.stdout)
 
 
 def answer(commands: Mapping[str, Callable[..., object]]) -> None:
-    """An injector's main: run the command that its arguments name, print what it returns."""
+    """An injector's main: run the command that its arguments name, print what it returns. Seeds `random`."""
     command, folder, *counts = sys.argv[1:]
+    random.seed(seed())
     sys.stdout.write(json.dumps(commands[command](Path(folder), *map(int, counts))))
 
 

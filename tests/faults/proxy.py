@@ -1,6 +1,6 @@
 """A proxy that spoils HTTP answers, to stand before an object store: the faults of networks and servers, on demand.
 
-    python tests/faults/proxy.py --listen PORT --target PORT [--latency MS] [--seed N] [--fault KIND:RATE ...]
+    python -m tests.faults.proxy --listen PORT --target PORT [--latency MS] [--fault KIND:RATE ...]
 
 | kind | the client sees |
 |---|---|
@@ -15,8 +15,8 @@
 | `flip` | one bit of the body inverted |
 
 Armed by `proxy.arm("reset", times=1, match="train-00003")`, or over HTTP by `POST /__fault` with the same as JSON:
-`times` counts down, `rate` is a share of the requests (seeded). `GET /__count` tells what passed. Host and all other
-headers go through as they are, so signatures hold. Every request waits for the latency first.
+`times` counts down, `rate` is a fraction of the requests, chosen by `tests.faults.seeds`. `GET /__count` reports what
+passed. All headers go through as they are, so signatures hold. Every request waits for the latency first.
 """
 
 import argparse
@@ -34,6 +34,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Self
+
+from tests.faults.seeds import seed
 
 PIECE = 1 << 18
 DRIP_BYTES, DRIP_S = 128, 0.125
@@ -86,7 +88,7 @@ class Message:
 class FaultProxy:
     """`with FaultProxy(target_port) as proxy:` runs it in a thread of its own."""
 
-    def __init__(self, target: int, *, listen: int = 0, latency_ms: float = 0, seed: int = 0) -> None:
+    def __init__(self, target: int, *, listen: int = 0, latency_ms: float = 0) -> None:
         self.port = listen
         self.target = target
         self.latency_ms = latency_ms
@@ -95,7 +97,7 @@ class FaultProxy:
         self.most_open = 0
         self._open: set[object] = set()  # the tasks, as asyncio itself lets one be collected whose client has left
         self._faults: list[Fault] = []
-        self._random = random.Random(seed)
+        self._random = random.Random(seed())
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._stop = asyncio.Event()
@@ -335,10 +337,9 @@ def main() -> None:
     parser.add_argument("--listen", type=int, required=True)
     parser.add_argument("--target", type=int, required=True)
     parser.add_argument("--latency", type=float, default=0, help="milliseconds before every answer")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fault", nargs="*", default=[], help="KIND:RATE, for example 503:0.01")
     options = parser.parse_args()
-    proxy = FaultProxy(options.target, listen=options.listen, latency_ms=options.latency, seed=options.seed)
+    proxy = FaultProxy(options.target, listen=options.listen, latency_ms=options.latency)
     for kind, _, rate in (fault.partition(":") for fault in options.fault):
         proxy.arm(kind, rate=float(rate or 1))
     with contextlib.suppress(KeyboardInterrupt):

@@ -112,7 +112,9 @@ def test_resuming_with_other_options_names_them() -> None:
 @pytest.mark.parametrize("name", sorted(FREE_TO_CHANGE - {"resume"}))
 def test_what_does_not_change_the_result_may_change(name: str) -> None:
     value = Path("elsewhere") if name in ("data", "output") else 5
-    CONFIG.with_options(**{name: value, "resume": True}).check_resumes(CONFIG.to_dict())
+    other = CONFIG.with_options(**{name: value, "resume": True})
+    assert read_options(other.to_dict())[name] != read_options(CONFIG.to_dict())[name]
+    other.check_resumes(CONFIG.to_dict())
 
 
 def test_numbers_that_are_not_finite_are_null() -> None:

@@ -61,22 +61,25 @@ def options(tiny_set: Path, tmp_path: Path) -> TrainConfig:
 
 
 def save(config: TrainConfig, classes: ClassMap, identity: str) -> Path:
-    """The checkpoint of a run that has done no step."""
+    """The checkpoint of a run that has done three steps, by what it says."""
     model = create_model(MODEL, len(classes))
     optimizer = create_optimizer(model, "adam", lr=1e-3, weight_decay=0.0)
-    state = {"config": config.to_dict(), "data": identity, "progress": {}}
+    state = {"config": config.to_dict(), "data": identity, "progress": {"step": 3}}
     folder = config.checkpointing.output / "checkpoints"
     return checkpoint.save(folder, 0, model=model, optimizer=optimizer, state=state, classes=classes, best=False)
 
 
-def resume(config: TrainConfig, data: ShardSet, path: Path) -> None:
-    begin_or_resume(build_run(Accelerator(cpu=True), config, data, class_map(data)), path)
+def resume(config: TrainConfig, data: ShardSet, path: Path) -> int:
+    """The steps that the run then has behind it."""
+    run = build_run(Accelerator(cpu=True), config, data, class_map(data))
+    begin_or_resume(run, path)
+    return run.progress.step
 
 
 def test_a_checkpoint_of_the_same_run_is_taken_up(tiny_set: Path, tmp_path: Path) -> None:
     """So that the refusals below are for what they say."""
     config, data = options(tiny_set, tmp_path), open_set(tiny_set)
-    resume(config, data, save(config, class_map(data), data.manifest.identity()))
+    assert resume(config, data, save(config, class_map(data), data.manifest.identity())) == 3
 
 
 def test_a_checkpoint_of_other_classes_is_refused(tiny_set: Path, tmp_path: Path) -> None:
