@@ -10,6 +10,7 @@ import pytest
 
 from shards import CorruptShard
 from shards.cache.cache import Entry
+from tests.faults.cachers import held_bytes
 from tests.shards.cache.source import SIZE, OpenCache, Source, damage, finished, use
 
 
@@ -72,7 +73,7 @@ def test_a_file_that_stays_wrong_is_an_error(open_cache: OpenCache, source: Sour
     ):
         cache.obtain(source.entry(1), ahead=ahead)
     assert finished(cache) == set()
-    assert cache.counts.held_bytes == 0
+    assert held_bytes(cache.folder) == 0
     assert cache.obtain(source.entry(2), ahead=True), "the failed file takes room"
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from shards import MissingShard
 from shards.cache.cache import Entry
+from tests.faults.cachers import held_bytes
 from tests.shards.cache.source import SIZE, OpenCache, Source, use
 
 
@@ -19,7 +20,7 @@ def test_an_error_of_checking_passes_and_holds_nothing(open_cache: OpenCache, so
     with pytest.raises(ValueError, match="mine"):
         cache.obtain(Entry(key=entry.key, size=SIZE, make=entry.make, check=check), ahead=False)
     assert path.exists()
-    assert cache.counts.held_bytes == 0
+    assert held_bytes(cache.folder) == 0
 
 
 @pytest.mark.parametrize("error", [MissingShard("gone"), KeyboardInterrupt(), ValueError("mine")])
@@ -35,7 +36,7 @@ def test_an_error_of_making_leaves_nothing_and_passes(
     with pytest.raises(type(error)):
         cache.obtain(Entry(key=source.entry(1).key, size=SIZE, make=make, check=lambda _: None), ahead=False)
     assert [path.name for path in cache.folder.iterdir() if source.entry(1).key in path.name] == []
-    assert cache.counts.held_bytes == 0
+    assert held_bytes(cache.folder) == 0
     assert cache.obtain(source.entry(2), ahead=True), "the failed file takes room"
 
 

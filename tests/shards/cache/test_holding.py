@@ -9,6 +9,7 @@ import pytest
 
 from shards import StorageError
 from shards.cache.cache import Cache
+from tests.faults.cachers import held_bytes
 from tests.shards.cache.source import SIZE, OpenCache, Source, finished, keys, use
 
 
@@ -39,7 +40,7 @@ def test_releasing_what_is_not_held_does_nothing(open_cache: OpenCache, source: 
     cache.release(source.entry(1).key)
     use(cache, source.entry(1))
     cache.release(source.entry(1).key)
-    assert cache.counts.held_bytes == 0
+    assert held_bytes(cache.folder) == 0
 
 
 def test_closing_releases_everything(open_cache: OpenCache, source: Source) -> None:
@@ -100,7 +101,7 @@ def test_ahead_becomes_in_use(open_cache: OpenCache, source: Source) -> None:
         use(cache, source.entry(number))
     assert finished(cache) == keys(source, 1, 3)
     cache.release(source.entry(1).key)
-    assert cache.counts.held_bytes == 0
+    assert held_bytes(cache.folder) == 0
     assert cache.obtain(source.entry(4, size=2 * SIZE), ahead=True)
 
 
@@ -140,7 +141,7 @@ def test_many_threads_of_one_object(open_cache: OpenCache, source: Source) -> No
         source.made.clear()
         list(pool.map(lambda position: use(cache, source.entry(20 + position % 2)), range(16)))
     assert sorted(source.made) == [20, 21]
-    assert cache.counts.held_bytes == 0
+    assert held_bytes(cache.folder) == 0
     assert cache.counts.hits + cache.counts.misses == 416
 
 
@@ -168,4 +169,4 @@ def test_a_disk_too_full_for_what_is_held_leaves_it_as_it_was(
     for number in (3, 4):
         use(other, source.entry(number))
     assert finished(cache) == keys(source, 1, 4)
-    assert cache.counts.held_bytes == SIZE
+    assert held_bytes(cache.folder) == SIZE
