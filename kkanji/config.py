@@ -28,9 +28,12 @@ RESOLVED = {"micro_batch": 0, "order": "auto", "window": 0}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """Train a classifier of characters.
+    """Train a classifier of characters, in one process: on one GPU if there is one, otherwise on the CPU.
 
-    Example: accelerate launch launch/train.py --data shards --output runs/first --epochs 20
+    On several GPUs, with the same options: accelerate launch --multi_gpu -m launch.train OPTIONS, or torchrun
+    --nproc_per_node 8 -m launch.train OPTIONS.
+
+    Example: kkanji train --data shards --output runs/first --epochs 20
     """
 
     data: str

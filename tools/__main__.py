@@ -1,4 +1,4 @@
-"""python -m tools: the commands and how the process ends."""
+"""python -m tools: the commands of `kkanji` that prepare data."""
 
 import tyro
 

@@ -24,11 +24,10 @@ def environment(**more: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | more
 
 
-def start(*command: str, **more: str) -> Result:
-    """Run a Python command line to its end."""
-    return subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, env=environment(**more), timeout=240, check=False
-    )
+def start(*command: str, cwd: Path | None = None, **more: str) -> Result:
+    """Run a Python command line to its end, in this folder and with these variables too."""
+    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 240, "check": False}
+    return subprocess.run([sys.executable, *command], env=environment(**more), cwd=cwd, **options)
 
 
 def lines(run: Path, event: str = "step") -> list[dict[str, Any]]:

@@ -16,11 +16,10 @@ from kkanji.data.training_set import class_map, open_set
 from kkanji.evaluation.predict_split import describe, training_originals
 from kkanji.models import create_model
 from kkanji.training.optimizers import create_optimizer
-from launch.average import AverageConfig
-from launch.average import main as average
-from launch.evaluate import EvaluateConfig, _some, evaluate
-from launch.export import ExportConfig
-from launch.export import main as export
+from launch.average import AverageConfig, average
+from launch.evaluate import EvaluateConfig, evaluate
+from launch.evaluation import abridged
+from launch.export import ExportConfig, export
 from launch.predict import PredictConfig, predict
 from shards import InputError
 
@@ -125,8 +124,8 @@ def test_a_class_that_was_never_trained_on_is_named(
 
 
 def test_of_many_such_classes_the_first_are_named() -> None:
-    assert _some(["U+4E00", "U+4E01"]) == "U+4E00 U+4E01"
-    assert _some(["U+4E00"] * 1000).endswith(" U+4E00 and 988 more (without_training in evaluation.json)")
+    assert abridged(["U+4E00", "U+4E01"]) == "U+4E00 U+4E01"
+    assert abridged(["U+4E00"] * 1000).endswith(" U+4E00 and 988 more (without_training in evaluation.json)")
 
 
 def test_a_class_of_drawn_images_alone_was_trained_on_but_has_no_originals(best: Path, tiny_set: Path) -> None:
