@@ -24,10 +24,15 @@ def environment(**more: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | more
 
 
-def start(*command: str, cwd: Path | None = None, **more: str) -> Result:
-    """Run a Python command line to its end, in this folder and with these variables too."""
+def start(*command: str, **more: str) -> Result:
+    """Run a Python command line to its end."""
+    return start_in(None, *command, **more)
+
+
+def start_in(folder: Path | None, *command: str, **more: str) -> Result:
+    """Run a Python command line to its end, in this folder."""
     options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 240, "check": False}
-    return subprocess.run([sys.executable, *command], env=environment(**more), cwd=cwd, **options)
+    return subprocess.run([sys.executable, *command], env=environment(**more), cwd=folder, **options)
 
 
 def lines(run: Path, event: str = "step") -> list[dict[str, Any]]:

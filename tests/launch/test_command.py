@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from launch.__main__ import COMMANDS, LAUNCH, main, outline
-from tests.launch.commands import ROOT, Result, lines, start, train_command
+from tests.launch.commands import ROOT, Result, lines, start, start_in, train_command
 from tests.making import SAMPLE
 from tools.__main__ import COMMANDS as TOOLS
 
@@ -73,13 +73,14 @@ def test_a_package_that_hides_ours_is_named(tmp_path: Path) -> None:
     """Many distributions install a top-level package `tools`, and pip does not refuse."""
     (tmp_path / "tools").mkdir()
     (tmp_path / "tools" / "__init__.py").touch()
-    result = start("-S", "-m", "launch", "pack", "--help", PYTHONPATH=f"{tmp_path}:{ROOT}:{PACKAGES}", cwd=tmp_path)
+    path = f"{tmp_path}:{ROOT}:{PACKAGES}"
+    result = start_in(tmp_path, "-S", "-m", "launch", "pack", "--help", PYTHONPATH=path)
     assert (result.returncode, result.stdout) == (2, "")
     assert f"finds another package `tools` first: {tmp_path}/tools/__init__.py; install kkanji into" in result.stderr
 
 
 def test_a_script_without_installation_says_what_to_do(tmp_path: Path) -> None:
-    result = start("-S", str(ROOT / "launch" / "train.py"), PYTHONPATH="", cwd=tmp_path)
+    result = start_in(tmp_path, "-S", str(ROOT / "launch" / "train.py"), PYTHONPATH="")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("error: No module named 'kkanji'; install kkanji first: `pip install .`")
 
@@ -109,7 +110,7 @@ def in_empty_folder(site: Path, *command: str) -> Result:
     """Run Python with the wheel and without the checkout."""
     empty = site.with_name("empty")
     empty.mkdir(exist_ok=True)
-    result = start("-S", *command, cwd=empty, PYTHONPATH=f"{site}:{PACKAGES}")
+    result = start_in(empty, "-S", *command, PYTHONPATH=f"{site}:{PACKAGES}")
     assert result.returncode == 0, result.stderr
     return result
 
@@ -135,7 +136,7 @@ print(kkanji.models.__file__, model.num_classes)
 
 
 def test_a_wheel_trains_and_evaluates(site: Path, tiny_set: Path, tmp_path: Path) -> None:
-    _, *options = train_command(tiny_set, tmp_path / "run", "--epochs", "1")
+    _, *options = train_command(tiny_set, tmp_path / "run", "--epochs", "1", "--augment", "0")
     kkanji(site, "train", *options)
     assert [entry["step"] for entry in lines(tmp_path / "run")] == list(range(1, 8))
     best = str(tmp_path / "run" / "checkpoints" / "best")
