@@ -1,4 +1,4 @@
-# make train   set up, draw nothing, download no data: train on the embedded sample, evaluate, write a report
+# make train   set up, then train on the embedded sample, evaluate and write a report; downloads no data
 # make test    set up, run all tests          make check   lint and types
 # make bench   all benchmarks but accuracy      make clean   remove what the others made
 # make peers   other loaders, for make bench to measure beside ours
@@ -21,17 +21,16 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	touch $@
 
 train: $(INSTALLED)
-	$(BIN)/python -m tools combine sample --output $(SAMPLE)/originals --name "kkanji rendered sample" \
+	$(BIN)/kkanji combine sample --output $(SAMPLE)/originals --name "kkanji rendered sample" \
 		--licence "Drawn from public-domain brush fonts; not historical." --overwrite
-	$(BIN)/python -m tools split $(SAMPLE)/originals --val 0.2
-	$(BIN)/python -m tools pack $(SAMPLE)/originals --output $(SAMPLE)/shards --block-size 125 --overwrite
-	$(BIN)/python -m tools verify $(SAMPLE)/shards
+	$(BIN)/kkanji split $(SAMPLE)/originals --val 0.2
+	$(BIN)/kkanji pack $(SAMPLE)/originals --output $(SAMPLE)/shards --block-size 125 --overwrite
+	$(BIN)/kkanji verify $(SAMPLE)/shards
 	rm -rf $(SAMPLE)/run
-	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
-		--num_cpu_threads_per_process $$(nproc) \
-		launch/train.py --data $(SAMPLE)/shards --output $(SAMPLE)/run --model kkanji_efficientnet_fused_s \
-		--epochs 30 --batch-size 64 --optimizer adamw --lr 2e-3 --schedule cosine --warmup-epochs 1 --weight-decay 0.02
-	$(BIN)/python launch/evaluate.py --checkpoint $(SAMPLE)/run/checkpoints/best --data $(SAMPLE)/shards
+	$(BIN)/kkanji train --data $(SAMPLE)/shards --output $(SAMPLE)/run \
+		--model kkanji_efficientnet_fused_s --epochs 30 --batch-size 64 \
+		--optimizer adamw --lr 2e-3 --schedule cosine --warmup-epochs 1 --weight-decay 0.02
+	$(BIN)/kkanji evaluate --checkpoint $(SAMPLE)/run/checkpoints/best --data $(SAMPLE)/shards
 
 # Files in their order, to as many processes as there are cores, each with one thread.
 test: $(INSTALLED)

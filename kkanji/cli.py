@@ -3,11 +3,11 @@
 | ends by | exit code | stderr |
 |---|---|---|
 | success | 0 | |
-| a problem found, as a command tells by SystemExit | 1 | |
+| a problem found: the command raises SystemExit | 1 | |
 | InputError, a file or folder that cannot be used | 2 | `error: ...` |
-| Ctrl-C | 130 | `interrupted`, and how far it was |
-| a reader that went away (`... | head`) | 141 | |
-| SIGTERM | 143 | `terminated`, and how far it was |
+| Ctrl-C | 130 | `interrupted`, and how far the command was |
+| the reader of a pipe has left (`... | head`) | 141 | |
+| SIGTERM | 143 | `terminated`, and how far the command was |
 """
 
 import ctypes
@@ -48,16 +48,19 @@ def run(command: Callable[[], object]) -> NoReturn:
     sys.exit(_exit_code(command))
 
 
-def parse(kind: type[Options]) -> Options:
-    """The command line as a value of this dataclass; its docstrings are the help. Leaves with status 2 on misuse."""
-    return tyro.cli(kind)
+def parse(kind: Callable[..., Options]) -> Options:
+    """The command line as a value of this dataclass, or passed to this function; docstrings are the help.
+
+    Leaves with status 2 on misuse.
+    """
+    return tyro.cli(kind, config=(tyro.conf.FlagCreatePairsOff,))
 
 
 def end_with_launcher() -> None:
     """Have SIGTERM sent to this process when the `accelerate launch` that started it ends (Linux).
 
-    With one process it does not pass SIGTERM on and would leave the training running. Nothing is done under any other
-    parent: a training that a shell left in the background goes on after the shell.
+    With one process the launcher does not pass SIGTERM on, and the run would continue without it. Under any other
+    parent nothing changes: a run that a shell started in the background continues after the shell.
     """
     with suppress(psutil.NoSuchProcess):  # a parent that has ended
         words = psutil.Process(os.getppid()).cmdline()
@@ -97,7 +100,7 @@ def _described(error: OSError) -> str:
 
 
 def _with_notes(message: str, end: BaseException) -> str:
-    """What the code that was left had to say of how far it was (PEP 678)."""
+    """The message, and the notes that the interrupted code added to the exception: how far it was (PEP 678)."""
     return "; ".join([message, *getattr(end, "__notes__", [])])
 
 
@@ -107,7 +110,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def _drop_output() -> None:
-    """What is still buffered for a closed pipe would raise again when Python flushes it at exit."""
+    """Discard the output still buffered for a closed pipe: Python would raise again when it flushes it at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

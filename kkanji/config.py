@@ -213,9 +213,12 @@ class RuntimeOptions:
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """Train a classifier of characters.
+    """Train a classifier of characters, in one process: on one GPU if there is one, otherwise on the CPU.
 
-    Example: accelerate launch launch/train.py --data shards --output runs/first --epochs 20
+    On several GPUs, with the same options: accelerate launch --multi_gpu -m launch.train OPTIONS, or torchrun
+    --nproc_per_node 8 -m launch.train OPTIONS.
+
+    Example: kkanji train --data shards --output runs/first --epochs 20
     """
 
     dataset: DataOptions

@@ -1,34 +1,42 @@
-"""Average checkpoints: `python launch/average.py --checkpoints FIRST SECOND --output FOLDER`."""
+"""Average checkpoints: `kkanji average --checkpoints FIRST SECOND --output FOLDER`."""
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from kkanji import cli
-from kkanji.checkpoint.average import average
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AverageConfig:
-    """Write the mean of checkpoints' weights as a checkpoint to evaluate, use and export.
+    """Write the mean of the weights of several checkpoints, as a checkpoint to evaluate, use and export.
 
-    For runs of which one began with the other's weights, or all with the same. Example: python launch/average.py
-    --checkpoints runs/b/checkpoints/best runs/a/checkpoints/best --output runs/b/checkpoints/averaged
+    For runs that started from the same weights, or where one started from the other's.
+
+    Example: kkanji average --checkpoints runs/b/checkpoints/best runs/a/checkpoints/best
+    --output runs/b/checkpoints/averaged
     """
 
     checkpoints: tuple[Path, ...]
-    """Two or more folders of checkpoints. What the mean says of its training is the first one's."""
+    """Folders of two or more checkpoints. The result describes its training as the first of them does."""
     output: Path
-    """Folder to make. RUN/checkpoints/averaged of the first one's run is evaluated and exported as that run's."""
+    """Folder to make. As RUN/checkpoints/averaged it is evaluated and exported as a checkpoint of RUN."""
     overwrite: bool = False
-    """Replace OUTPUT if average.py made it."""
+    """Replace OUTPUT if `kkanji average` made it."""
 
 
-def main(config: AverageConfig) -> None:
-    """Average, write, say where."""
-    average(config.checkpoints, config.output, overwrite=config.overwrite)
+def average(config: AverageConfig) -> None:
+    """Write the mean. Raises InputError if a checkpoint is damaged or of another network."""
+    from kkanji.checkpoint.average import average as write_average  # torch takes seconds to import
+
+    write_average(config.checkpoints, config.output, overwrite=config.overwrite)
     sys.stdout.write(f"{config.output}: the mean of {len(config.checkpoints)} checkpoints' weights\n")
 
 
+def main() -> None:
+    """Run with the options of the command line."""
+    average(cli.parse(AverageConfig))
+
+
 if __name__ == "__main__":
-    cli.run(lambda: main(cli.parse(AverageConfig)))
+    cli.run(main)

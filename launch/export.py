@@ -1,22 +1,20 @@
-"""Make a trained model ready for use: `python launch/export.py --checkpoint RUN/checkpoints/best --output FOLDER`."""
+"""Export a trained model for use: `kkanji export --checkpoint RUN/checkpoints/best --output FOLDER`."""
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kkanji import checkpoint, cli
-from kkanji.checkpoint.export import export
-from kkanji.checkpoint.lineage import independence
+from kkanji import cli
 from kkanji.config import read_options
 from shards import InputError
 from shards.json_reading import read_json
 
 CARD = """# {model}: {classes:,} characters of {name}
 
-Reads one character from a 64x64 gray image, white ink on black. A checkpoint of kkanji in half precision:
-`python launch/predict.py IMAGE --checkpoint` this folder; or, after `import kkanji.models`,
-`timm.create_model("local-dir:FOLDER", pretrained=True)`, which gives logits of images normalised as config.json says.
+Predicts the character that a 64x64 gray image shows, white ink on black. The folder is a checkpoint of kkanji in half
+precision: `kkanji predict IMAGE --checkpoint FOLDER`; or, after `import kkanji.models`,
+`timm.create_model("local-dir:FOLDER", pretrained=True)`, which gives logits of images prepared as config.json says.
 {onnx}
 
 - Trained on {train_images:,} images, {passes} of global batch {batch_size}{begun}.
@@ -45,31 +43,37 @@ ONNX_LINE = (
 class ExportConfig:
     """Write a checkpoint for use: half-precision weights, class map, model card with the evaluation's figures.
 
-    Example: python launch/export.py --checkpoint runs/first/checkpoints/best --output models/first
+    Example: kkanji export --checkpoint runs/first/checkpoints/best --output models/first
     """
 
     checkpoint: Path
-    """Folder of a checkpoint of a run that launch/evaluate.py has evaluated."""
+    """Folder of a checkpoint that `kkanji evaluate` has evaluated."""
     output: Path
     """Folder to make."""
     onnx: bool = False
-    """Also write model.onnx, once onnxruntime has read typeset characters with it as torch does."""
+    """Also write model.onnx. It is kept only if onnxruntime predicts typeset characters with it as torch does."""
     figures_of: Path | None = None
-    """Another run, whose evaluation the card shows: one that was trained without the images it was evaluated on, where
-    the checkpoint's own run learnt from all there are."""
+    """Folder of another run, which provides the evaluation on the model card. For a model that was trained on all
+    images: a run that was trained without the images it was evaluated on."""
     overwrite: bool = False
-    """Replace OUTPUT if export.py made it."""
+    """Replace OUTPUT if `kkanji export` made it."""
 
 
-def main(config: ExportConfig) -> None:
-    """The card's figures, and the temperature if one was fitted, come from the run's evaluation.json."""
+def export(config: ExportConfig) -> None:
+    """Write the folder. Its card's figures, and the temperature if one was fitted, come from evaluation.json.
+
+    Raises InputError if the checkpoint is damaged or was not evaluated.
+    """
+    from kkanji import checkpoint  # torch takes seconds to import
+    from kkanji.checkpoint.export import export as write_export
+
     checkpoint.check(config.checkpoint)
     run = config.checkpoint.parent.parent
     evaluated = config.figures_of or run
     facts, evaluation = read_json(run / "config.json"), read_json(evaluated / "evaluation.json")
     if config.figures_of is None and evaluation.get("checkpoint") != config.checkpoint.resolve().name:
         found = f"evaluation.json is of {evaluation.get('checkpoint')}, not of {config.checkpoint.resolve().name}"
-        raise InputError(f"{run}: {found}; run launch/evaluate.py on this checkpoint first")
+        raise InputError(f"{run}: {found}; run `kkanji evaluate` on this checkpoint first")
     of, state = read_json(evaluated / "config.json"), checkpoint.read_state(config.checkpoint)
     try:
         fit = evaluation.get("temperature")
@@ -78,8 +82,8 @@ def main(config: ExportConfig) -> None:
         card = _card(facts, of, evaluation, begun=begun, onnx=config.onnx)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         found = f"config.json or evaluation.json is not as it was written ({type(error).__name__}: {error})"
-        raise InputError(f"{run}: {found}; run launch/evaluate.py again, or put back a copy of config.json") from error
-    export(
+        raise InputError(f"{run}: {found}; run `kkanji evaluate` again, or put back a copy of config.json") from error
+    write_export(
         config.checkpoint,
         config.output,
         card=card,
@@ -92,7 +96,12 @@ def main(config: ExportConfig) -> None:
 
 
 def _card(facts: dict[str, Any], of: dict[str, Any], evaluation: dict[str, Any], *, begun: str, onnx: bool) -> str:
-    """facts: config.json of the exported run; of: that of the evaluated one, mostly the same; begun: with what else."""
+    """The model card.
+
+    facts: config.json of the exported run. of: config.json of the evaluated run, usually the same. begun: where the
+    weights come from beside this run.
+    """
+
     rows = (
         f"| {entry['training_images']} | {entry['classes']:,} | {entry['images']:,} | {entry['top1']:.1%} |"
         for entry in evaluation["bins"]
@@ -116,7 +125,7 @@ def _card(facts: dict[str, Any], of: dict[str, Any], evaluation: dict[str, Any],
 
 
 def _begun(options: dict[str, Any]) -> str:
-    """Which other runs have a part in the weights."""
+    """Which other runs contributed to the weights, as the card puts it."""
     parts = {
         "init": ", begun with the weights of an earlier run",
         "teachers": ", taught by other runs",
@@ -138,5 +147,10 @@ def _calibration(evaluation: dict[str, Any]) -> str:
     )
 
 
+def main() -> None:
+    """Run with the options of the command line."""
+    export(cli.parse(ExportConfig))
+
+
 if __name__ == "__main__":
-    cli.run(lambda: main(cli.parse(ExportConfig)))
+    cli.run(main)

@@ -1,4 +1,4 @@
-"""Read characters: `python launch/predict.py IMAGE_OR_FOLDER... --checkpoint runs/first/checkpoints/best`."""
+"""Predict characters: `kkanji predict IMAGE_OR_FOLDER...`."""
 
 import csv
 import json
@@ -7,16 +7,17 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 import tyro
 
 from kkanji import cli
-from kkanji.inference.predict import Prediction, Predictor, list_images, predict_files
+from kkanji.pretrained import KUZUSHIJI_KANJI
 from shards import InputError
 
-PRETRAINED = Path(__file__).parents[1] / "models" / "kuzushiji-kanji"
+if TYPE_CHECKING:
+    from kkanji.inference.predict import Prediction
+
 CSV_HEAD = ("file", "rank", "character", "label", "probability", "error")
 
 
@@ -26,19 +27,21 @@ class PredictConfig:
 
     An image shows one character; any size, gray or colour; light ink on dark or dark on light.
 
-    Example: python launch/predict.py crop.png --top 3
+    Example: kkanji predict crop.png --top 3
     """
 
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Image files, and folders of them."""
-    checkpoint: Path = PRETRAINED
-    """Folder of a checkpoint: RUN/checkpoints/best, last or step-..., or one that launch/export.py made."""
+    checkpoint: Path = KUZUSHIJI_KANJI
+    """Folder of a checkpoint: RUN/checkpoints/best, last or step-..., or one that `kkanji export` made. Without it, the
+    model of 3,832 kanji that comes with kkanji predicts."""
     top: int = 5
-    """Characters for each image."""
+    """Number of characters to print for each image, the most probable first."""
     format: Literal["text", "json", "csv"] = "text"
-    """text: a line an image. json: an object a line. csv: a row for each character of an image."""
+    """text: a line for each image. json: an object for each image, on a line. csv: a row for each character of an
+    image."""
     max_unreadable: int = 0
-    """Files that may turn out to be no readable image; each is named, and one more ends the run."""
+    """Number of files that may be unreadable. Each is reported and skipped; one more ends the command."""
 
     def __post_init__(self) -> None:
         if not self.images:
@@ -49,46 +52,55 @@ class PredictConfig:
 
 
 def predict(config: PredictConfig) -> None:
-    """Results go to stdout while files are read; what became of the files goes to stderr."""
+    """Write predictions to stdout as they are made, and unreadable files and the speed to stderr."""
+    import torch  # takes seconds, which --help does not need
+
+    from kkanji.inference.predict import Predictor, list_images, predict_files
+
     listing = list_images(config.images)
     reader = Predictor(config.checkpoint, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     start, unreadable = perf_counter(), 0
     if config.format == "csv":
         csv.writer(sys.stdout, lineterminator="\n").writerow(CSV_HEAD)
-    for reading in predict_files(reader, listing.files, top=config.top):
-        if reading.error:
+    for prediction in predict_files(reader, listing.files, top=config.top):
+        if prediction.error:
             unreadable += 1
             if unreadable > config.max_unreadable:
-                raise InputError(f"{reading.error}; or give --max-unreadable to go on without such files")
-            sys.stderr.write(f"unreadable: {reading.error}\n")
-        _write(reading, config.format)
+                raise InputError(f"{prediction.error}; or give --max-unreadable to go on without such files")
+            sys.stderr.write(f"unreadable: {prediction.error}\n")
+        _write(prediction, config.format)
     sys.stdout.flush()
     seconds, read = perf_counter() - start, len(listing.files) - unreadable
     speed = f"{read:,} images in {seconds:.2f} s, {read / seconds:,.0f} images/s on {reader.device.type}"
     sys.stderr.write(f"{speed}; {unreadable:,} unreadable, {listing.others:,} other files left out\n")
 
 
-def _write(reading: Prediction, form: str) -> None:
-    file = str(reading.file).encode(errors="replace").decode()  # a name need not be text
+def _write(prediction: "Prediction", form: str) -> None:
+    file = str(prediction.file).encode(errors="replace").decode()  # a name need not be text
     if form == "csv":
-        csv.writer(sys.stdout, lineterminator="\n").writerows(_rows(file, reading))
+        csv.writer(sys.stdout, lineterminator="\n").writerows(_rows(file, prediction))
     elif form == "json":
-        guesses = [asdict(guess) for guess in reading.guesses]
-        error = {"error": reading.error} if reading.error else {}
+        guesses = [asdict(guess) for guess in prediction.guesses]
+        error = {"error": prediction.error} if prediction.error else {}
         sys.stdout.write(json.dumps({"file": file, "guesses": guesses, **error}, ensure_ascii=False) + "\n")
-    elif not reading.error:
-        guesses_text = (f"{guess.character} {guess.label} {guess.probability:.1%}" for guess in reading.guesses)
+    elif not prediction.error:
+        guesses_text = (f"{guess.character} {guess.label} {guess.probability:.1%}" for guess in prediction.guesses)
         sys.stdout.write(f"{file}  {'  '.join(guesses_text)}\n")
 
 
-def _rows(file: str, reading: Prediction) -> Iterable[tuple[object, ...]]:
-    if reading.error:
-        return [(file, 0, "", "", "", reading.error)]
+def _rows(file: str, prediction: "Prediction") -> Iterable[tuple[object, ...]]:
+    if prediction.error:
+        return [(file, 0, "", "", "", prediction.error)]
     return [
         (file, rank, guess.character, guess.label, f"{guess.probability:.6f}", "")
-        for rank, guess in enumerate(reading.guesses, start=1)
+        for rank, guess in enumerate(prediction.guesses, start=1)
     ]
 
 
+def main() -> None:
+    """Run with the options of the command line."""
+    predict(cli.parse(PredictConfig))
+
+
 if __name__ == "__main__":
-    cli.run(lambda: predict(cli.parse(PredictConfig)))
+    cli.run(main)

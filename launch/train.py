@@ -1,12 +1,18 @@
-"""Train: `accelerate launch launch/train.py --data shards --output runs/first`."""
+"""Train: `kkanji train`, or `accelerate launch -m launch.train` on several devices."""
 
-from kkanji import cli
+import sys
+
+try:
+    from kkanji import cli
+except ModuleNotFoundError as missing:  # run from a checkout: Python then looks beside this file only
+    sys.stderr.write(f"error: {missing}; install kkanji first: `pip install .` in the folder of its setup.cfg\n")
+    sys.exit(2)
 from kkanji.config import TrainConfig
 from kkanji.data.training_set import open_set
 
 
 def main() -> None:
-    """Parse the options and train. torch is imported after the options and the set are known to be good."""
+    """Train with the options of the command line. They and the set are checked before torch is imported."""
     cli.end_with_launcher()
     config = cli.parse(TrainConfig)
     data = open_set(config.dataset.data, cache_size=config.dataset.cache_size)

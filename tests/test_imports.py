@@ -39,19 +39,21 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
         {"loader", "stream", "prepare", "train", "accuracy", "models", "simulation"},
         {"table", "chart", "everything"},
     ),
-    "launch": ({"average", "evaluate", "export", "predict", "train"},),
+    "launch": ({"evaluation"}, {"average", "evaluate", "export", "predict", "train"}),
 }
 APART = {("kkanji.training", "kkanji.inference")}  # a training never needs what reads image files
 NEIGHBOURS = {"kkanji": 0, "benchmarks": 0}  # single files on the ground floor, which may import each other
 MOST_FILES = 15  # in a folder
 OURS = {*MAY_IMPORT, "tests"}
 NOT_IN_SHARDS = {"torch", "torchvision", "nvidia", "timm", "accelerate"}
+FRONT_DOOR = Path("launch/__main__.py")  # the command `kkanji`: imports the module of the command that it is given
 DALI = Path("kkanji/data/dali.py")
 DALI_AS_A_PEER = Path("benchmarks/peers/dali.py")  # to compare with its own reader
 OWNERS = {  # what only one file does: locks and tar headers
     "fcntl": {Path("shards/output/lock.py"), Path("benchmarks/stream/latency.py")},  # which sizes a pipe
     "tarfile": {Path("shards/format/layout.py"), Path("benchmarks/peers/webdataset_bin.py")},  # a peer's way
 }
+COMPUTED = "a computed name"
 PICKLES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 RUNS_CODE = {"torch.load", "torch.save", "os.system", "os.popen", "eval", "exec"}
 FILES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
@@ -65,6 +67,14 @@ def imports(tree: ast.AST, path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             package = [*path.parts[: len(path.parts) - node.level], node.module or ""] if node.level else [node.module]
             yield from (".".join([*filter(None, package), alias.name]) for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            yield leading_text(node.args[0])
+
+
+def leading_text(name: ast.expr) -> str:
+    """What a literal or an f-string begins with; COMPUTED for any other expression."""
+    first = name.values[0] if isinstance(name, ast.JoinedStr) else name
+    return str(first.value) if isinstance(first, ast.Constant) else COMPUTED
 
 
 def wrong_imports(tree: ast.AST, path: Path) -> Iterator[str]:
@@ -74,6 +84,8 @@ def wrong_imports(tree: ast.AST, path: Path) -> Iterator[str]:
         top = module.split(".")[0]
         if top in OURS - MAY_IMPORT[package] or (package == "shards" and top in NOT_IN_SHARDS):
             yield f"{package} imports {module}"
+        if module == COMPUTED and path != FRONT_DOOR:
+            yield f"imports {module}, which only {FRONT_DOOR} may"
         if module.startswith("nvidia.dali") and path not in (DALI, DALI_AS_A_PEER):
             yield f"imports {module}, which only {DALI} may"
         if path not in OWNERS.get(top, {path}):
@@ -194,6 +206,9 @@ def test_no_folder_is_a_corridor() -> None:
         (wrong_imports, "tools/a.py", "from launch import train"),
         (wrong_imports, "launch/a.py", "from tools.commands.pack import pack"),
         (wrong_imports, "benchmarks/a.py", "from ..tools import pack"),
+        (wrong_imports, "launch/a.py", "import_module('tools.commands.pack')"),
+        (wrong_imports, "kkanji/a.py", "importlib.import_module(f'launch.{name}')"),
+        (wrong_imports, "launch/a.py", "import_module(f'{package}.{name}')"),
         (arrows_up, "shards/order/a.py", "from shards.output import write_file"),
         (arrows_up, "shards/format/a.py", "from shards import store"),
         (arrows_up, "shards/cache/a.py", "def f():\n    from shards.read.reader import SplitReader"),
@@ -228,6 +243,8 @@ def test_the_rules_find_what_they_forbid(rule: Rule, path: str, code: str) -> No
         ("kkanji/report/a.py", "from ..classes import ClassMap\nfrom torch import nn"),
         ("tools/build/a.py", "from tools.build.b import c\nfrom kkanji import d\nnp.load(path, allow_pickle=False)"),
         ("tools/__main__.py", "from tools.commands.pack import pack"),
+        ("launch/__main__.py", "import_module(f'{package}.{name}')"),
+        ("kkanji/checkpoint/a.py", "import_module('onnxruntime')"),
         ("launch/train.py", "import kkanji, shards, toolshed\nsafetensors.torch.save(weights)"),
     ],
 )

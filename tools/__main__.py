@@ -1,4 +1,4 @@
-"""`python -m tools`: the commands and the process's exit code."""
+"""python -m tools: the commands of `kkanji` that prepare data."""
 
 import tyro
 

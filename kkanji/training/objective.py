@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Beta
 from torch.nn.functional import cross_entropy
 
-from kkanji.checkpoint import files as checkpoint
+from kkanji import checkpoint
 from kkanji.checkpoint.load import load_trained
 from kkanji.classes import ClassMap, label
 from shards import InputError

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from kkanji.checkpoint import files as checkpoint
+from kkanji import checkpoint
 from kkanji.checkpoint.lineage import run_lineage
 from kkanji.checkpoint.load import initial_weights
 from kkanji.environment import environment

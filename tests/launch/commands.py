@@ -26,9 +26,13 @@ def environment(**more: str) -> dict[str, str]:
 
 def start(*command: str, **more: str) -> Result:
     """Run a Python command line to its end."""
-    return subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, env=environment(**more), timeout=240, check=False
-    )
+    return start_in(None, *command, **more)
+
+
+def start_in(folder: Path | None, *command: str, **more: str) -> Result:
+    """Run a Python command line to its end, in this folder."""
+    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 240, "check": False}
+    return subprocess.run([sys.executable, *command], env=environment(**more), cwd=folder, **options)
 
 
 def lines(run: Path, event: str = "step") -> list[dict[str, Any]]:

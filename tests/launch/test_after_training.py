@@ -16,11 +16,9 @@ from kkanji.data.training_set import class_map, open_set
 from kkanji.evaluation.predict_split import describe, training_originals
 from kkanji.models import create_model
 from kkanji.training.optimizers import create_optimizer
-from launch.average import AverageConfig
-from launch.average import main as average
+from launch.average import AverageConfig, average
 from launch.evaluate import EvaluateConfig, evaluate
-from launch.export import ExportConfig
-from launch.export import main as export
+from launch.export import ExportConfig, export
 from launch.predict import PredictConfig, predict
 from shards import InputError
 

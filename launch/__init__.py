@@ -1,0 +1,1 @@
+"""The command `kkanji`, and the programs that `accelerate launch` and torchrun start."""
