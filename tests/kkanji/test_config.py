@@ -94,7 +94,7 @@ def test_bad_json_is_named(tmp_path: Path, content: str, message: str) -> None:
         read_json(tmp_path / "x.json")
 
 
-def test_a_resumed_run_takes_what_the_first_start_settled() -> None:
+def test_a_resumed_run_takes_what_the_first_start_resolved() -> None:
     saved = changed(micro_batch=96, order="windowed", window=5, lr=0.5).to_dict()
     resumed = CONFIG.resolved_as(saved)
     assert (resumed.micro_batch, resumed.order, resumed.window) == (96, "windowed", 5)

@@ -32,7 +32,7 @@ def test_images_and_targets_are_mixed_by_one_share(alpha: float) -> None:
 
 
 @pytest.mark.parametrize("stage", [0, 1])
-def test_what_is_taught_is_mixed_as_the_images_are(stage: int) -> None:
+def test_distillation_targets_are_mixed_as_the_images_are(stage: int) -> None:
     logits, probabilities = torch.randn(4, 5), torch.randn(4, 5).softmax(1)
     mixing = Mixing(fraction=torch.tensor(0.7), stage=stage)
     mixed = 0.7 * probabilities + 0.3 * probabilities.flip(0)

@@ -68,7 +68,7 @@ def test_when_one_fails_all_end(
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
-def test_one_that_is_killed_is_told(tmp_path: Path) -> None:
+def test_one_that_is_killed_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"ended by SIGKILL \(out of memory\?\)"):
         share_out(2, sleeping(tmp_path, lambda: os.kill(os.getpid(), signal.SIGKILL)), 0)
     with pytest.raises(ProcessLookupError):

@@ -167,7 +167,7 @@ def test_a_processor_that_computes_otherwise_may_not_take_part(folder: Path) -> 
         make(folder, "set", part="1/2")
 
 
-def test_another_set_is_replaced_only_when_told_and_only_by_a_whole_one(folder: Path) -> None:
+def test_another_set_is_replaced_only_with_overwrite_and_only_by_a_whole_one(folder: Path) -> None:
     old = contents(make(folder, "set", per_class=100))
     with pytest.raises(InputError, match="already exists and is not empty; choose another --output or --overwrite"):
         make(folder, "set")

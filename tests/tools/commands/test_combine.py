@@ -275,7 +275,7 @@ def test_links_to_folders_and_other_special_files_are_refused(tree: Callable[...
         combine((piped,), output=tmp_path / "originals")
 
 
-def test_existing_output_is_kept_unless_told(codh_tree: Callable[..., Path], tmp_path: Path) -> None:
+def test_existing_output_is_kept_without_overwrite(codh_tree: Callable[..., Path], tmp_path: Path) -> None:
     root = codh_tree({"U+4E00": 2})
     combine((root,), output=tmp_path / "originals")
     with pytest.raises(InputError, match="already exists and is not empty"):

@@ -192,7 +192,7 @@ def test_a_damaged_file_that_is_there_is_named_and_kept(served: Served, tmp_path
     assert target(tmp_path).read_bytes() == b"mine"
 
 
-def test_a_file_that_is_not_there_is_said_so(served: Served, tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_reported(served: Served, tmp_path: Path) -> None:
     server = served()
     server.files.clear()
     with pytest.raises(InputError, match=r"k49-train-imgs.npz: not there \(HTTP 404\); check the address, or name a"):

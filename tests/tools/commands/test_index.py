@@ -91,7 +91,7 @@ def test_a_large_tar_has_many_blocks(tmp_path: Path, classes: Path) -> None:
     assert read_manifest(tmp_path / "indexed").splits["train"].originals_per_class == (1, 1, 1)
 
 
-def test_identical_images_in_two_splits_are_told(foreign: Path, classes: Path) -> None:
+def test_identical_images_in_two_splits_are_reported(foreign: Path, classes: Path) -> None:
     hostile.with_images(foreign / "test.tar", [encode(image, "png") for image in FIRST.images[:7]])
     with pytest.warns(UserWarning, match="^7 images are in both train and test, pixel for pixel$"):
         run(foreign, classes, test=(f"{foreign}/test.tar",))

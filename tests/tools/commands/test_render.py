@@ -39,7 +39,7 @@ def fonts(tmp_path: Path) -> Path:
     return tmp_path / "fonts"
 
 
-def test_rare_classes_get_drawn_images_and_nothing_else_changes(folder: Path, fonts: Path, tmp_path: Path) -> None:
+def test_rare_classes_get_rendered_images_and_nothing_else_changes(folder: Path, fonts: Path, tmp_path: Path) -> None:
     render(folder, fonts=(fonts,), at_most=5, per_class=6, output=tmp_path / "more")
     before, after = read_originals(folder), read_originals(tmp_path / "more")
     check_images(after)
@@ -63,7 +63,7 @@ def test_ids_are_of_the_pixels(folder: Path, fonts: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("options", [{"val": 0.4, "test": 0.2}, {"folds": 2, "fold": 1}])
-def test_drawn_images_are_for_training_and_the_others_fall_as_before(
+def test_rendered_images_are_for_training_and_the_others_fall_as_before(
     folder: Path, fonts: Path, tmp_path: Path, options: dict[str, float]
 ) -> None:
     render(folder, fonts=(fonts,), output=tmp_path / "more")
@@ -88,7 +88,7 @@ def test_the_result_is_packed_and_clean(
     assert "originals (4 rendered from fonts)" in capsys.readouterr().out
 
 
-def test_drawn_images_are_counted_in_a_balanced_set_and_are_no_training_originals(
+def test_rendered_images_are_counted_in_a_balanced_set_and_are_no_training_originals(
     folder: Path, fonts: Path, tmp_path: Path
 ) -> None:
     render(folder, fonts=(fonts,), per_class=2, output=tmp_path / "more")
@@ -105,7 +105,7 @@ def test_drawn_images_are_counted_in_a_balanced_set_and_are_no_training_original
     assert training_rendered(open_set(tmp_path / "many")).sum() == 4
 
 
-def test_a_card_counts_drawn_images_apart(folder: Path, fonts: Path, tmp_path: Path) -> None:
+def test_a_card_counts_rendered_images_separately(folder: Path, fonts: Path, tmp_path: Path) -> None:
     render(folder, fonts=(fonts,), per_class=2, output=tmp_path / "more")
     split(tmp_path / "more", val=0.2)
     balance(tmp_path / "more", per_class=40, output=tmp_path / "many")
@@ -130,7 +130,7 @@ def test_the_half_protocol_draws_no_class_that_it_leaves_out(folder: Path, fonts
     assert np.array_equal(numbers[rendered], np.where(single, NO_SPLIT, SPLITS.index("train")))
 
 
-def test_a_class_without_images_is_drawn(
+def test_a_class_without_images_is_rendered(
     codh_tree: Callable[..., Path], png: Callable[..., bytes], fonts: Path, tmp_path: Path
 ) -> None:
     root = codh_tree({"U+4E00": 3})
@@ -151,7 +151,7 @@ def test_same_seed_same_bytes(folder: Path, fonts: Path, tmp_path: Path) -> None
     assert a == b and a["images.npy"] != c["images.npy"]
 
 
-def test_what_cannot_be_drawn_is_refused(folder: Path, fonts: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_rendered_is_refused(folder: Path, fonts: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.ttf").write_bytes(b"no font")
     one = make_font(tmp_path / "other.ttf", "言")

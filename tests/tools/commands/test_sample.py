@@ -143,7 +143,7 @@ def test_sample_writes_the_same_files_again(made_fonts: Path, tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("two_characters")
-def test_a_character_is_drawn_the_same_without_the_others(
+def test_a_character_is_rendered_the_same_without_the_others(
     made_fonts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sample(output=tmp_path / "both", fonts=made_fonts, per_class=2)
@@ -153,7 +153,7 @@ def test_a_character_is_drawn_the_same_without_the_others(
 
 
 @pytest.mark.usefixtures("two_characters")
-def test_sample_replaces_only_what_it_made_and_only_when_told(made_fonts: Path, tmp_path: Path) -> None:
+def test_sample_replaces_only_what_it_made_and_only_with_overwrite(made_fonts: Path, tmp_path: Path) -> None:
     output = tmp_path / "sample"
     sample(output=output, fonts=made_fonts, per_class=2)
     with pytest.raises(InputError, match="--overwrite"):
@@ -204,7 +204,7 @@ def test_numbers_out_of_range_are_refused(wrong: dict[str, int], tmp_path: Path)
 
 
 @needs_fonts
-def test_every_character_is_drawn_by_several_faces() -> None:
+def test_every_character_is_rendered_by_several_faces() -> None:
     faces = load_faces(FONTS)
     assert all(len(outlines(faces, character)) >= 3 for character in sample_command.CHARACTERS)
 

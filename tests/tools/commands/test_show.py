@@ -63,7 +63,7 @@ def test_a_smaller_sheet_is_a_seeded_choice(folder: Path, tmp_path: Path) -> Non
     assert first == again != other and len(set(first)) == 5
 
 
-def test_a_sheet_is_kept_unless_told(folder: Path, tmp_path: Path) -> None:
+def test_a_sheet_is_kept_without_overwrite(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "sheet.png"
     output.write_text("mine")
     with pytest.raises(InputError, match=r"sheet.png: already exists; choose another --output$"):
@@ -74,7 +74,7 @@ def test_a_sheet_is_kept_unless_told(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sheet", "variants", "balance", "card"])
-def test_what_show_made_is_replaced_when_told(folder: Path, tmp_path: Path, kind: Kind) -> None:
+def test_what_show_made_is_replaced_with_overwrite(folder: Path, tmp_path: Path, kind: Kind) -> None:
     output = tmp_path / "shown"
     show(str(folder), kind=kind, output=output)
     first = output.read_bytes()

@@ -126,7 +126,7 @@ def test_files_hold_one_split_for_each_original(originals_folder: Callable[..., 
     assert facts["classes"] == {name: len(set(combined.labels[table.rows(name)])) for name in SPLITS}
 
 
-def test_a_split_is_the_same_bytes_again_and_kept_unless_told(originals_folder: Callable[..., Path]) -> None:
+def test_a_split_is_the_same_bytes_again_and_kept_without_overwrite(originals_folder: Callable[..., Path]) -> None:
     folder = originals_folder({"U+4E00": 20, "U+4E01": 5})
     before = (folder / "split.csv").read_bytes()
     with pytest.raises(InputError, match="there is a split already; --overwrite replaces it"):
