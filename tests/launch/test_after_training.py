@@ -228,7 +228,7 @@ def test_json_has_a_line_for_each_file(best: Path, pictures: Path, capsys: pytes
     assert [(len(entry["guesses"]), "error" in entry) for entry in entries] == [(3, False), (0, True), (3, False)]
 
 
-def test_no_unreadable_file_is_passed_over_unless_reported_so(best: Path, pictures: Path) -> None:
+def test_no_unreadable_file_is_passed_over_silently(best: Path, pictures: Path) -> None:
     with pytest.raises(InputError, match=r"b\.png: not a readable image.*--max-unreadable"):
         predict(PredictConfig(images=(pictures,), checkpoint=best))
     with pytest.raises(InputError, match="no image given"):
