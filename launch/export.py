@@ -101,6 +101,7 @@ def _card(facts: dict[str, Any], of: dict[str, Any], evaluation: dict[str, Any],
     facts: config.json of the exported run. of: config.json of the evaluated run, usually the same. begun: where the
     weights come from beside this run.
     """
+    from kkanji.checkpoint.lineage import independence
 
     rows = (
         f"| {entry['training_images']} | {entry['classes']:,} | {entry['images']:,} | {entry['top1']:.1%} |"

@@ -43,7 +43,7 @@ def test_a_bar_for_each_measured_row() -> None:
     assert axes.get_xscale() == "linear"
 
 
-def test_a_wide_range_is_drawn_on_a_logarithmic_axis() -> None:
+def test_a_wide_range_has_a_logarithmic_axis() -> None:
     (axes,) = draw(result(*FEW, row("slow", 500.0)), Path("a.json")).axes
     assert axes.get_xscale() == "log"
     assert "logarithmic" in axes.get_xlabel()

@@ -38,7 +38,7 @@ def test_a_library_that_is_not_installed_is_named(job: Job) -> None:
         subject.answer()
 
 
-def test_a_crash_is_told_with_its_last_words(job: Job) -> None:
+def test_a_crash_is_reported_with_its_last_words(job: Job) -> None:
     Path(job.source, "images.npy").unlink()
     with start(LIMIT, job) as subject, pytest.raises(PeerFailed, match=r"status 1: FileNotFoundError"):
         subject.answer()

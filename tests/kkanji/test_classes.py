@@ -22,7 +22,7 @@ def test_form_of_the_original_project() -> None:
     assert '"あ (U+3042)": 0' in ClassMap.of([0x3042, 0x4E00]).to_json()
 
 
-def test_compatibility_ideographs_stay_apart() -> None:
+def test_compatibility_ideographs_stay_distinct() -> None:
     """U+FA38 is U+5668 under Unicode NFC; here they are two classes, through JSON too."""
     made = ClassMap.of([0xFA38, 0x5668])
     assert len(parse_class_map(made.to_json(), "index.json")) == 2

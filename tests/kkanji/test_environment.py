@@ -27,7 +27,7 @@ def test_a_processor_with_bfloat16(monkeypatch: pytest.MonkeyPatch, capabilities
 
 
 @pytest.mark.parametrize("capabilities", UNABLE)
-def test_a_processor_without_is_told_of(monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, Any]) -> None:
+def test_a_processor_without_is_reported(monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, Any]) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert not has_bfloat16(CPU)
     with pytest.warns(UserWarning, match=r"no bfloat16 .* give --precision float32"):

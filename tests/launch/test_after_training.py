@@ -126,7 +126,7 @@ def test_a_class_that_was_never_trained_on_is_named(
     assert f"never trained on     {label}" in capsys.readouterr().out
 
 
-def test_a_class_of_drawn_images_alone_was_trained_on_but_has_no_originals(best: Path, tiny_set: Path) -> None:
+def test_a_class_of_rendered_images_alone_was_trained_on_but_has_no_originals(best: Path, tiny_set: Path) -> None:
     originals = checkpoint.read_state(best)["training_originals"]
     drawn = [0] * len(originals)
     originals[2], drawn[2] = 0, 9
@@ -230,7 +230,7 @@ def test_json_has_a_line_for_each_file(best: Path, pictures: Path, capsys: pytes
     assert [(len(entry["guesses"]), "error" in entry) for entry in entries] == [(3, False), (0, True), (3, False)]
 
 
-def test_no_unreadable_file_is_passed_over_unless_told_so(best: Path, pictures: Path) -> None:
+def test_no_unreadable_file_is_passed_over_silently(best: Path, pictures: Path) -> None:
     with pytest.raises(InputError, match=r"b\.png: not a readable image.*--max-unreadable"):
         predict(PredictConfig(images=(pictures,), checkpoint=best))
     with pytest.raises(InputError, match="no image given"):

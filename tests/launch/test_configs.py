@@ -78,7 +78,7 @@ def test_each_node_has_a_cache_of_its_own(cluster: dict[str, str]) -> None:
     assert submitted({**cluster, "KKANJI_CACHE": "/mine"}, "set", "run").stdout.split("\0")[0] == "/mine"
 
 
-def test_a_missing_argument_is_told(cluster: dict[str, str]) -> None:
+def test_a_missing_argument_is_reported(cluster: dict[str, str]) -> None:
     result = submitted(cluster, "set")
     assert result.returncode != 0 and "expected a folder for the run" in result.stderr
 

@@ -60,7 +60,7 @@ def test_training_ends_on_all_ranks_before_the_first_epoch_does(
     assert not (run / "checkpoints").exists()
 
 
-def test_who_trusts_the_set_is_not_told_but_an_evaluation_tells(data: Path, tmp_path: Path) -> None:
+def test_a_trusting_run_does_not_notice_damage_but_its_evaluation_does(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with damaged(data, "val-00000.tar") as told:
         assert launched(1, *train_command(data, run, *OPTIONS, "--trust")).returncode == 0

@@ -33,7 +33,7 @@ def test_the_stage_that_limits_is_named(changed: dict[str, Any], words: str) -> 
     assert verdict(replace(FED, **changed)).startswith(words)
 
 
-def test_what_a_better_stage_could_give_is_told() -> None:
+def test_what_a_better_stage_could_give_is_reported() -> None:
     assert "1.67 times as fast" in verdict(replace(FED, fed=600, waited=0.39))
     assert "The loader by itself brings 20 times" in verdict(FED)
     assert "The loader by itself brings 0.6 times" in verdict(replace(FED, fed=600, waited=0.39, loader=620))

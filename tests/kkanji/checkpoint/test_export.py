@@ -62,7 +62,7 @@ def test_the_folder_is_whole_and_lean(folder: Path, trained: Path) -> None:
     assert sizes[0] < 0.55 * sizes[1]
 
 
-def test_predict_and_onnxruntime_read_alike(folder: Path) -> None:
+def test_predict_and_onnxruntime_agree(folder: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     images, reader = trial_images(tuple(CHARACTERS)), Predictor(folder, torch.device("cpu"))
     session = onnxruntime.InferenceSession((folder / ONNX).read_bytes(), providers=["CPUExecutionProvider"])
@@ -84,7 +84,7 @@ def test_timm_loads_the_folder(folder: Path) -> None:
     assert model.default_cfg["label_names"] == list(ClassMap.of(map(ord, CHARACTERS)).labels)
 
 
-def test_an_onnx_file_that_reads_differently_is_refused(folder: Path) -> None:
+def test_an_onnx_file_that_predicts_differently_is_refused(folder: Path) -> None:
     """Another temperature stands for an exporter's mistake."""
     reader = Predictor(folder, torch.device("cpu"))
     with pytest.raises(InputError, match=r"model\.onnx: onnxruntime's probabilities differ from torch's by 0\.\d+"):
@@ -102,7 +102,7 @@ def test_a_refused_export_leaves_nothing(trained: Path, tmp_path: Path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_folder_is_kept_unless_told_otherwise(trained: Path, tmp_path: Path) -> None:
+def test_an_existing_folder_is_kept_without_overwrite(trained: Path, tmp_path: Path) -> None:
     export(trained, tmp_path / "model", card="first")
     with pytest.raises(InputError):
         export(trained, tmp_path / "model", card="second")

@@ -29,7 +29,7 @@ def test_pairs_come_by_frequency_then_confidence() -> None:
     assert first.probability == pytest.approx(0.7) and first.label_probability == pytest.approx(0.3)
 
 
-def test_nothing_misread_is_nothing_confused() -> None:
+def test_without_a_mistake_nothing_is_confused() -> None:
     predictions = misread((0, 0, 1.0), (1, 1, 1.0))
     assert most_confused(predictions, limit=9, examples=1) == ()
     assert lowest_recall(predictions, classes=CLASSES, limit=9, least_images=1) == ()

@@ -66,7 +66,7 @@ def test_two_ranks_find_what_one_does(sets: list[Path], tmp_path: Path) -> None:
         assert fits[0] == fits[1] and fits[0]["images"] == images
 
 
-def test_classes_are_matched_by_character_and_unknown_ones_are_never_read(sets: list[Path]) -> None:
+def test_classes_are_matched_by_character_and_unknown_ones_are_never_predicted(sets: list[Path]) -> None:
     """A model of seven of the set's nine classes, numbered from the end; the two that it lacks come after its own."""
     data = open_set(sets[0])
     own = class_map(data)

@@ -13,7 +13,7 @@ def test_ranks_that_have_the_same_do_not_differ() -> None:
     assert differences([(f"rank {rank}", SAME) for rank in range(8)]) == []
 
 
-def test_both_values_of_each_field_are_told_once() -> None:
+def test_both_values_of_each_field_are_reported_once() -> None:
     other = SAME | {"--lr": "0.2", "set": "456"}
     found = differences([("rank 0", SAME), ("rank 1", SAME), ("rank 2", other), ("rank 3", other)])
     assert found == ["--lr is 0.2 on rank 2, 0.1 on rank 0", "set is 456 on rank 2, 123 on rank 0"]

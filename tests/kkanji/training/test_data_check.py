@@ -25,7 +25,7 @@ def set_of(folder: Path, kind: Kind) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["none", "png"])
-def test_a_flipped_bit_anywhere_is_told(tmp_path: Path, kind: Kind) -> None:
+def test_a_flipped_bit_anywhere_is_reported(tmp_path: Path, kind: Kind) -> None:
     folder, accelerator = set_of(tmp_path / "set", kind), Accelerator(cpu=True)
     data, tried = open_set(folder), 0
     for name, place in places(read_manifest(folder)):

@@ -87,7 +87,7 @@ def test_trials_leave_everything_as_it_was(cramped: Callable[[int], None]) -> No
     assert not model.training
 
 
-def test_a_step_that_fits_is_not_told_of() -> None:
+def test_a_step_that_fits_is_not_reported() -> None:
     """Warnings are errors here."""
     model = create_model("kkanji_efficientnet_fused_s", 10)
     assert memory.resolve_micro_batch(model, Accelerator(cpu=True), 3) == 3

@@ -34,7 +34,7 @@ def test_images_and_targets_are_mixed_by_one_share(alpha: float) -> None:
 
 
 @pytest.mark.parametrize("stage", [0, 1])
-def test_what_teachers_say_is_mixed_as_the_images_are(stage: int) -> None:
+def test_distillation_targets_are_mixed_as_the_images_are(stage: int) -> None:
     logits, labels, pixels = torch.randn(4, 5), torch.arange(4), torch.randn(4, 1, 8, 8)
     probabilities = torch.randn(4, 5).softmax(1)
     objective = Distillation(labels=CrossEntropy(), teachers=lambda _: probabilities, weight=0.3, autocast=nullcontext)

@@ -14,7 +14,7 @@ from tests.faults.cachers import held_bytes
 from tests.shards.cache.source import SIZE, OpenCache, Source, damage, finished, use
 
 
-def test_a_changed_file_is_found_made_again_and_told(open_cache: OpenCache, source: Source) -> None:
+def test_a_changed_file_is_found_made_again_and_reported(open_cache: OpenCache, source: Source) -> None:
     path = use(open_cache(), source.entry(1))
     damage(path)
     cache = open_cache()
@@ -113,7 +113,7 @@ def test_a_file_that_cannot_be_read_is_made_again(open_cache: OpenCache, source:
     assert source.made == [1, 1]
 
 
-def test_a_corrupt_file_found_by_many_threads_is_told_once(open_cache: OpenCache, source: Source) -> None:
+def test_a_corrupt_file_found_by_many_threads_is_reported_once(open_cache: OpenCache, source: Source) -> None:
     damage(use(open_cache(), source.entry(1)))
     cache, gate = open_cache(wait_s=60), threading.Barrier(4)
     entry = source.entry(1)

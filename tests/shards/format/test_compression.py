@@ -89,7 +89,7 @@ def test_a_good_file_is_good(stored: Stored, plain: tuple[Path, Shard]) -> None:
     assert check_stored(plain[1], plain[0]) is None and check_plain(plain[1], plain[0]) is None
 
 
-def test_another_size_is_told(stored: Stored, plain: tuple[Path, Shard], tmp_path: Path) -> None:
+def test_another_size_is_reported(stored: Stored, plain: tuple[Path, Shard], tmp_path: Path) -> None:
     path, shard, compression = stored
     assert check_plain(shard, path) == f"{shard.bytes} bytes, expected {shard.plain_bytes}"
     assert check_stored(shard, tmp_path / "absent.tar") == "No such file or directory"
@@ -105,7 +105,7 @@ def flipped(path: Path, position: int, target: Path) -> Path:
 
 
 @pytest.mark.parametrize("number", range(len(SIZES)))
-def test_a_flipped_bit_is_told_by_block_and_byte(stored: Stored, tmp_path: Path, number: int) -> None:
+def test_a_flipped_bit_is_reported_by_block_and_byte(stored: Stored, tmp_path: Path, number: int) -> None:
     path, shard, compression = stored
     block = shard.blocks[number]
     for place in (0, 130, block.bytes // 2, block.bytes - 1):
@@ -118,7 +118,7 @@ def test_a_flipped_bit_is_told_by_block_and_byte(stored: Stored, tmp_path: Path,
             unpack_shard(shard, compression, damaged, tmp_path / "out.tar")
 
 
-def test_data_in_the_end_of_the_archive_is_told(stored: Stored, tmp_path: Path) -> None:
+def test_data_in_the_end_of_the_archive_is_reported(stored: Stored, tmp_path: Path) -> None:
     path, shard, _ = stored
     end = shard.blocks[-1].offset + shard.blocks[-1].bytes
     for position in (end, shard.bytes - 1):
@@ -127,7 +127,7 @@ def test_data_in_the_end_of_the_archive_is_told(stored: Stored, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_cut_is_told(tmp_path: Path, kind: Kind) -> None:
+def test_every_cut_is_reported(tmp_path: Path, kind: Kind) -> None:
     """Every length from 0 on: the size alone tells, so a sparse file of that length does."""
     shard = write_kind(tmp_path / "a.tar", kind, [drawn(1), drawn(2, 1)])
     assert check_stored(shard, tmp_path / "a.tar") is None
@@ -137,7 +137,7 @@ def test_every_cut_is_told(tmp_path: Path, kind: Kind) -> None:
             assert check_stored(shard, tmp_path / "a.tar") == f"{length} bytes, expected {shard.bytes}"
 
 
-def test_every_flipped_bit_of_a_shard_of_20_blocks_is_told(tmp_path: Path) -> None:
+def test_every_flipped_bit_of_a_shard_of_20_blocks_is_reported(tmp_path: Path) -> None:
     """In headers, image, label, paddings and the end."""
     path = tmp_path / "a.tar"
     shard = write_kind(path, "png", [drawn(1, number) for number in range(20)])

@@ -150,7 +150,7 @@ def test_every_flipped_bit_of_a_table_is_refused(written: Written, tmp_path: Pat
         data[bit // 8] ^= 1 << bit % 8
 
 
-def test_a_table_that_contradicts_its_tar_is_told(written: Written) -> None:
+def test_a_table_that_contradicts_its_tar_is_reported(written: Written) -> None:
     path, shard = written
     table = read_table(open_store(path.parent), shard).copy()
     assert table_problem(path, table) is None and table_problem(path, table[::2]) is None

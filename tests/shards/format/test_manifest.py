@@ -281,7 +281,7 @@ def with_drawn(manifest: Manifest, *counts: int) -> Manifest:
     return replace(manifest, splits={**manifest.splits, "train": train})
 
 
-def test_only_a_set_with_drawn_images_is_version_3(manifest: Manifest) -> None:
+def test_only_a_set_with_rendered_images_is_version_3(manifest: Manifest) -> None:
     originals = manifest.splits["train"].originals_per_class
     drawn = with_drawn(manifest, *originals)
     content = json.loads(drawn.to_json())

@@ -85,7 +85,7 @@ def test_a_cap_bounds_what_a_class_counts_for(cap: int, exponent: float, expecte
     assert draws_per_class([0, 1, 4, 9], 5, exponent=exponent, cap=cap).tolist() == expected
 
 
-def test_a_class_with_samples_is_drawn_at_least_once() -> None:
+def test_a_class_with_samples_is_sampled_at_least_once() -> None:
     assert draws_per_class([1, 1_000_000], 10, exponent=1.0).tolist() == [1, 20]
 
 

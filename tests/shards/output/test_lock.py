@@ -11,7 +11,7 @@ from tests.faults.injector import run_injector
 ROUNDS = 50
 
 
-def test_racing_processes_have_one_winner_and_the_other_is_told_who(tmp_path: Path) -> None:
+def test_racing_processes_have_one_winner_whom_the_other_names(tmp_path: Path) -> None:
     for said in run_injector("lockers", "racing", tmp_path, ROUNDS):
         held, refused = sorted(said, key=lambda line: not line.startswith("held by "))
         pid = held.removeprefix("held by ")
@@ -34,7 +34,7 @@ def test_what_is_in_the_folder_stays(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["file"]
 
 
-def test_another_machines_process_is_told_as_the_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_machines_process_is_named_as_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its kernel is not asked: what it wrote is all that is known."""
     with FolderLock(tmp_path):
         monkeypatch.setattr("shards.output.lock.holder", lambda _: None)
