@@ -79,7 +79,7 @@ def options(command: str) -> set[str] | None:
         names = set(option_names(TrainConfig))
     else:
         return None
-    return {name.strip("_").replace("_", "-") for name in names}
+    return {name.strip("_").replace("_", "-") for name in names} | {"help"}
 
 
 def option_names(config: type) -> Iterator[str]:

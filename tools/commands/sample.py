@@ -96,16 +96,16 @@ def readme(per_class: int, seed: int) -> str:
 {len(CHARACTERS)} characters, {per_class} images each, 64x64 pixels, white ink on black,
 in the layout of CODH's Kuzushiji-Kanji.
 
-These images are **drawn, not historical**: no pixel comes from a book. They let the project train and test
-itself out of the box; an accuracy on them says nothing about reading real pages.
+These images are **rendered, not historical**: no pixel comes from a book. With them the project trains and tests
+itself without any download. Accuracy on them says nothing about real pages.
 
-Drawn from brush fonts of Aoyagi Kouzan and Aoyagi Soseki, which their makers gave to the public domain:
+They are rendered from brush fonts of Aoyagi Kouzan and Aoyagi Soseki, which their makers gave to the public domain:
 
 {fonts}
 
-by this command (the same fonts, library versions and kind of processor give the same files, byte for byte):
+The command that made them; the same fonts, library versions and kind of processor give the same files, byte for byte:
 
-    python -m tools sample --output sample --per-class {per_class} --seed {seed}
+    kkanji sample --output sample --per-class {per_class} --seed {seed}
 """
 
 

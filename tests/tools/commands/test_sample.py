@@ -62,7 +62,7 @@ def test_committed_images_are_white_on_black(committed: dict[Path, Gray]) -> Non
 
 def test_committed_readme_says_what_the_images_are() -> None:
     text = (COMMITTED / "README.md").read_text(encoding="utf-8")
-    assert "drawn, not historical" in text
+    assert "rendered, not historical" in text
     assert all(name in text and package in text for name, package in FONT_FILES.items())
 
 
