@@ -3,7 +3,6 @@
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,7 +116,7 @@ def training_order(config: TrainConfig, data: ShardSet, reader: SplitReader) -> 
     return SampleOrder(samples=reader.samples, seed=seed)
 
 
-def _checked_labels(data: ShardSet, reader: SplitReader) -> NDArray[np.integer[Any]]:
+def _checked_labels(data: ShardSet, reader: SplitReader) -> NDArray[np.int32]:
     """Labels of all training images. A damaged one could name a class of 2**31 and take its counts' memory."""
     labels = reader.labels()
     known = labels[(labels >= 0) & (labels < data.manifest.classes)]

@@ -16,10 +16,11 @@ from kkanji.evaluation.calibration import calibrate
 from kkanji.evaluation.predictions import TOP as TOP
 from kkanji.evaluation.predictions import Predictions
 
-MEASURES = (
-    "loss", "top1", "top5", "balanced_accuracy", "precision_macro", "recall_macro", "f1_macro",
-    "precision_weighted", "recall_weighted", "f1_weighted", "calibration_error",
-)  # fmt: skip
+CLASS_MEASURES = ("precision", "recall", "f1")
+AVERAGES = ("macro", "weighted")
+"""Over classes alike, or by their numbers of images."""
+AVERAGED = tuple(f"{measure}_{average}" for average in AVERAGES for measure in CLASS_MEASURES)
+MEASURES = ("loss", "top1", "top5", "balanced_accuracy", *AVERAGED, "calibration_error")
 """What `summarise` gives beside the numbers of images and classes and the bins."""
 # By training originals of a class; the bins of the published figures (cgn-shinkirou/kkanji, 2022), without gaps.
 BINS = ((1, 1), (2, 5), (6, 10), (11, 20), (21, 50), (51, 100), (101, 150), (151, None))

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from kkanji.evaluation.metrics import CLASS_MEASURES
 from kkanji.report._log import Curve, TrainingLog
 from kkanji.report._style import Chart, Palette, tidy
 from kkanji.report._text import percent, quantity
@@ -16,7 +17,6 @@ SMOOTHED_FROM = 120  # points; fewer are drawn as they are
 SMOOTHED_PIECES = 60
 FED_BELOW = 0.02  # share of time waiting for data under which a faster loader could not be noticed
 CURVES = ("loss", "accuracy", "precision_recall_f1", "learning_rate", "throughput", "waiting_for_data")  # all there are
-MEASURES = ("precision", "recall", "f1")
 
 
 def curve_charts(log: TrainingLog) -> tuple[Chart, ...]:
@@ -91,7 +91,7 @@ def _draw_precision_recall(log: TrainingLog, figure: Figure, palette: Palette) -
     axes = figure.add_subplot()
     tidy(axes, x="epoch")
     for average, style in (("weighted", "-"), ("macro", "--")):
-        for measure, colour in zip(MEASURES, (palette.green, palette.vermilion, palette.indigo), strict=True):
+        for measure, colour in zip(CLASS_MEASURES, (palette.green, palette.vermilion, palette.indigo), strict=True):
             values = log.evaluations[f"{measure}_{average}"]
             label = f"{measure.capitalize()} {average} {_last(values, percent)}"
             _draw_points(axes, log.evaluations["epoch"], values, colour, style, label)

@@ -15,6 +15,7 @@ from kkanji.data.dali import Loader
 from kkanji.data.feed import Feed
 from shards import (
     CorruptShard,
+    Lineage,
     Manifest,
     SampleOrder,
     ShardSet,
@@ -43,7 +44,7 @@ def with_labels(folder: Path, labels: np.ndarray) -> Path:
     shard = write_tar(folder / "train-00000.tar", [StoredBlock(data, len(labels))])
     counts = (len(labels), *[0] * (CLASSES - 1))
     split = Split(shards=(shard,), samples_per_class=counts, originals_per_class=counts)
-    manifest = Manifest(name="", licence="", lineage="known", classes=CLASSES, seed=0, splits={"train": split})
+    manifest = Manifest(name="", licence="", lineage=Lineage.KNOWN, classes=CLASSES, seed=0, splits={"train": split})
     write_manifest(folder, manifest, "{}")
     return folder
 
@@ -139,7 +140,7 @@ def write_sharded(folder: Path) -> None:
     counts = tuple(np.bincount(labels, minlength=CLASSES).tolist())
     split = Split(shards=tuple(shards), samples_per_class=counts, originals_per_class=counts)
     manifest = Manifest(
-        name="", licence="", lineage="known", classes=CLASSES, seed=0, compression="zstd", splits={"train": split}
+        name="", licence="", lineage=Lineage.KNOWN, classes=CLASSES, seed=0, compression="zstd", splits={"train": split}
     )
     write_manifest(folder, manifest, "{}")
 

@@ -14,7 +14,7 @@ import pytest
 
 from kkanji.classes import read_class_map
 from shards import CorruptShard, InputError, OutputFolder, Samples, ShardSet, read_manifest, write_manifest, write_shard
-from shards.format.manifest import Manifest, Split
+from shards.format.manifest import Lineage, Manifest, Split
 from tools.commands.pack import pack
 from tools.commands.split import split
 from tools.commands.verify import verify
@@ -207,7 +207,7 @@ def test_verify_finds_a_planted_leak(tmp_path: Path, capsys: pytest.CaptureFixtu
             )
             for name, ids in (("train", (7, 8)), ("val", (8, 9)))
         }
-        manifest = Manifest(name="x", licence="x", lineage="known", classes=1, seed=0, splits=splits)
+        manifest = Manifest(name="x", licence="x", lineage=Lineage.KNOWN, classes=1, seed=0, splits=splits)
         write_manifest(folder, manifest, json.dumps({"codepoint_to_id": {"一 (U+4E00)": 0}}))
     found = problems_of(tmp_path / "set", capsys)
     assert found == ["1 originals are in both train and val, for example 0000000000000008"]
