@@ -73,7 +73,8 @@ def test_export_reads_like_its_checkpoint(undisturbed: Path, tiny_set: Path, tmp
     result = start(export, "--checkpoint", str(best), "--output", str(model))
     assert result.returncode == 0, result.stderr
     assert sorted(path.name for path in model.iterdir()) == [
-        ".kkanji-output", "README.md", "config.json", "index.json", "manifest.json", "model.safetensors", "originals.npy", "state.json",
+        ".kkanji-output",
+        "README.md", "config.json", "index.json", "manifest.json", "model.safetensors", "originals.npy", "state.json",
     ]  # fmt: skip
     size, whole = ((folder / "model.safetensors").stat().st_size for folder in (model, best))
     assert size < 0.55 * whole
