@@ -44,6 +44,7 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
 APART = {("kkanji.training", "kkanji.inference")}  # a training never needs what reads image files
 NEIGHBOURS = {"kkanji": 0, "benchmarks": 0}  # single files on the ground floor, which may import each other
 MOST_FILES = 15  # in a folder
+MOST_ATTRIBUTES = 10  # of a class in kkanji/training
 OURS = {*MAY_IMPORT, "tests"}
 NOT_IN_SHARDS = {"torch", "torchvision", "nvidia", "timm", "accelerate"}
 FRONT_DOOR = Path("launch/__main__.py")  # the command `kkanji`: imports the module of the command that it is given
@@ -187,6 +188,32 @@ def test_no_folder_is_a_corridor() -> None:
     for path in FILES:
         files[path.parent.relative_to(ROOT)] += path.name != "__init__.py"
     assert {folder: count for folder, count in files.items() if count > MOST_FILES} == {}
+
+
+def attributes(node: ast.ClassDef) -> set[str]:
+    """Fields of a dataclass, and what methods assign to self."""
+    fields = {
+        each.target.id for each in node.body if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
+    }
+    assigned = {
+        each.attr
+        for each in ast.walk(node)
+        if isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Store) and ast.unparse(each.value) == "self"
+    }
+    return fields | assigned
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "kkanji/training").glob("*.py")), ids=lambda path: path.name)
+def test_no_class_of_the_trainer_holds_everything(path: Path) -> None:
+    """The trainer was one class with 21 attributes: who changes one of so many must know them all."""
+    classes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)]
+    assert {node.name: attributes(node) for node in classes if len(attributes(node)) > MOST_ATTRIBUTES} == {}
+
+
+def test_attributes_are_counted() -> None:
+    code = "class A:\n    x: int\n    def f(self):\n        self.y, self.z = self.w.v = 1, 2"
+    (node,) = ast.parse(code).body
+    assert isinstance(node, ast.ClassDef) and attributes(node) == {"x", "y", "z"}
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""How fast a training runs, and which stage limits it."""
+"""How fast training runs, and which stage limits it."""

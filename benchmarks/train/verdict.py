@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-FED = 0.05  # lost against the model alone: below it the model limits, as far as a shared machine can tell
+FED = 0.05  # fraction lost against the model alone; on a shared machine, less is within the noise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,31 +14,31 @@ class Rates:
     cached: float
     """The model, with batches of the loader that are in host memory already."""
     fed: float
-    """The training as it is."""
+    """Training as it is."""
     loader: float
     """The loader, without a model."""
     waited: float
-    """Share of the training's time that a host waited for the loader, on the rank that waited longest."""
+    """Fraction of the time that the host waited for the loader, on the rank that waited longest."""
     separate: bool
-    """Whether the device has a memory of its own, into which batches are copied; a CPU has not."""
+    """Whether batches are copied into a memory of the device's own, as on a GPU."""
     spread: float = 0.0
-    """The most that a measurement differed from the median of its kind, as a share."""
+    """Largest difference of a measurement from the median of its kind, as a fraction."""
     shards_ahead: float | None = None
-    """Fetched and not needed yet, at the end; None for a set on a local disk."""
+    """Shards that were fetched but not needed yet, at the end. None for a set on a local disk."""
 
     @property
     def lost(self) -> float:
-        """Share of the training's time that the model alone would not need."""
+        """Fraction of the time that the model alone would not need."""
         return max(0.0, 1 - self.fed / self.alone)
 
     @property
     def copying(self) -> float:
-        """Share of the training's time that goes with bringing batches from host memory to the device."""
+        """Fraction of the time spent on bringing batches from host memory to the device."""
         return max(0.0, self.fed / self.cached - self.fed / self.alone) if self.separate else 0.0
 
     @property
     def loading(self) -> float:
-        """Share of the training's time that goes with the loader."""
+        """Fraction of the time spent on loading."""
         return max(0.0, 1 - self.fed / self.cached) if self.separate else self.lost
 
 

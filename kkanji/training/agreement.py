@@ -1,9 +1,8 @@
 """What all ranks of a run agree on before its first step, and again before each checkpoint.
 
-No rank decides by itself what follows from its own machine: rank 0 chooses the checkpoint to go on from, order and
-window are settled by the smallest cache, precision by what every device has (and the micro-batch by the smallest
-memory: `kkanji.training.micro_batch`). What must not differ is compared field by field. Whatever is wrong on one rank
-ends all.
+No rank decides alone what depends on its own machine. Rank 0 chooses the checkpoint to continue from; order and window
+follow from the smallest cache, precision from what every device supports, and the micro-batch from the smallest memory
+(`kkanji.training.micro_batch`). Everything else is compared field by field. An error on one rank ends all ranks.
 """
 
 import hashlib
@@ -33,7 +32,7 @@ from shards import FolderLock, InputError, ShardSet
 Result = TypeVar("Result")
 Fields = Mapping[str, str]
 NONE, UNKNOWN = "none", "unknown"
-# Options of a node's own: where it keeps things, how much of them, and what it watches.
+# Each node may have its own values: paths, the room it has, and what it watches.
 MAY_DIFFER = frozenset({"data", "output", "cache_size", "stall_seconds", "profile_steps"})
 SHOWN = 12  # characters of a sha256; a rank that differs does so in these
 SAME = "start every rank with the same code, options and set, and with an --output that every node sees"
@@ -41,21 +40,21 @@ SAME = "start every rank with the same code, options and set, and with an --outp
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Agreement:
-    """What every rank begins with; only paths may differ."""
+    """What every rank starts with. Only paths may differ."""
 
     config: TrainConfig
-    """Order and window settled."""
+    """Order and window are resolved."""
     classes: ClassMap
     precision: str
-    """Accelerate's name of it."""
+    """Accelerate's name of the precision."""
     checkpoint: Path | None
-    """To go on from; None begins a new run."""
+    """The checkpoint to continue from. None begins a new run."""
 
 
 def agree(config: TrainConfig, data: ShardSet, held: ExitStack) -> Agreement:
-    """The one agreement before a run's first step. All ranks call it. Raises InputError, or leaves, on all of them.
+    """Agree before a run's first step. All ranks call it; it raises InputError, or exits, on all of them or on none.
 
-    held: the main process keeps the run's folder for this run until it ends.
+    held: holds the lock on the run's folder, on the main process.
     """
     _join_ranks()
     chosen = together(partial(_enter_run, config, held))[0]
@@ -70,21 +69,21 @@ def agree(config: TrainConfig, data: ShardSet, held: ExitStack) -> Agreement:
 
 
 def together(action: Callable[[], Result]) -> list[Result]:
-    """What the action returns on each rank, in their order. All ranks call it, and go on only if all succeeded.
+    """The results of an action on all ranks, in rank order. All ranks call it and continue only if all succeeded.
 
-    If it raises InputError, or an OSError, on any rank, all ranks end, with its message.
+    If the action raises InputError or OSError on any rank, all ranks end with its message.
     """
     if PartialState().num_processes == 1:
         return [action()]
     outcomes = gather_object([(_name(), *_attempt(action))])
     problems = {name: problem for name, _, problem in outcomes if problem}
     if problems:
-        _end_all(_told(problems, ranks=len(outcomes)))
+        _end_all(_one_message(problems, ranks=len(outcomes)))
     return [result for _, result, _ in outcomes]
 
 
 def compare(describe: Callable[[], Fields], *, remedy: str) -> None:
-    """End all ranks if one has another value than rank 0 in any field; a value that is unknown differs from none."""
+    """End all ranks if one differs from rank 0 in any field. An unknown value differs from no other."""
     if PartialState().num_processes == 1:
         return
     found = differences(together(lambda: (_name(), describe())))
@@ -93,9 +92,9 @@ def compare(describe: Callable[[], Fields], *, remedy: str) -> None:
 
 
 def differences(reports: list[tuple[str, Fields]]) -> list[str]:
-    """Both values of each field in which a rank differs from the first one; each field is told of one rank only.
+    """For each field in which a rank differs from the first one, both values. One rank is named for each field.
 
-    reports: of each rank its name and its values.
+    reports: the name and the values of each rank.
     """
     first, expected = reports[0]
     found: dict[str, str] = {}
@@ -108,18 +107,18 @@ def differences(reports: list[tuple[str, Fields]]) -> list[str]:
 
 
 def checksum(tensors: Iterable[Tensor]) -> str:
-    """Of the bits of float32 tensors, added up where they lie: nothing but a number for each leaves the device."""
+    """Checksum of float32 tensors. Their bits are added up on the device: only one number for each leaves it."""
     sums = [tensor.detach().view(torch.int32).sum(dtype=torch.int64) for tensor in tensors]
     return hashlib.sha256(torch.stack(sums).cpu().numpy().tobytes()).hexdigest()[:SHOWN]
 
 
 def _join_ranks() -> None:
-    """Without its own launcher or variable, Accelerate takes ranks that have no GPU for so many runs of one process."""
+    """Started by torchrun without a GPU, Accelerate would take each rank for a run of its own; this prevents it."""
     PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available())
 
 
 def _enter_run(config: TrainConfig, held: ExitStack) -> str | None:
-    """On rank 0: lock the run's folder; the name of the checkpoint to go on from, if there is one."""
+    """On rank 0: lock the run's folder. Returns the name of the checkpoint to continue from, if there is one."""
     if not PartialState().is_main_process:
         return None
     output = config.checkpointing.output
@@ -139,7 +138,7 @@ def _enter_run(config: TrainConfig, held: ExitStack) -> str | None:
 
 
 def _fields(config: TrainConfig, data: ShardSet, chosen: str | None) -> Fields:
-    """What must not differ between ranks, as this one has it."""
+    """This rank's values of everything that must not differ between ranks."""
     options = {name: str(value) for name, value in read_options(config.to_dict()).items() if name not in MAY_DIFFER}
     init = config.network.init
     begun_with = () if chosen or init is None else (init,)  # a resumed run does not read it again
@@ -155,7 +154,7 @@ def _fields(config: TrainConfig, data: ShardSet, chosen: str | None) -> Fields:
 
 
 def _checkpoint_seen(config: TrainConfig, chosen: str | None) -> Fields:
-    """The checkpoint to go on from as this rank sees it: where rank 0 found none, any."""
+    """The checkpoint to continue from, as this rank sees it; any that it sees, where rank 0 found none."""
     folder = config.checkpointing.output / "checkpoints"
     seen = folder / chosen if chosen else checkpoint.newest(folder) if config.checkpointing.resume else None
     if seen is None or not seen.is_dir():
@@ -173,23 +172,22 @@ def _name() -> str:
 
 
 def _attempt(action: Callable[[], Result]) -> tuple[Result | None, str]:
-    """Its result, or how to tell what went wrong."""
+    """The result, or else a message."""
     try:
         return action(), ""
     except (InputError, OSError) as error:
         return None, str(error) or type(error).__name__
 
 
-def _told(problems: Mapping[str, str], ranks: int) -> str:
-    """One message: what went wrong on the first of the ranks named, or on all alike."""
+def _one_message(problems: Mapping[str, str], ranks: int) -> str:
+    """The problem of the first rank that has one, with the rank's name unless all have the same."""
     name, problem = next(iter(problems.items()))
     alike = len(problems) == ranks and len(set(problems.values())) == 1
     return problem if alike else f"{name}: {problem}"
 
 
 def _end_all(message: str) -> NoReturn:
-    """Called on all ranks. The message is told once a node; and a launcher kills the others when one has left, so leave
-    at one time."""
+    """End all ranks with one message per node. They leave together: a launcher kills the others once one has left."""
     state = PartialState()
     state.wait_for_everyone()
     if state.is_local_main_process:

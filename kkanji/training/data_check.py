@@ -1,4 +1,4 @@
-"""Damage in a set that is used in place ends the run on all ranks, before an epoch with it counts."""
+"""Damage in a set that is read in place ends the run on all ranks before its first epoch does."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from accelerate import Accelerator
 from kkanji.environment import local_ranks
 from shards import CorruptShard, ShardSet
 
-LOOK_S = 5  # between two agreements while all wait
+LOOK_S = 5  # seconds between two exchanges of findings, while all ranks wait
 
 
 class DataCheck:
-    """The background check of a set, in which every shard is checked by one rank of each node.
+    """Background check of a set. On each node, every shard is checked by one rank.
 
-    Ranks exchange what they found by gloo, on the host: no step waits for a device.
+    Ranks exchange their findings by gloo, on the host, so that no step waits for a device.
     """
 
     def __init__(self, accelerator: Accelerator, data: ShardSet, *splits: str) -> None:
@@ -31,10 +31,10 @@ class DataCheck:
         self._check.close()
 
     def passed(self, *, whole: bool) -> bool:
-        """Whether nothing stands against going on; all ranks call this together, and again if not.
+        """Whether the run may continue. All ranks call this together, and again if not.
 
-        whole: every shard must have been checked. Otherwise it is enough that no damage was found so far.
-        Raises CorruptShard on all ranks when one of them found damage.
+        whole: require that every shard was checked. Otherwise it is enough that no damage was found so far.
+        Raises CorruptShard on all ranks if one of them found damage.
         """
         if not self._over:
             finished = self._check.finished(wait_s=LOOK_S if whole else 0)
@@ -45,19 +45,19 @@ class DataCheck:
         return self._over or not whole
 
     def finish(self) -> None:
-        """Wait for all of it."""
+        """Wait until every shard was checked."""
         while not self.passed(whole=True):
             pass
 
     def _any(self, *mine: bool) -> list[bool]:
-        """Whether each of these is so on any rank."""
+        """For each value, whether it is true on any rank."""
         found = torch.tensor(mine, dtype=torch.uint8)
         if self._group is not None:
             dist.all_reduce(found, dist.ReduceOp.MAX, group=self._group)
         return [bool(value) for value in found]
 
     def _first_problem(self) -> str:
-        """Of the lowest rank that has one."""
+        """The problem of the lowest rank that has one."""
         problems: list[str | None] = [self._check.problem]
         if self._group is not None:
             problems = [None] * dist.get_world_size()

@@ -1,4 +1,4 @@
-"""How many images a device can take at once: a micro-batch from measured activations and free memory, then tried."""
+"""How many images a device can process at once: estimated from measured activations and free memory, then tried."""
 
 import copy
 import warnings
@@ -16,18 +16,18 @@ from kkanji.pixels import normalise
 from shards import InputError
 from shards.format.layout import IMAGE_BYTES, IMAGE_SIZE
 
-PROBE = 2  # images; what is saved grows linearly with them
-SHARE = 0.6  # of the free memory; the rest is for the optimizer's state, the backward pass's buffers and the loader
+PROBE = 2  # images; saved activations grow linearly with them
+SHARE = 0.6  # of the free memory; the rest holds the optimizer's state, buffers of the backward pass and the loader
 # On a CPU memory is not what limits: with 2 cores, images/s were flat up to 256 images (docs/LOG.md, 2026-11-22).
 CPU_LARGEST = 128
-# What a training has on its device and a trial has not, counted in the code: of the weights' size Adam's three states
-# and the buckets in which DDP exchanges gradients; for each pixel a byte as it came, joined with its batch, augmented
-# and in DALI's copy of that (kkanji/data/dali.py), in each of the four batches that are ready, in use or under way.
+# What a run keeps on its device besides a trial step, counted in the code. In sizes of the weights: Adam's three states
+# and the buckets in which DDP exchanges gradients. In bytes per pixel: one as read, one joined with its batch, one
+# augmented and one in DALI's copy of that (kkanji/data/dali.py), for each of four batches ready, in use or under way.
 STATES, PIXEL_BYTES = 4, 16
 
 
 def derive_micro_batch(model: nn.Module, device: torch.device, wanted: int) -> int:
-    """At most `wanted` images, as many as the device's free memory holds activations of."""
+    """The number of images, at most `wanted`, whose activations fit into the device's free memory."""
     largest = free_bytes(device) * SHARE / saved_bytes_per_image(model)
     if device.type == "cpu":
         largest = min(largest, CPU_LARGEST)
@@ -37,8 +37,8 @@ def derive_micro_batch(model: nn.Module, device: torch.device, wanted: int) -> i
 def resolve_micro_batch(model: nn.Module, accelerator: Accelerator, wanted: int) -> int:
     """`wanted` images, halved until a trial step with them fits on the device of every rank.
 
-    All ranks call this before a run's first step, the model on the device and not wrapped yet. Halving is told by a
-    warning. Raises InputError, on all ranks, if one image does not fit.
+    All ranks call this before a run's first step, with the model on the device and not wrapped yet. It warns if it had
+    to halve. Raises InputError, on all ranks, if a single image does not fit.
     """
     fitting = largest_that_fits(partial(_try_step, model, accelerator), wanted)
     images = int(accelerator.gather(torch.tensor([fitting], device=accelerator.device)).min())
@@ -53,10 +53,10 @@ def resolve_micro_batch(model: nn.Module, accelerator: Accelerator, wanted: int)
 
 
 def largest_that_fits(attempt: Callable[[int], None], wanted: int) -> int:
-    """So many images that the attempt does not run out of memory: `wanted`, or a half, a quarter ...; 0 for none.
+    """The first of `wanted`, a half, a quarter ... images for which the attempt has enough memory; 0 if none has.
 
-    Not `accelerate.utils.find_executable_batch_size`: it takes what cuDNN does not support for want of memory too, and
-    tells errors apart by their text.
+    Not `accelerate.utils.find_executable_batch_size`, which judges errors by their text and takes what cuDNN does not
+    support for a lack of memory.
     """
     images = wanted
     while images:
@@ -77,9 +77,9 @@ def _fits(attempt: Callable[[int], None], images: int) -> bool:
 
 
 def _try_step(model: nn.Module, accelerator: Accelerator, images: int) -> None:
-    """Forward and backward over blank images, by a copy of the model, beside room for what a training has besides.
+    """Forward and backward over blank images, with as much memory taken as a run needs for everything else.
 
-    Weights, batch statistics, gradients and random numbers stay as they are.
+    A copy of the model does it: weights, batch statistics, gradients and random numbers stay as they are.
     """
     device = accelerator.device
     size = STATES * sum(parameter.nbytes for parameter in model.parameters()) + images * IMAGE_BYTES * PIXEL_BYTES
@@ -95,7 +95,7 @@ def _try_step(model: nn.Module, accelerator: Accelerator, images: int) -> None:
 
 
 def saved_bytes_per_image(model: nn.Module) -> float:
-    """Bytes that one image's forward pass keeps for the backward pass, float32, measured on a copy on the CPU."""
+    """Bytes that the forward pass of an image keeps for the backward pass in float32, measured on the CPU."""
     probe = copy.deepcopy(model).cpu().train()
     weights = {parameter.untyped_storage().data_ptr() for parameter in probe.parameters()}
     saved: dict[int, int] = {}
@@ -108,7 +108,7 @@ def saved_bytes_per_image(model: nn.Module) -> float:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = probe(torch.zeros(PROBE, 1, IMAGE_SIZE, IMAGE_SIZE))
-    del output  # held until here: freed activations would give their addresses to later ones
+    del output  # kept until here: later activations would reuse the addresses of freed ones and not be counted
     return max(1.0, sum(saved.values()) / PROBE)
 
 

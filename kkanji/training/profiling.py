@@ -1,4 +1,4 @@
-"""Where a step's time goes: traces on request, stacks when it does not end, garbage collection out of the way."""
+"""Where a step's time goes: traces on request, stacks of a step that does not end, no garbage collection in between."""
 
 import faulthandler
 import gc
@@ -12,15 +12,15 @@ LEFT_OUT, WARM_UP = 3, 2  # steps: the first ones allocate and compile
 
 
 class NoProfiler:
-    """Stands in where no traces are asked for."""
+    """The profiler of a run without traces."""
 
     def step(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 @contextmanager
 def profiled(steps: int, folder: Path) -> Iterator[NoProfiler | profile]:
-    """A profiler whose `step` is called after each step; it writes so many steps, once, for TensorBoard or Perfetto."""
+    """A profiler; call its `step` after each step. It traces this number of steps once, for TensorBoard or Perfetto."""
     if not steps:
         yield NoProfiler()
         return
@@ -31,9 +31,9 @@ def profiled(steps: int, folder: Path) -> Iterator[NoProfiler | profile]:
 
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """No collection when Python chooses: each rank would choose another moment, and all wait for each other."""
+    """Keep Python from collecting garbage on its own: ranks would do so at different steps and wait for each other."""
     gc.collect()
-    gc.freeze()  # what is there now, imported modules above all, stays; collections asked for need not look at it
+    gc.freeze()  # imported modules stay for good; the collections that we call for need not visit them
     gc.disable()
     try:
         yield
@@ -44,8 +44,8 @@ def without_garbage_collection() -> Iterator[None]:
 
 @contextmanager
 def watched(seconds: int) -> Iterator[Callable[[], None]]:
-    """Gives what is to be called at each step. If no call follows within so many seconds, the process ends with status
-    1 and the stacks of all threads on stderr: a rank that waits for another for ever would keep its GPU as long.
+    """A function to call at each step. If no call follows within this many seconds, the process ends with status 1 and
+    the stacks of all threads on stderr: else a rank that waits for a dead one would keep its GPU forever.
     """
     if not seconds:
         yield lambda: None

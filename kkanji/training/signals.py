@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C during training: a request, on which all ranks agree between two steps, to save and leave."""
+"""SIGTERM and Ctrl-C during training ask a run to save and leave. All ranks agree on it between two steps."""
 
 import signal
 from types import FrameType, TracebackType
@@ -13,9 +13,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption:
-    """While entered, a first signal is only noted; a second one interrupts at once, as if this were not here.
+    """While entered, the first signal is only noted; a second one has its usual effect at once.
 
-    Ranks exchange their notes by gloo, on the host: no step waits for a device.
+    Ranks exchange what they noted by gloo, on the host, so that no step waits for a device.
     """
 
     def __init__(self) -> None:
@@ -48,5 +48,5 @@ class Interruption:
 
 
 def leave(number: int) -> None:
-    """What the signal would have done by itself."""
+    """Raise what the signal would have raised."""
     raise KeyboardInterrupt if number == signal.SIGINT else Terminated

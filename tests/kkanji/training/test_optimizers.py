@@ -1,16 +1,17 @@
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
+import timm.optim
 import torch
-from timm.optim import muon
 from torch import Tensor, nn
 
 from kkanji import checkpoint
 from kkanji.classes import ClassMap
 from kkanji.config import OptimizerName
 from kkanji.models import create_model
-from kkanji.training.optimizers import create_optimizer
+from kkanji.training import optimizers
+from kkanji.training.optimizers import create_optimizer, orthogonalise
 
 NAMES: tuple[OptimizerName, ...] = get_args(OptimizerName)
 
@@ -72,16 +73,47 @@ def test_muon_orthogonalises_in_what_the_processor_has(
     monkeypatch: pytest.MonkeyPatch, able: bool, expected: torch.dtype
 ) -> None:
     seen: set[torch.dtype] = set()
-    orthogonalise = muon.zeropower_via_newtonschulz
 
-    def spy(*args: Any, **options: Any) -> Tensor:
-        result: Tensor = orthogonalise(*args, **options)
-        seen.add(result.dtype)
-        return result
+    def spy(matrices: Tensor, dtype: torch.dtype) -> Tensor:
+        seen.add(dtype)
+        return orthogonalise(matrices, dtype)
 
-    monkeypatch.setattr(muon, "zeropower_via_newtonschulz", spy)
+    monkeypatch.setattr(optimizers, "orthogonalise", spy)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able})
     model = network()
     train(model, create_optimizer(model, "muon", lr=1e-3, weight_decay=0.01), 1)
     assert seen == {expected}
-    assert muon.zeropower_via_newtonschulz is spy, "as it was before the step"
+
+
+def test_muon_computes_what_timms_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same numbers in bfloat16, the only precision that timm's has, but for the rounding of batched products."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    ours, other = network(), network()
+    optimizer = create_optimizer(ours, "muon", lr=1e-3, weight_decay=0.03)
+    groups = [
+        {"params": [parameter for parameter in other.parameters() if parameter.ndim > 1], "weight_decay": 0.03},
+        {"params": [parameter for parameter in other.parameters() if parameter.ndim < 2], "weight_decay": 0.0},
+    ]
+    classifier = [parameter for name, parameter in other.named_parameters() if name == "classifier.weight"]
+    groups[0]["params"] = [parameter for parameter in groups[0]["params"] if parameter is not classifier[0]]  # type: ignore[attr-defined]
+    groups.append({"params": classifier, "weight_decay": 0.03, "use_fallback": True})
+    expected = timm.optim.Muon(groups, lr=1e-3, nesterov=True, betas=(0.9, 0.999))
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(3):
+        for own, reference in zip(ours.parameters(), other.parameters(), strict=True):
+            own.grad = 0.01 * torch.randn(own.shape, generator=generator)
+            reference.grad = own.grad.clone()
+        optimizer.step()
+        expected.step()
+    for (name, own), reference in zip(ours.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(own, reference, rtol=0, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), (3, 8, 20), (2, 20, 8)])
+def test_orthogonalised_matrices_have_singular_values_near_one(shape: tuple[int, ...]) -> None:
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    found = orthogonalise(matrices, torch.float32)
+    assert found.shape == shape
+    values = torch.linalg.svdvals(found)
+    assert 0.7 < values.min() and values.max() < 1.3
+    assert torch.equal(orthogonalise(matrices[:1], torch.float32), found[:1]), "matrices of a stack are independent"
