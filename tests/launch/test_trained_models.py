@@ -51,7 +51,7 @@ def test_the_evaluated_one_reads_images_that_it_never_saw(real_archive: Path, tm
     numbers = np.sort(np.random.default_rng(0).choice(reader.samples, 1_000, replace=False))
     batch, model = reader.collect(numbers), Predictor(EVALUATED, torch.device("cpu"))
     assert model.classes == class_map(data)
-    read = [guesses[0].label for guesses in model.read(batch.images, 1)]
+    read = [guesses[0].label for guesses in model.predict(batch.images, 1)]
     expected = [model.classes.labels[number] for number in batch.labels]
     top1 = np.mean([one == other for one, other in zip(read, expected, strict=True)])
     stated = re.search(r"top-1 ([\d.]+)%", (EVALUATED / "README.md").read_text(encoding="utf-8"))

@@ -68,7 +68,7 @@ def test_predict_and_onnxruntime_read_alike(folder: Path) -> None:
     session = onnxruntime.InferenceSession((folder / ONNX).read_bytes(), providers=["CPUExecutionProvider"])
     for batch in (images, images[:3]):
         (found,) = session.run(None, {"images": batch})
-        best = [guesses[0] for guesses in reader.read(batch[:, 0], 1)]
+        best = [guesses[0] for guesses in reader.predict(batch[:, 0], 1)]
         assert [reader.classes.ids[ord(guess.character)] for guess in best] == found.argmax(axis=1).tolist()
         assert [guess.probability for guess in best] == pytest.approx(found.max(axis=1).tolist(), abs=1e-4)
 
