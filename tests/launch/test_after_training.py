@@ -130,7 +130,7 @@ def test_a_class_of_rendered_images_alone_was_trained_on_but_has_no_originals(be
     originals = checkpoint.read_state(best)["training_originals"]
     drawn = [0] * len(originals)
     originals[2], drawn[2] = 0, 9
-    say(best, training_originals=originals, training_rendered=drawn)
+    say(best, training_originals=originals, training_drawn=drawn)
     evaluate(EvaluateConfig(checkpoint=best, data=str(tiny_set)))
     assert evaluation(best)["without_training"] == []
     assert evaluation(best)["bins"][0]["training_images"] == "0" and evaluation(best)["bins"][0]["images"] == 6
