@@ -41,9 +41,9 @@ def measured(
 def test_ours_is_compared_at_the_originals_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measured in the same way on both; tolerances are four standard errors of 1,000 images, or the stated misfit."""
     numbers = np.arange(COUNT)
-    noisy = recipes.original(np.full((COUNT, 64, 64), probe.GRAY, np.uint8), 0, numbers)
+    noisy = recipes.legacy(np.full((COUNT, 64, 64), probe.GRAY, np.uint8), 0, numbers)
     monkeypatch.setattr(recipes, "NOISE", 0.0)
-    theirs = measured(lambda images: recipes.original(images, 0, numbers), lambda _: noisy)
+    theirs = measured(lambda images: recipes.legacy(images, 0, numbers), lambda _: noisy)
     still = replace(MATCHED, noise_levels=0.0)
     ours = measured(lambda images: vary(images, still), lambda images: vary(images, MATCHED))
     for name, tolerance in (("rms_displacement_px", 0.06), ("deformation_px", 0.06), ("noise_levels", 0.04)):
