@@ -9,8 +9,8 @@ archive=$1 fonts=$2 out=$3
 source "$(dirname "$0")/steps.sh"
 
 originals
-drawn first --fonts "$fonts" --at-most 60 --per-class 12
-drawn second --fonts "$fonts" --at-most 60 --per-class 12 --seed 1
+rendered first --fonts "$fonts" --at-most 60 --per-class 12
+rendered second --fonts "$fonts" --at-most 60 --per-class 12 --seed 1
 shards half first --protocol half
 shards redrawn second --protocol half
 train half half --epochs 12 --lr 3e-3 --warmup-epochs 0.2 --weight-decay 0.02 --ema-images 40000 --start-size 48 \

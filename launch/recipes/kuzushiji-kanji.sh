@@ -10,8 +10,8 @@ archive=$1 fonts=$2 more_fonts=$3 out=$4
 source "$(dirname "$0")/steps.sh"
 
 originals
-drawn first --fonts "$fonts" --at-most 30 --per-class 10
-drawn second --fonts "$more_fonts" --at-most 30 --per-class 12 --seed 1
+rendered first --fonts "$fonts" --at-most 30 --per-class 10
+rendered second --fonts "$more_fonts" --at-most 30 --per-class 12 --seed 1
 shards part first --val 0.2
 shards redrawn second --val 0.2
 shards whole second --val 0

@@ -8,7 +8,7 @@ archive=$1 fonts=$2 out=$3
 source "$(dirname "$0")/steps.sh"
 
 originals
-drawn second --fonts "$fonts" --at-most 30 --per-class 12 --seed 1
+rendered second --fonts "$fonts" --at-most 30 --per-class 12 --seed 1
 shards redrawn second --val 0.2
 train scratch redrawn --epochs 24 --lr 3e-3 --warmup-epochs 0.2 --weight-decay 0.02 --ema-images 50000 --start-size 48 \
     --full-size-at 0.3 --augment 1.1 --augment-start 0.5 --unaugmented-epochs 2 --evaluate-every 6

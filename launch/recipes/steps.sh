@@ -7,11 +7,11 @@ originals() {
     [ -e "$out/originals" ] || python -m tools combine "$archive" --output "$out/originals" --name Kuzushiji-Kanji
 }
 
-drawn() { # NAME OPTIONS...: the originals, and for rare characters images rendered from fonts
+rendered() { # NAME OPTIONS...: the originals, and for rare characters images rendered from fonts
     [ -e "$out/$1" ] || python -m tools render "$out/originals" --output "$out/$1" "${@:2}"
 }
 
-shards() { # NAME DRAWN OPTIONS...: options that say how the originals are divided
+shards() { # NAME RENDERED OPTIONS...: options that say how the originals are divided
     [ -e "$out/$1-shards" ] && return
     python -m tools split "$out/$2" --overwrite "${@:3}"
     python -m tools pack "$out/$2" --output "$out/$1-shards"

@@ -43,7 +43,7 @@ def test_ours_is_compared_at_the_legacy_statistics(monkeypatch: pytest.MonkeyPat
     numbers = np.arange(COUNT)
     noisy = recipes.legacy(np.full((COUNT, 64, 64), probe.GRAY, np.uint8), 0, numbers)
     monkeypatch.setattr(recipes, "NOISE", 0.0)
-    legacy = measured(lambda images: recipes.legacy(images, 0, numbers), lambda _: noisy)
+    theirs = measured(lambda images: recipes.legacy(images, 0, numbers), lambda _: noisy)
     still = replace(MATCHED, noise_levels=0.0)
     ours = measured(lambda images: augment(images, still), lambda images: augment(images, MATCHED))
     for name, tolerance in (("rms_displacement_px", 0.06), ("deformation_px", 0.06), ("noise_levels", 0.04)):

@@ -104,7 +104,10 @@ def test_a_second_run_asks_for_nothing(served: Served, tmp_path: Path, capsys: p
     assert output.endswith(f"next: python -m tools combine {tmp_path}/k49 --output originals\n")
 
 
-def test_the_next_command_names_what_was_fetched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_next_command_names_what_was_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fetching, "FILES", FILES)
     (tmp_path / "kkanji").mkdir()
     (tmp_path / "kkanji" / "kkanji.tar").write_bytes(b"no checksum is published, so anything will do")
     fetch(("kkanji",), output=tmp_path)

@@ -228,7 +228,7 @@ def test_verify_finds_another_class_map(folder: Path, tmp_path: Path, capsys: py
     (tmp_path / "set" / "index.json").write_text('{"codepoint_to_id": {"一 (U+4E00)": 0}}')
     assert problems_of(tmp_path / "set", capsys)[0].endswith("index.json has 1 classes, expected 4; pack the set again")
     (tmp_path / "set" / "index.json").unlink()
-    assert "a shard set has its class map there" in problems_of(tmp_path / "set", capsys)[0]
+    assert "missing; it is the class map of a shard set" in problems_of(tmp_path / "set", capsys)[0]
 
 
 def test_verify_refuses_what_is_no_set(folder: Path, tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_what_cannot_be_rendered_is_refused(folder: Path, fonts: Path, tmp_path:
     cases = (
         ((tmp_path / "none",), r"--fonts .*none: no such file or folder"),
         ((tmp_path / "empty",), r"--fonts .*empty: no .ttf or .otf file there"),
-        ((tmp_path / "broken.ttf",), r"broken.ttf cannot be read as a font"),
+        ((tmp_path / "broken.ttf",), r"broken.ttf is not a readable font"),
         ((one,), r"no font has any of the 3 classes with at most 5 originals"),
     )
     for given, message in cases:

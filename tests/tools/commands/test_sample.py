@@ -193,7 +193,7 @@ def test_missing_fonts_are_named_with_their_packages(made_fonts: Path, tmp_path:
 
 def test_a_damaged_font_is_named(made_fonts: Path) -> None:
     (made_fonts / "AoyagiKouzanT.ttf").write_bytes(b"not a font")
-    with pytest.raises(InputError, match=r"AoyagiKouzanT\.ttf cannot be read as a font"):
+    with pytest.raises(InputError, match=r"AoyagiKouzanT\.ttf is not a readable font"):
         load_faces(made_fonts)
 
 
