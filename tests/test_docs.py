@@ -74,9 +74,9 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
 def options(command: str) -> set[str] | None:
     """The options of a command; None where they are not known here."""
     if command in TOOLS:
-        names = inspect.signature(TOOLS[command]).parameters
+        names = set(inspect.signature(TOOLS[command]).parameters)
     elif command == "train":
-        names = dict.fromkeys(option_names(TrainConfig))
+        names = set(option_names(TrainConfig))
     else:
         return None
     return {name.strip("_").replace("_", "-") for name in names} | {"help"}
