@@ -31,7 +31,7 @@ def everything(
 
     Args:
         peers: Python of the environment that has the other libraries; those it lacks are skipped by name
-        originals: folder made by `python -m tools combine` and `split`, for benchmark prepare; left out if not given
+        originals: folder made by `kkanji combine` and `split`, for benchmark prepare; left out if not given
         documents: Markdown files whose tables are updated
     """
     failed = [command[0] for command in commands(peers, originals, documents) if not _run(command)]

@@ -63,7 +63,7 @@ def prepare(
     Example: python -m benchmarks prepare originals --peers .venv-peers/bin/python
 
     Args:
-        originals: folder with a split, made by `python -m tools combine` and `python -m tools split`
+        originals: folder with a split, made by `kkanji combine` and `kkanji split`
         per_class: training images of every class; with 300, the set of 3,831 classes takes 4.7 GB
         batch: images that are augmented at a time
         repeats: measurements of each peer, in turn

@@ -44,6 +44,7 @@ PACKAGES: Mapping[str, Mapping[str, str]] = {
         "kkanji.checkpoint": "save, load, export",
         "kkanji.data": "DALI graph, batches",
         "kkanji.augment": "policy and kernels",
+        "kkanji.pretrained": "the model for use",
     },
     "shards": {
         "shards.verify": "every byte checked",

@@ -25,7 +25,7 @@ class DataOptions:
     """The images to train on, and where they are kept."""
 
     data: str
-    """Shard set: a folder made by `python -m tools pack` or `balance`, or a URL (s3://, gs://, az://, https://)."""
+    """Shard set: a folder made by `kkanji pack` or `balance`, or a URL (s3://, gs://, az://, https://)."""
     cache_size: float = 0.0
     """Disk space in gigabytes for shards that are streamed or unpacked, in $KKANJI_CACHE or ~/.cache/kkanji. 0 takes
     80 % of the free space."""

@@ -126,9 +126,9 @@ def accuracy(
     Args:
         data: shard set with the splits train and val
         runs: folder for the runs; finished runs in it are not repeated
-        rendered_data: the same split, with `python -m tools render` images of rare characters; without it the run that
+        rendered_data: the same split, with `kkanji render` images of rare characters; without it the run that
             needs it is left out
-        legacy_data: the same split, balanced by `python -m tools balance` with the legacy augmentation; without it the
+        legacy_data: the same split, balanced by `kkanji balance` with the legacy augmentation; without it the
             run that needs it is left out
         images: images that the first run sees; the others see as many as take about as long
         only: names of runs; all if none are given

@@ -178,7 +178,7 @@ def read_classes(path: Path) -> ClassMap:
 
 
 def has_originals(path: Path) -> bool:
-    """Whether the checkpoint lists the original images behind its weights. `launch/export.py` adds that list."""
+    """Whether the checkpoint lists the original images behind its weights. `kkanji export` adds that list."""
     return (path / ORIGINALS).is_file()
 
 

@@ -114,7 +114,7 @@ class ExternalSource(ABC):
         known = self._feed.classes if numbers is None else len(numbers)
         if labels.min() < 0 or labels.max() >= known:
             found = f"labels {labels.min()}..{labels.max()}, expected 0..{known - 1}"
-            raise CorruptShard(f"a sample has {found}; run `python -m tools verify` on the set")
+            raise CorruptShard(f"a sample has {found}; run `kkanji verify` on the set")
         return labels.astype(np.int64) if numbers is None else numbers[labels]
 
 

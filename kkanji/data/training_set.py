@@ -123,5 +123,5 @@ def _checked_labels(data: ShardSet, reader: SplitReader) -> NDArray[np.int32]:
     samples = data.manifest.splits["train"].samples_per_class
     if not np.array_equal(np.bincount(known, minlength=data.manifest.classes), samples):
         found = "the labels in the shards of train are not as many of each class as dataset.json says"
-        raise CorruptShard(f"{data.location}: {found}; run `python -m tools verify` on it")
+        raise CorruptShard(f"{data.location}: {found}; run `kkanji verify` on it")
     return labels

@@ -18,7 +18,7 @@ KINDS = {  # type of each array in the file
     "probability": torch.float32,
     "label_probability": torch.float32,
 }
-REMEDY = "write it again with `launch/evaluate.py`"
+REMEDY = "write it again with `kkanji evaluate`"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

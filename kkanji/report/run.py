@@ -21,8 +21,8 @@ from shards.json_reading import field, number, read_json
 MAKERS = {
     "config.json": "launch/train.py",
     "log.jsonl": "launch/train.py",
-    "evaluation.json": "launch/evaluate.py",
-    "predictions.npz": "launch/evaluate.py",
+    "evaluation.json": "kkanji evaluate",
+    "predictions.npz": "kkanji evaluate",
 }
 
 T = TypeVar("T")

@@ -4,17 +4,17 @@ threads=${OMP_NUM_THREADS:-$(nproc)}
 precision=${PRECISION:-float32} # bfloat16: half as fast again on a processor that has it, much slower on others
 
 originals() {
-    [ -e "$out/originals" ] || python -m tools combine "$archive" --output "$out/originals" --name Kuzushiji-Kanji
+    [ -e "$out/originals" ] || kkanji combine "$archive" --output "$out/originals" --name Kuzushiji-Kanji
 }
 
 rendered() { # NAME OPTIONS...: the originals, and for rare characters images rendered from fonts
-    [ -e "$out/$1" ] || python -m tools render "$out/originals" --output "$out/$1" "${@:2}"
+    [ -e "$out/$1" ] || kkanji render "$out/originals" --output "$out/$1" "${@:2}"
 }
 
 shards() { # NAME RENDERED OPTIONS...: options that say how the originals are divided
     [ -e "$out/$1-shards" ] && return
-    python -m tools split "$out/$2" --overwrite "${@:3}"
-    python -m tools pack "$out/$2" --output "$out/$1-shards"
+    kkanji split "$out/$2" --overwrite "${@:3}"
+    kkanji pack "$out/$2" --output "$out/$1-shards"
 }
 
 train() { # NAME SET OPTIONS...
@@ -26,9 +26,9 @@ train() { # NAME SET OPTIONS...
 }
 
 evaluate() { # NAME SET OPTIONS...
-    python launch/evaluate.py --checkpoint "$out/runs/$1/checkpoints/best" --data "$out/$2-shards" "${@:3}"
+    kkanji evaluate --checkpoint "$out/runs/$1/checkpoints/best" --data "$out/$2-shards" "${@:3}"
 }
 
 export_model() { # NAME OPTIONS...
-    python launch/export.py --checkpoint "$out/runs/$1/checkpoints/best" --overwrite "${@:2}"
+    kkanji export --checkpoint "$out/runs/$1/checkpoints/best" --overwrite "${@:2}"
 }

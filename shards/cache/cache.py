@@ -258,7 +258,7 @@ class Cache:
         """Warn of the first fault, after which the file is made again; the second one is an error."""
         faults.append(fault)
         if len(faults) > 1:
-            remedy = "the stored shard is damaged, or this machine's disk or memory: run `python -m tools verify` on it"
+            remedy = "the stored shard is damaged, or this machine's disk or memory: run `kkanji verify` on it"
             raise CorruptShard(f"{fault}; made again after: {faults[0]}; {remedy}")
         self._count(refetched=1)
         warnings.warn(f"{fault}; making it again", RuntimeWarning, stacklevel=2)

@@ -44,7 +44,7 @@ def read_manifest(source: Path | Readable) -> Manifest:
         return parse_manifest(_read(source))
     except (ValueError, KeyError, TypeError) as error:
         found = f"no field {error}" if isinstance(error, KeyError) else str(error)
-        raise CorruptShard(f"{where}: {found}; make the set again with `python -m tools pack`") from error
+        raise CorruptShard(f"{where}: {found}; make the set again with `kkanji pack`") from error
 
 
 def parse_manifest(text: bytes | str) -> Manifest:
@@ -110,7 +110,7 @@ def _read(source: Path | Readable) -> bytes:
 
 def _read_local(folder: Path) -> bytes:
     if not folder.exists():
-        raise MissingShard(f"{folder}: no such folder; expected a shard set (made by `python -m tools pack`)")
+        raise MissingShard(f"{folder}: no such folder; expected a shard set (made by `kkanji pack`)")
     path = folder / MANIFEST_NAME
     try:
         return read_bounded(path)
@@ -122,5 +122,5 @@ def _read_local(folder: Path) -> bytes:
 
 _NO_MANIFEST = (
     f"no {MANIFEST_NAME}, so this is not a complete shard set; "
-    "make it with `python -m tools pack` (an interrupted run leaves none: run it again)"
+    "make it with `kkanji pack` (an interrupted run leaves none: run it again)"
 )

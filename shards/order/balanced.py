@@ -69,14 +69,13 @@ class BalancedOrder:
         return np.argsort(self.labels, kind="stable")
 
 
-def draws_per_class(samples: Sequence[int], draws: int, *, exponent: float = 0.0, cap: int = 0) -> NDArray[np.int64]:
+def draws_per_class(samples: Sequence[int], draws: int, *, exponent: float = 0.0) -> NDArray[np.int64]:
     """Draws of each class in an epoch, in proportion to its samples ** exponent, and one at least if it has samples.
 
     samples: of each class. draws: the mean over the classes that have samples. exponent 0: the same number for every
-    class; 1: in proportion to the samples. cap: a class with more samples counts as having this many; 0: no cap.
+    class; 1: in proportion to the samples.
     """
     counts = np.array(samples, np.int64)
-    counted = np.minimum(counts, cap) if cap else counts
-    weights = np.where(counts > 0, counted.astype(np.float64) ** exponent, 0.0)
+    weights = np.where(counts > 0, counts.astype(np.float64) ** exponent, 0.0)
     total = draws * np.count_nonzero(counts)
     return np.where(counts > 0, np.maximum(np.rint(weights / weights.sum() * total), 1), 0).astype(np.int64)

@@ -13,13 +13,18 @@ def write_file(path: Path, content: str | bytes) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
+def partial_name(path: Path) -> Path:
+    """Where a file lies until it is complete. A process that is killed leaves it; the next one writes over it."""
+    return path.with_name(f".{path.name}.partial")
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """A file to write, which takes its name only when it is complete and on the disk.
 
     An error within the context leaves the file that was there before. Raises OSError, which names the file.
     """
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = partial_name(path)
     try:
         with temporary.open("wb") as file:
             yield file

@@ -20,7 +20,7 @@ from typing import NamedTuple, NoReturn
 
 from shards.errors import InputError
 from shards.json_reading import field, load_json
-from shards.output.files import sync_folder, write_file
+from shards.output.files import partial_name, sync_folder, write_file
 
 MARKER_NAME, FORMAT = ".kkanji-output", "kkanji output 1"
 ELSEWHERE = "choose another --output"
@@ -76,6 +76,7 @@ class Destination:
         Raises: InputError if something that must not be replaced has come to this place meanwhile; OSError.
         """
         if self.maker:
+            partial_name(folder / MARKER_NAME).unlink(missing_ok=True)  # of a run that was killed here
             write_file(folder / MARKER_NAME, marker(folder, self.maker))
         sync_folder(folder)
         self.check()

@@ -303,7 +303,5 @@ def _size(source: Path | bytes) -> int:
 
 def _unreadable(path: Path, error: OSError) -> MissingShard | StorageError:
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        return MissingShard(
-            f"{path}: {error.strerror}; expected a file of a shard set (made by `python -m tools pack`)"
-        )
+        return MissingShard(f"{path}: {error.strerror}; expected a file of a shard set (made by `kkanji pack`)")
     return StorageError(f"{path}: {error.strerror}")

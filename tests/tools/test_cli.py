@@ -40,7 +40,7 @@ def test_every_command_has_help_with_an_example(
     with pytest.raises(SystemExit) as caught:
         command_line()
     assert caught.value.code == 0
-    assert f"Example: python -m tools {command}" in " ".join(capsys.readouterr().out.split())
+    assert f"Example: kkanji {command}" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -31,7 +31,7 @@ class IndexedTar:
     labels: NDArray[np.int32]
     """Class number of each image, [n]."""
     sources: NDArray[np.uint64]
-    """First 8 bytes of the sha256 of each image's pixels, the id in `python -m tools combine`, [n]."""
+    """First 8 bytes of the sha256 of each image's pixels, the id in `kkanji combine`, [n]."""
     bad: tuple[str, ...]
     """Why each bad image was skipped."""
 

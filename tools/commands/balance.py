@@ -64,10 +64,10 @@ def balance(
     or on several with a common disk: start `--part 0/4` to `--part 3/4`, or use torchrun or accelerate launch. The last
     process to finish completes the set.
 
-    Example: python -m tools balance originals --per-class 10000 --output balanced
+    Example: kkanji balance originals --per-class 10000 --output balanced
 
     Args:
-        folder: Originals with a split, made by `python -m tools combine` and `python -m tools split`.
+        folder: Originals with a split, made by `kkanji combine` and `kkanji split`.
         per_class: Training images in every class.
         output: Folder to make.
         block_size: Images in a block, one sample to a WebDataset reader: 125, 250, 625 or 1250.

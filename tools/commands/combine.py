@@ -43,7 +43,7 @@ def combine(
     images and duplicates are dropped and listed in OUTPUT/dropped.csv; identical images under different labels are all
     dropped. Nothing is unpacked to disk.
 
-    Example: python -m tools combine data/kkanji/kkanji.tar data/k49 data/kmnist --output originals
+    Example: kkanji combine data/kkanji/kkanji.tar data/k49 data/kmnist --output originals
 
     Args:
         sources: Folders or .tar, .tar.gz, .tgz archives in CODH's layout; *-imgs.npz files, or folders with them.
@@ -79,7 +79,7 @@ def find_sources(paths: Sequence[Path], legacy: Sequence[Path]) -> list[Source]:
         kind = LegacyArrays if has_arrays(path) else ClassFolders
         inputs.append(kind(path=path, lineage="unknown"))
     if not inputs:
-        raise InputError("no SOURCE given; expected folders or archives, as in `python -m tools combine kkanji.tar`")
+        raise InputError("no SOURCE given; expected folders or archives, as in `kkanji combine kkanji.tar`")
     return inputs
 
 

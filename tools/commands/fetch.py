@@ -59,9 +59,9 @@ def fetch(
     """Fetch CODH's data sets: kkanji (one tar), k49 and kmnist (arrays), each into a folder with its name.
 
     After an interruption the same command resumes. Files that exist are checked and not fetched again. CODH publishes
-    a checksum of every file but kkanji.tar, in which `python -m tools combine` finds any damage.
+    a checksum of every file but kkanji.tar, in which `kkanji combine` finds any damage.
 
-    Example: python -m tools fetch k49 kmnist --output data
+    Example: kkanji fetch k49 kmnist --output data
 
     Args:
         sets: Data sets to fetch: kkanji, k49, kmnist; all three by default.
@@ -73,7 +73,7 @@ def fetch(
         target = output / file.set / file.name
         print(f"{target}: {_check(target, file) if target.exists() else _fetch(target, file, url)}", flush=True)
     print(f"licence: {LICENCE}")
-    print(f"next: python -m tools combine {shlex.join(_sources(wanted, output))} --output originals")
+    print(f"next: kkanji combine {shlex.join(_sources(wanted, output))} --output originals")
 
 
 def _sources(files: Sequence[Published], output: Path) -> list[str]:

@@ -82,7 +82,7 @@ def index(
     OUTPUT gets a manifest and tables; the tars stay where they are. Their lineage is unknown, so nothing can prove that
     their splits share no original; identical images in two splits are counted and reported.
 
-    Example: python -m tools index --train "data/train-*.tar" --val "data/val-*.tar" --classes index.json
+    Example: kkanji index --train "data/train-*.tar" --val "data/val-*.tar" --classes index.json
 
     Args:
         train: Tars to train on: paths or URLs in one folder; * matches in file names (s3://bucket/data/train-*.tar).

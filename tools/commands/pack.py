@@ -26,10 +26,10 @@ def pack(
 
     A shard set is a folder of tars that any WebDataset reader opens, and a manifest, dataset.json.
 
-    Example: python -m tools pack originals --output shards
+    Example: kkanji pack originals --output shards
 
     Args:
-        folder: Originals with a split, made by `python -m tools combine` and `python -m tools split`.
+        folder: Originals with a split, made by `kkanji combine` and `kkanji split`.
         output: Folder to make.
         block_size: Images in a block, one sample to a WebDataset reader: 125, 250, 625 or 1250.
         shard_size: Images in a shard, a multiple of the block size; 25,000 take 103 MB.

@@ -48,10 +48,10 @@ def push(folder: tyro.conf.Positional[Path], location: tyro.conf.Positional[str]
     dataset.json goes last, and readers see no set before it. After an interruption the same command resumes: it skips
     objects with the same size and sha256. A prefix that holds another set or other files is refused and left as it is.
 
-    Example: python -m tools push shards s3://bucket/kuzushiji
+    Example: kkanji push shards s3://bucket/kuzushiji
 
     Args:
-        folder: Shard set, made by `python -m tools pack`, `balance` or `convert`.
+        folder: Shard set, made by `kkanji pack`, `balance` or `convert`.
         location: Destination: a bucket and a prefix (s3://, gs://, az://), or a folder.
     """
     started = time.perf_counter()
@@ -71,7 +71,7 @@ def push(folder: tyro.conf.Positional[Path], location: tyro.conf.Positional[str]
 def _files(folder: Path, manifest: Manifest) -> Iterator[File]:
     """All files but `dataset.json`. Raises MissingShard or CorruptShard if the folder does not match its manifest."""
     if manifest.base and "://" not in manifest.base:
-        raise InputError(f"{folder}: its tars lie in {manifest.base}; `python -m tools convert` makes a set of its own")
+        raise InputError(f"{folder}: its tars lie in {manifest.base}; `kkanji convert` makes a set of its own")
     yield _file(folder / CLASSES_NAME)
     for split in manifest.splits.values():
         for shard in split.shards:

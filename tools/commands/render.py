@@ -52,15 +52,15 @@ def render(
 ) -> None:
     """Add training images rendered from fonts to the classes that have few originals.
 
-    Images vary as those of `python -m tools sample` do. Fonts that have a character take turns in the order of their
+    Images vary as those of `kkanji sample` do. Fonts that have a character take turns in the order of their
     file names; with more fonts than images, rename the files so that the best come first. A class that no font has gets
-    no image. Run `python -m tools split` on the result: rendered images go to train, and the others go where they would
+    no image. Run `kkanji split` on the result: rendered images go to train, and the others go where they would
     go without them.
 
-    Example: python -m tools render originals --fonts /usr/share/fonts/truetype --output rendered
+    Example: kkanji render originals --fonts /usr/share/fonts/truetype --output rendered
 
     Args:
-        folder: Originals, made by `python -m tools combine`.
+        folder: Originals, made by `kkanji combine`.
         fonts: TrueType or OpenType files, or folders to search for them with their subfolders.
         at_most: Classes with this many originals or fewer get rendered images; 0 for classes without any.
         per_class: Images to render for each of these classes.

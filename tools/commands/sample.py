@@ -47,7 +47,7 @@ def sample(
 ) -> None:
     """Render a training sample in CODH's layout from public-domain brush fonts.
 
-    Example: python -m tools sample --output sample
+    Example: kkanji sample --output sample
 
     Args:
         output: Folder to make, with the images in OUTPUT/kkanji2/U+XXXX/<hash of the pixels>.png.

@@ -41,10 +41,10 @@ def show(
 ) -> None:
     """Show a shard set or originals: a contact sheet, augmented variants, the class balance or a data card.
 
-    Example: python -m tools show shards --split val --label U+4E00 --output sheet.png
+    Example: kkanji show shards --split val --label U+4E00 --output sheet.png
 
     Args:
-        location: Shard set (a folder or a URL), or originals made by `python -m tools combine`.
+        location: Shard set (a folder or a URL), or originals made by `kkanji combine`.
         kind: What to show: sheet (images, each above its typeset character), variants (one image and augmentations of
             it), balance (plot of the images of each class) or card (Markdown: counts, mean, licence, split and more).
         output: File to write, by default sheet.png, variants.png, balance.png or card.md.
@@ -52,7 +52,7 @@ def show(
         source: Source to show, such as kkanji.tar; only for originals, all by default.
         label: Class to show, such as U+4E00; all by default.
         count: Images to show at most, chosen at random.
-        recipe: Augmentation of the variants: policy or legacy, as in `python -m tools balance`.
+        recipe: Augmentation of the variants: policy or legacy, as in `kkanji balance`.
         augment: Strength of recipe policy for the variants, from 0 to 2.
         seed: Seed of the choice and of the augmentation, 0 or more.
         overwrite: Replace OUTPUT if `show` made it.

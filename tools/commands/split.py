@@ -50,10 +50,10 @@ def split(
     Classes with a single image go to train. Official test images (of Kuzushiji-49 and -MNIST) are always test; official
     training images become train or val, never test. Writes FOLDER/split.csv and FOLDER/split.json.
 
-    Example: python -m tools split originals --val 0.2
+    Example: kkanji split originals --val 0.2
 
     Args:
-        folder: Originals, made by `python -m tools combine`.
+        folder: Originals, made by `kkanji combine`.
         val: Fraction of the images for validation, from 0 to below 1.
         test: Fraction of the images without an official split for a test set that is measured once, 0 to below 1.
         folds: Number of folds to divide each class into; fold FOLD is val, the others are train.
@@ -85,7 +85,7 @@ def adopted(combined: Originals, path: Path) -> Division:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; expected a split.csv made by `python -m tools split`") from error
+        raise InputError(f"{path}: {error.strerror}; expected a split.csv made by `kkanji split`") from error
     rows = parse_table(data, originals.SPLIT_COLUMNS, path)
     numbers = dict(zip((row[0] for row in rows), originals.split_numbers([row[1] for row in rows], path), strict=True))
     ids = [f"{number:016x}" for number in combined.ids.tolist()]

@@ -104,7 +104,7 @@ def npz_source(path: Path) -> NpzImages:
     source = NpzImages(path=path, set=match["set"], official=official)
     for needed in (source.labels_path, source.class_map_path):
         if not needed.is_file():
-            raise InputError(f"{needed}: not there, but {path.name} needs it; run `python -m tools fetch`")
+            raise InputError(f"{needed}: not there, but {path.name} needs it; run `kkanji fetch`")
     return source
 
 
@@ -116,8 +116,7 @@ def npz_sources(folder: Path) -> list[NpzImages]:
         name = min(lonely)
         images = name.replace("-labels", "-imgs")
         raise InputError(
-            f"{folder / name}: no {images} beside it; run `python -m tools fetch`, or give the *-imgs.npz files as "
-            "sources"
+            f"{folder / name}: no {images} beside it; run `kkanji fetch`, or give the *-imgs.npz files as sources"
         )
     return sources
 

@@ -6,7 +6,7 @@
     dropped.csv     reason (blank, identical, conflict), label, source, member, id, official
     index.json      class map: every class of the sources, even if no image of it is left
     originals.json  name, licence, counts, checksums; written last: without it the folder is incomplete
-    split.csv       id, split: row by row, made by `python -m tools split`
+    split.csv       id, split: row by row, made by `kkanji split`
     split.json      how the split was made, and the checksum of split.csv; written last
 
 An original's id is the first 8 bytes of the sha256 of its pixels, so identical images can never get two ids.
@@ -152,7 +152,7 @@ def read_originals(folder: Path) -> Originals:
 
     Raises InputError if the folder is missing, incomplete or changed.
     """
-    facts = read_facts(folder / FACTS_NAME, FORMAT, VERSIONS, "python -m tools combine")
+    facts = read_facts(folder / FACTS_NAME, FORMAT, VERSIONS, "kkanji combine")
     classes = read_class_map(folder)
     columns = TABLE_COLUMNS if facts["version"] > 1 else TABLE_COLUMNS_1
     table = read_table(folder / TABLE_NAME, columns, facts["originals_sha256"])
@@ -224,7 +224,7 @@ def check_images(originals: Originals) -> None:
 
 def read_split(originals: Originals) -> SplitTable:
     """The split of these originals. Raises InputError if there is none, or if it is of other originals."""
-    command = f"python -m tools split {originals.folder}"
+    command = f"kkanji split {originals.folder}"
     facts = read_facts(originals.folder / SPLIT_FACTS_NAME, SPLIT_FORMAT, (SPLIT_VERSION,), command)
     path = originals.folder / SPLIT_TABLE_NAME
     table = read_table(path, SPLIT_COLUMNS, facts["split_sha256"])

@@ -66,7 +66,7 @@ def test_a_stored_label_out_of_range_is_refused_on_the_host(tmp_path: Path, labe
     reader = ShardSet(with_labels(tmp_path, labels)).split("train")
     served = 0
     with Loader(feed_of(reader), spans(40), CPU, largest=BATCH) as loader:
-        with pytest.raises(CorruptShard, match=r"labels .*, expected 0\.\.2; run `python -m tools verify` on the set"):
+        with pytest.raises(CorruptShard, match=r"labels .*, expected 0\.\.2; run `kkanji verify` on the set"):
             for _ in loader:
                 served += 1
     assert served <= 2

@@ -15,8 +15,8 @@ from tests.kkanji.report.made_run import CHARACTERS, CONFUSIONS, make_prediction
 MAKERS = [
     ("config.json", "launch/train.py"),
     ("log.jsonl", "launch/train.py"),
-    ("evaluation.json", "launch/evaluate.py"),
-    ("predictions.npz", "launch/evaluate.py"),
+    ("evaluation.json", "kkanji evaluate"),
+    ("predictions.npz", "kkanji evaluate"),
 ]
 
 

@@ -92,5 +92,5 @@ def test_a_flipped_label_is_no_traceback_of_the_balanced_order(tmp_path: Path, b
     labels.flush()
     data = open_set(folder)
     config = train_config(data=str(folder), output=tmp_path, order="balanced")
-    with pytest.raises(CorruptShard, match=r"labels in the shards of train .* run `python -m tools verify`"):
+    with pytest.raises(CorruptShard, match=r"labels in the shards of train .* run `kkanji verify`"):
         training_order(config, data, data.split("train"))

@@ -86,7 +86,7 @@ def assert_refused(folder: Path, message: str) -> None:
     with pytest.raises(CorruptShard, match=message) as caught:
         read_manifest(folder)
     assert str(caught.value).startswith(f"{folder / MANIFEST_NAME}: ")
-    assert str(caught.value).endswith("make the set again with `python -m tools pack`")
+    assert str(caught.value).endswith("make the set again with `kkanji pack`")
 
 
 def test_round_trip(manifest: Manifest) -> None:

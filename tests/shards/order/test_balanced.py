@@ -77,14 +77,6 @@ def test_draws_in_proportion_to_a_power_of_the_samples(exponent: float, expected
     assert draws_per_class([0, 1, 4, 9], 5, exponent=exponent).tolist() == expected
 
 
-@pytest.mark.parametrize(
-    ("cap", "exponent", "expected"),
-    [(4, 1.0, [0, 2, 7, 7]), (4, 0.5, [0, 3, 6, 6]), (9, 1.0, [0, 1, 4, 10]), (2, 0.0, [0, 5, 5, 5])],
-)
-def test_a_cap_bounds_what_a_class_counts_for(cap: int, exponent: float, expected: list[int]) -> None:
-    assert draws_per_class([0, 1, 4, 9], 5, exponent=exponent, cap=cap).tolist() == expected
-
-
 def test_a_class_with_samples_is_sampled_at_least_once() -> None:
     assert draws_per_class([1, 1_000_000], 10, exponent=1.0).tolist() == [1, 20]
 

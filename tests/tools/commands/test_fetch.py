@@ -101,7 +101,7 @@ def test_a_second_run_asks_for_nothing(served: Served, tmp_path: Path, capsys: p
     assert server.requests == []
     output = capsys.readouterr().out
     assert "exists, md5 as published" in output
-    assert output.endswith(f"next: python -m tools combine {tmp_path}/k49 --output originals\n")
+    assert output.endswith(f"next: kkanji combine {tmp_path}/k49 --output originals\n")
 
 
 def test_the_next_command_names_what_was_fetched(
@@ -111,7 +111,7 @@ def test_the_next_command_names_what_was_fetched(
     (tmp_path / "kkanji").mkdir()
     (tmp_path / "kkanji" / "kkanji.tar").write_bytes(b"no checksum is published, so anything will do")
     fetch(("kkanji",), output=tmp_path)
-    expected = f"next: python -m tools combine {tmp_path}/kkanji/kkanji.tar --output originals\n"
+    expected = f"next: kkanji combine {tmp_path}/kkanji/kkanji.tar --output originals\n"
     assert capsys.readouterr().out.endswith(expected)
 
 

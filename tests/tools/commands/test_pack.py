@@ -106,12 +106,10 @@ def test_without_a_fitting_split_nothing_is_packed(folder: Path, tmp_path: Path)
     with pytest.raises(InputError, match=r"split.csv: sha256 \w+, expected \w+: changed since it was written"):
         pack(folder, output=tmp_path / "set")
     facts.unlink()
-    with pytest.raises(
-        InputError, match=r"split.json: No such file or directory; it is written last by `python -m tools"
-    ):
+    with pytest.raises(InputError, match=r"split.json: No such file or directory; it is written last by `kkanji"):
         pack(folder, output=tmp_path / "set")
     facts.write_text(fact_text[:-9])
-    with pytest.raises(InputError, match=r"split.json: not JSON .* run `python -m tools split .* --overwrite`"):
+    with pytest.raises(InputError, match=r"split.json: not JSON .* run `kkanji split .* --overwrite`"):
         pack(folder, output=tmp_path / "set")
     assert not (tmp_path / "set").exists()
 
@@ -120,7 +118,7 @@ def test_a_split_of_other_originals_is_refused(originals_folder: Callable[..., P
     one, two = originals_folder({"U+4E00": 20}, name="one"), originals_folder({"U+4E00": 21}, name="two")
     for name in ("split.csv", "split.json"):
         (two / name).write_bytes((one / name).read_bytes())
-    with pytest.raises(InputError, match=r"split.csv: not a split of these originals; run `python -m tools split"):
+    with pytest.raises(InputError, match=r"split.csv: not a split of these originals; run `kkanji split"):
         pack(two, output=tmp_path / "set")
     split(two, overwrite=True)
     pack(two, output=tmp_path / "set")

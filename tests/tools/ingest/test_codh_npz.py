@@ -225,9 +225,7 @@ def test_labels_that_do_not_fit_are_refused(arrays: MakeNpz, tmp_path: Path) -> 
 def test_labels_without_images_are_an_unfinished_download(arrays: MakeNpz) -> None:
     folder = arrays("k49", train=pixels(3, 1), test=pixels(9, 2))
     (folder / "k49-train-imgs.npz").unlink()
-    with pytest.raises(
-        InputError, match=r"k49-train-labels.npz: no k49-train-imgs.npz beside it; run `python -m tools"
-    ):
+    with pytest.raises(InputError, match=r"k49-train-labels.npz: no k49-train-imgs.npz beside it; run `kkanji"):
         npz_sources(folder)
 
 
