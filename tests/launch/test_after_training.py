@@ -90,7 +90,7 @@ def test_evaluate_with_views_and_temperature(best: Path, tiny_set: Path, capsys:
     page = " ".join((best.parent.parent / "report.html").read_text().split())
     assert (
         "averaging the probabilities of 5 views of each image" in page
-        and "<strong>Temperature" in page
+        and "<strong>temperature of" in page
         and "Lineage known." in page
     )
 

@@ -43,7 +43,7 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path, change: str) -> None:
     np.savez(path, **arrays)
     if change == "cut":
         path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(InputError, match=r"predictions\.npz: .*launch/evaluate\.py"):
+    with pytest.raises(InputError, match=r"predictions\.npz: .*`kkanji evaluate`"):
         load_predictions(path)
 
 
