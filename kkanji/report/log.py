@@ -103,4 +103,4 @@ def _curves(rows: dict[int, list[float]], fields: tuple[str, ...]) -> dict[str, 
 
 
 def _malformed(path: Path, number: int, found: str) -> str:
-    return f"{path}, line {number}: {found}; remove or mend that line, or train again with `launch/train.py`"
+    return f"{path}, line {number}: {found}; remove or mend that line, or train again with `kkanji train`"
