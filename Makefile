@@ -22,7 +22,7 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 
 train: $(INSTALLED)
 	$(BIN)/kkanji combine sample --output $(SAMPLE)/originals --name "kkanji rendered sample" \
-		--licence "Drawn from public-domain brush fonts; not historical." --overwrite
+		--licence "Rendered from public-domain brush fonts; not historical." --overwrite
 	$(BIN)/kkanji split $(SAMPLE)/originals --val 0.2
 	$(BIN)/kkanji pack $(SAMPLE)/originals --output $(SAMPLE)/shards --block-size 125 --overwrite
 	$(BIN)/kkanji verify $(SAMPLE)/shards

@@ -102,7 +102,8 @@ class ScheduleOptions:
     """What changes in the course of the run."""
 
     epochs: int = 20
-    """Passes over the training split."""
+    """Epochs to train. An epoch is one pass over the training split, or, in order balanced, --draws-per-class images of
+    each class on average."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Learning rate after the warm-up. constant keeps the peak, cosine falls to 0 along half a cosine."""
     warmup_epochs: float = 0.0
@@ -150,7 +151,8 @@ class RegularisationOptions:
     mixup: float = 0.0
     """Parameter a of the distribution Beta(a, a) by which pairs of images are mixed. 0 mixes none."""
     mixup_stages: int = 0
-    """First stages of the network that mixup may mix the output of, instead of the images (manifold mixup)."""
+    """Number of stages, from the first, after which mixup may mix the outputs instead of the images (manifold mixup). 0
+    always mixes the images."""
     drop_path: float | None = None
     """Fraction of images that skip the last residual block, from 0 to below 1; earlier blocks are skipped less. None
     leaves the network as it is."""
@@ -204,7 +206,7 @@ class RuntimeOptions:
     stall_seconds: int = 1800
     """Seconds after which a step that does not end is aborted, with the stacks of all threads. 0 waits forever."""
     profile_steps: int = 0
-    """Steps to trace into the folder profile/ of --output, for TensorBoard or Perfetto."""
+    """Steps to trace into the folder profile/ of --output, for TensorBoard or Perfetto. 0 traces none."""
 
     def __post_init__(self) -> None:
         _require_at_least(self, 0, "micro_batch", "seed", "stall_seconds", "profile_steps")

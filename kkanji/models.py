@@ -15,7 +15,6 @@ Two families, both built of timm's EfficientNet blocks, both with squeeze-excita
 Every network takes `head="cosine"` for a classifier by angles.
 """
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -28,6 +27,7 @@ from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
+from kkanji.classes import read_class_map
 from kkanji.config import Head
 from kkanji.pixels import MEAN, STD
 from kkanji.pretrained import KUZUSHIJI_KANJI
@@ -116,7 +116,7 @@ class EfficientNetFactory:
 def create_model(name: str, classes: int, head: Head = "linear", *, drop_path: float | None = None) -> nn.Module:
     """A network of ours by its timm name. Raises InputError for any other.
 
-    drop_path: share of images that skip a residual block, growing evenly up to it at the last; None: the network's own.
+    drop_path: Fraction of images that skip the last residual block; None keeps the network's default.
     """
     known = list_models("kkanji*")
     if name not in known:
@@ -156,7 +156,7 @@ def _default_cfg(last_map: int) -> dict[str, Any]:
 
 def _trained_cfg(folder: Path) -> dict[str, Any]:
     """Of weights in a folder that `kkanji export` wrote."""
-    classes = len(json.loads((folder / "index.json").read_text(encoding="utf-8"))["codepoint_to_id"])
+    classes = len(read_class_map(folder))
     file = str(folder / "model.safetensors")
     return _default_cfg(4) | {"file": file, "num_classes": classes, "license": "cc-by-sa-4.0"}
 
@@ -251,7 +251,7 @@ def kkanji_efficientnet_b7(**kwargs: Any) -> nn.Module:
 
 @register_model
 def kkanji_efficientnet_fused_s(**kwargs: Any) -> nn.Module:
-    """A small network with fused early stages, drawn for 64 px characters."""
+    """A small network with fused early stages, designed for 64 px characters."""
     kwargs = {"drop_rate": 0.2, "drop_path_rate": 0.05} | kwargs
     name = "kkanji_efficientnet_fused_s"
     return _build(name, FUSED_S_STAGES, stem=24, features=640, width=1.0, depth=1.0, **kwargs)
@@ -259,7 +259,7 @@ def kkanji_efficientnet_fused_s(**kwargs: Any) -> nn.Module:
 
 @register_model
 def kkanji_efficientnet_fused_m(**kwargs: Any) -> nn.Module:
-    """A middle-sized network fused in all its stages, drawn for 64 px characters."""
+    """A middle-sized network fused in all its stages, designed for 64 px characters."""
     kwargs = {"drop_rate": 0.2, "drop_path_rate": 0.1} | kwargs
     name = "kkanji_efficientnet_fused_m"
     return _build(name, FUSED_M_STAGES, stem=24, features=512, width=1.0, depth=1.0, **kwargs)

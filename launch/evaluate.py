@@ -23,13 +23,14 @@ class EvaluateConfig:
     split: str = "val"
     """Part of the set to evaluate."""
     tta: Literal[1, 5, 9, 13, 21, 25] = 1
-    """Views of each image, over which the probabilities are averaged. 1: the image itself. 5: also shifted by a pixel
-    up, down, left and right. 9: also diagonally. More: also by two pixels. The time grows with the number."""
+    """Views of each image, over which the probabilities are averaged. 1 takes only the image itself, 5 also shifts it
+    by a pixel up, down, left and right, 9 also diagonally, and 13 or more also by two pixels. The time grows with
+    the number."""
     temperature: bool = False
     """Fit a temperature on the split that calibrates the probabilities, for `kkanji export` and the report."""
     output: Path | None = None
-    """Folder for the results. Without it, they go to the run's folder, two above the checkpoint. A report takes a run's
-    log."""
+    """Folder for the results. None takes the run's folder, two levels above the checkpoint. report.html is written only
+    where log.jsonl lies."""
 
 
 def evaluate(config: EvaluateConfig) -> None:

@@ -31,11 +31,11 @@ precision: `kkanji predict IMAGE --checkpoint FOLDER`; or, after `import kkanji.
 VERDICTS = {
     "proven": "whose originals are proven disjoint from training",
     "unknown": "of unknown lineage: not proven disjoint from training",
-    "trained on": "the very images it was trained on, so this says nothing of unseen handwriting",
+    "trained on": "the same images that it was trained on, so this measures nothing about unseen handwriting",
 }
 ONNX_LINE = (
-    "`model.onnx` takes `images` uint8 [n, 1, 64, 64] and gives `probabilities` float32 [n, {classes}], numbered as in "
-    "index.json; nothing is to be normalised before."
+    "`model.onnx` takes `images` uint8 [n, 1, 64, 64], which you do not normalise, and gives `probabilities` float32 "
+    "[n, {classes}], numbered as in index.json."
 )
 
 
@@ -81,7 +81,7 @@ def export(config: ExportConfig) -> None:
         begun = _begun(read_options(facts["config"]) | read_options(state["config"]))
         card = _card(facts, of, evaluation, begun=begun, onnx=config.onnx)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        found = f"config.json or evaluation.json is not as it was written ({type(error).__name__}: {error})"
+        found = f"config.json or evaluation.json was changed after it was written ({type(error).__name__}: {error})"
         raise InputError(f"{run}: {found}; run `kkanji evaluate` again, or put back a copy of config.json") from error
     write_export(
         config.checkpoint,
@@ -113,11 +113,13 @@ def _card(facts: dict[str, Any], of: dict[str, Any], evaluation: dict[str, Any],
     images, epochs = of["data"]["train_images"], values["epochs"]
     return CARD.format(
         **values,
-        chosen=" (by which a run chooses its best epoch)" if evaluation["split"] == "val" else "",
+        chosen="; that split also chose the best epoch" if evaluation["split"] == "val" else "",
         verdict=VERDICTS[independence(of["data"], evaluation)],
         passes="1 epoch" if epochs == 1 else f"{epochs} epochs",
         begun=begun,
-        evaluated="Evaluated" if facts == of else f"Not evaluated itself. Another run, trained on {images:,} images:",
+        evaluated="Evaluated"
+        if facts == of
+        else f"This model was not evaluated. A run trained on {images:,} images was,",
         views=f", the mean of {views} small shifts of each image" if views > 1 else "",
         onnx=ONNX_LINE.format(**values) if onnx else "",
         calibration=_calibration(evaluation),
@@ -129,7 +131,7 @@ def _begun(options: dict[str, Any]) -> str:
     """Which other runs contributed to the weights, as the card puts it."""
     parts = {
         "init": ", begun with the weights of an earlier run",
-        "teachers": ", taught by other runs",
+        "teachers": ", distilled from other runs",
         "averaged": ", then averaged with other runs' weights",
     }
     return "".join(text for name, text in parts.items() if options.get(name))

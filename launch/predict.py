@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -32,14 +32,14 @@ class PredictConfig:
 
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Image files, and folders of them."""
-    checkpoint: Path = KUZUSHIJI_KANJI
-    """Folder of a checkpoint: RUN/checkpoints/best, last or step-..., or one that `kkanji export` made. Without it, the
-    model of 3,832 kanji that comes with kkanji predicts."""
+    checkpoint: Annotated[Path, tyro.conf.arg(help_behavior_hint="(default: the embedded model)")] = KUZUSHIJI_KANJI
+    """Folder of a checkpoint: RUN/checkpoints/best, last or step-..., or one that `kkanji export` made. The embedded
+    model knows 3,832 kanji."""
     top: int = 5
     """Number of characters to print for each image, the most probable first."""
     format: Literal["text", "json", "csv"] = "text"
-    """text: a line for each image. json: an object for each image, on a line. csv: a row for each character of an
-    image."""
+    """Form of the output: text has a line for each image, json an object on a line for each image, csv a row for each
+    character that is printed for an image."""
     max_unreadable: int = 0
     """Number of files that may be unreadable. Each is reported and skipped; one more ends the command."""
 
@@ -58,11 +58,11 @@ def predict(config: PredictConfig) -> None:
     from kkanji.inference.predict import Predictor, list_images, predict_files
 
     listing = list_images(config.images)
-    reader = Predictor(config.checkpoint, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    predictor = Predictor(config.checkpoint, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     start, unreadable = perf_counter(), 0
     if config.format == "csv":
         csv.writer(sys.stdout, lineterminator="\n").writerow(CSV_HEAD)
-    for prediction in predict_files(reader, listing.files, top=config.top):
+    for prediction in predict_files(predictor, listing.files, top=config.top):
         if prediction.error:
             unreadable += 1
             if unreadable > config.max_unreadable:
@@ -70,8 +70,8 @@ def predict(config: PredictConfig) -> None:
             sys.stderr.write(f"unreadable: {prediction.error}\n")
         _write(prediction, config.format)
     sys.stdout.flush()
-    seconds, read = perf_counter() - start, len(listing.files) - unreadable
-    speed = f"{read:,} images in {seconds:.2f} s, {read / seconds:,.0f} images/s on {reader.device.type}"
+    seconds, predicted = perf_counter() - start, len(listing.files) - unreadable
+    speed = f"{predicted:,} images in {seconds:.2f} s, {predicted / seconds:,.0f} images/s on {predictor.device.type}"
     sys.stderr.write(f"{speed}; {unreadable:,} unreadable, {listing.others:,} other files left out\n")
 
 

@@ -22,7 +22,7 @@ from shards import InputError, OutputFolder
 def average(paths: Sequence[Path], output: Path, *, overwrite: bool = False) -> None:
     """Write a checkpoint with the mean of the weights, for evaluation and prediction.
 
-    Its options and other state are those of the first checkpoint. Raises InputError as `checkpoint.check` does, and if
+    It takes its options and other state from the first checkpoint. Raises InputError as `checkpoint.check` does, and if
     there are fewer than two checkpoints, if their architectures or characters differ, or if the output is in use.
     """
     if len(paths) < 2:

@@ -29,7 +29,7 @@ from shards import InputError, OutputFolder
 from shards.format.layout import IMAGE_SIZE
 
 ONNX, TIMM, CARD = "model.onnx", "config.json", "README.md"
-OPSET = 18  # ONNX 1.13 of 2022 and later read it
+OPSET = 18  # understood by ONNX 1.13 (2022) and later
 TRIAL_IMAGES = 16
 # Of a probability, between torch and onnxruntime: sums in another order differed by 1.3e-6 at most over 300 images.
 TOLERANCE = 1e-4
@@ -49,8 +49,8 @@ TIMM_FIELDS = (
 )
 
 
-class Reader(nn.Module):
-    """Pixels to probabilities: what a user of the model would otherwise have to know is inside."""
+class ImageClassifier(nn.Module):
+    """Pixels to probabilities: the network with its normalisation and temperature, which users then need not know."""
 
     def __init__(self, model: nn.Module, temperature: float) -> None:
         super().__init__()
@@ -68,8 +68,8 @@ def export(
 ) -> None:
     """Write a checkpoint for use rather than for training; the folder is whole or absent.
 
-    The result is a checkpoint folder for everything but going on with the training.
-    Raises: InputError (no such checkpoint, output in use, onnx packages missing or the ONNX file reads differently).
+    The result is a checkpoint folder, usable for everything except resuming. Raises InputError if there is no such
+    checkpoint, the output is in use, the packages for ONNX are missing, or the ONNX file predicts differently.
     """
     checkpoint.check(path)
     weights = safetensors.torch.load_file(path / MODEL)
@@ -86,11 +86,12 @@ def export(
         TIMM: json.dumps(timm_config(model, state["config"], classes.labels), indent=1),
         CARD: card,
     }
-    with suppress(InputError):  # not known: what it reads is then of unknown lineage wherever it is evaluated
+    with suppress(InputError):  # unknown originals: evaluations of the folder then report unknown lineage
         contents[ORIGINALS] = checkpoint.originals_bytes(originals_behind(path))
     with OutputFolder(output, maker="export", inputs=[path], overwrite=overwrite) as partial:
         if onnx:
-            contents[ONNX] = onnx_bytes(Reader(model, temperature), partial / ONNX, trial_images(classes.characters))
+            classifier = ImageClassifier(model, temperature)
+            contents[ONNX] = onnx_bytes(classifier, partial / ONNX, trial_images(classes.characters))
         write_hashed(partial, contents)
 
 
@@ -113,20 +114,20 @@ def trial_images(characters: tuple[str, ...]) -> NDArray[np.uint8]:
     return np.stack([render_glyph(character, IMAGE_SIZE) for character in chosen])[:, None]
 
 
-def onnx_bytes(reader: Reader, path: Path, images: NDArray[np.uint8]) -> bytes:
-    """Write the ONNX file, have onnxruntime read the images with it, and compare with torch."""
-    _write_onnx(reader, path, torch.from_numpy(images))
+def onnx_bytes(classifier: ImageClassifier, path: Path, images: NDArray[np.uint8]) -> bytes:
+    """Write the ONNX file and compare its predictions for the images, by onnxruntime, with torch's."""
+    _write_onnx(classifier, path, torch.from_numpy(images))
     data = path.read_bytes()
-    compare(reader, data, images)
+    compare(classifier, data, images)
     return data
 
 
-def compare(reader: Reader, onnx: bytes, images: NDArray[np.uint8]) -> None:
-    """Raises InputError where onnxruntime's probabilities are not torch's, for all images at once and for one."""
+def compare(classifier: ImageClassifier, onnx: bytes, images: NDArray[np.uint8]) -> None:
+    """Raises InputError if onnxruntime's probabilities differ from torch's, for all images at once or for one."""
     session = _runtime().InferenceSession(onnx, providers=["CPUExecutionProvider"])
     for batch in (images, images[:1]):
         with torch.inference_mode():
-            expected = reader(torch.from_numpy(batch)).numpy()
+            expected = classifier(torch.from_numpy(batch)).numpy()
         (found,) = session.run(None, {"images": batch})
         if found.shape != expected.shape or not np.abs(found - expected).max() <= TOLERANCE:
             distance = np.abs(found - expected).max() if found.shape == expected.shape else found.shape
@@ -136,10 +137,10 @@ def compare(reader: Reader, onnx: bytes, images: NDArray[np.uint8]) -> None:
             )
 
 
-def _write_onnx(reader: Reader, path: Path, images: Tensor) -> None:
+def _write_onnx(classifier: ImageClassifier, path: Path, images: Tensor) -> None:
     _runtime()
     torch.onnx.export(
-        reader,
+        classifier,
         (images,),
         path,
         input_names=["images"],

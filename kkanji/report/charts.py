@@ -44,7 +44,7 @@ def _draw_rarity(bins: Sequence[Bin], published: Mapping[str, float], figure: Fi
     rows = np.arange(len(bins), dtype=np.float64)
     top1 = np.array([entry.top1 for entry in bins], dtype=np.float64)
     top5 = np.array([entry.top5 for entry in bins], dtype=np.float64)
-    spans = [interval(share, entry.images) for share, entry in zip(top1, bins, strict=True)]
+    spans = [interval(fraction, entry.images) for fraction, entry in zip(top1, bins, strict=True)]
     _draw_intervals(axes, rows, top1, spans, palette, "top-1 with 95 % interval")
     axes.plot(top5, rows, "o", color=palette.indigo, markerfacecolor="none", label="top-5")
     names = [entry.training_images for entry in bins]
@@ -53,7 +53,7 @@ def _draw_rarity(bins: Sequence[Bin], published: Mapping[str, float], figure: Fi
         x, y = list(places.values()), list(places)
         axes.plot(x, y, "D", color=palette.vermilion, markerfacecolor="none", markersize=5.5, label="published 2022")
     _label_rows(axes, [_bin_label(entry) for entry in bins], [percent(entry.top1) for entry in bins])
-    _share_axis(axes, min([low for low, _high in spans] + list(places.values()), default=0.0))
+    _fraction_axis(axes, min([low for low, _high in spans] + list(places.values()), default=0.0))
     legend_above(figure, columns=3)
 
 
@@ -114,24 +114,24 @@ def recall_chart(weakest: Sequence[ClassRecall], characters: Sequence[str]) -> C
 def _draw_recall(weakest: Sequence[ClassRecall], names: Sequence[str], figure: Figure, palette: Palette) -> None:
     axes = figure.add_subplot()
     tidy(axes, x="images of the character predicted correctly")
-    shares = np.array([entry.right / entry.images for entry in weakest])
-    spans = [interval(float(share), entry.images) for share, entry in zip(shares, weakest, strict=True)]
-    _draw_intervals(axes, np.arange(len(weakest), dtype=np.float64), shares, spans, palette, "")
+    fractions = np.array([entry.right / entry.images for entry in weakest])
+    spans = [interval(float(fraction), entry.images) for fraction, entry in zip(fractions, weakest, strict=True)]
+    _draw_intervals(axes, np.arange(len(weakest), dtype=np.float64), fractions, spans, palette, "")
     _label_rows(axes, names, [f"{entry.right} of {entry.images}" for entry in weakest])
-    _share_axis(axes, 0)
+    _fraction_axis(axes, 0)
 
 
 def _draw_intervals(
     axes: Axes,
     rows: NDArray[np.float64],
-    shares: NDArray[np.float64],
+    fractions: NDArray[np.float64],
     spans: Sequence[tuple[float, float]],
     palette: Palette,
     label: str,
 ) -> None:
     lows, highs = [low for low, _high in spans], [high for _low, high in spans]
     axes.hlines(rows, lows, highs, color=palette.indigo, linewidth=2, alpha=0.45)
-    axes.plot(shares, rows, "o", color=palette.indigo, label=label)
+    axes.plot(fractions, rows, "o", color=palette.indigo, label=label)
 
 
 def _label_rows(axes: Axes, names: Sequence[str], values: Sequence[str]) -> None:
@@ -143,7 +143,7 @@ def _label_rows(axes: Axes, names: Sequence[str], values: Sequence[str]) -> None
         axes.text(1.02, row, value, transform=axes.get_yaxis_transform(), va="center", fontsize=LABEL_POINTS)
 
 
-def _share_axis(axes: Axes, lowest: float) -> None:
+def _fraction_axis(axes: Axes, lowest: float) -> None:
     """From the ten per cent below the lowest value to one."""
     axes.set_xlim(np.floor(10 * lowest) / 10, 1)
     axes.xaxis.set_major_formatter(_percents())

@@ -37,7 +37,7 @@ def curve_charts(log: TrainingLog) -> tuple[Chart, ...]:
         charts.append(_learning_rate(log))
     if _known(log.steps["images_per_s"]).size:
         charts.append(_throughput(log))
-    if _known(log.steps["wait_share"]).size:
+    if _known(log.steps["wait_fraction"]).size:
         charts.append(_waiting(log))
     return tuple(charts)
 
@@ -149,7 +149,7 @@ def _draw_throughput(log: TrainingLog, figure: Figure, palette: Palette) -> None
 
 
 def _waiting(log: TrainingLog) -> Chart:
-    wait = _known(log.steps["wait_share"])
+    wait = _known(log.steps["wait_fraction"])
     mean, worst = percent(float(wait.mean())), percent(float(np.percentile(wait, 95)))
     verdict = "data was no bottleneck"
     if wait.mean() >= FED_BELOW:
@@ -166,7 +166,7 @@ def _waiting(log: TrainingLog) -> Chart:
 def _draw_waiting(log: TrainingLog, figure: Figure, palette: Palette) -> None:
     axes = figure.add_subplot()
     tidy(axes, x="epoch", y="fraction of time")
-    axes.fill_between(log.steps["epoch"], log.steps["wait_share"], color=palette.vermilion, linewidth=0.6)
+    axes.fill_between(log.steps["epoch"], log.steps["wait_fraction"], color=palette.vermilion, linewidth=0.6)
     _percent_axis(axes)
 
 

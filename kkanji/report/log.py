@@ -14,7 +14,8 @@ from shards.json_reading import NotJson, parse_json
 
 Curve = NDArray[np.float64]
 
-STEP_FIELDS = ("step", "epoch", "loss", "top1", "top5", "lr", "images_per_s", "wait_share")
+STEP_FIELDS = ("step", "epoch", "loss", "top1", "top5", "lr", "images_per_s", "wait_fraction")
+RENAMED = {"wait_share": "wait_fraction"}  # fields of logs that versions before 0.1.0 wrote
 EVALUATION_FIELDS = (
     "step",
     "epoch",
@@ -64,11 +65,15 @@ def _records(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         if not line.strip():
             continue
         try:
-            yield number, parse_json(line)
+            yield number, _with_present_names(parse_json(line))
         except ValueError as error:
             if number == len(lines) and isinstance(error, NotJson):
                 return
             raise InputError(_malformed(path, number, str(error))) from error
+
+
+def _with_present_names(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {RENAMED.get(name, name): value for name, value in record.items()}
 
 
 def _values(record: Mapping[str, Any], fields: tuple[str, ...], path: Path, number: int) -> list[float]:
@@ -103,4 +108,4 @@ def _curves(rows: dict[int, list[float]], fields: tuple[str, ...]) -> dict[str, 
 
 
 def _malformed(path: Path, number: int, found: str) -> str:
-    return f"{path}, line {number}: {found}; remove or mend that line, or train again with `launch/train.py`"
+    return f"{path}, line {number}: {found}; remove or mend that line, or train again with `kkanji train`"

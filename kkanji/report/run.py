@@ -19,8 +19,8 @@ from shards.errors import InputError
 from shards.json_reading import field, number, read_json
 
 MAKERS = {
-    "config.json": "launch/train.py",
-    "log.jsonl": "launch/train.py",
+    "config.json": "kkanji train",
+    "log.jsonl": "kkanji train",
     "evaluation.json": "kkanji evaluate",
     "predictions.npz": "kkanji evaluate",
 }
@@ -208,4 +208,4 @@ def _bad(path: Path, found: str) -> InputError:
 
 
 def _remedy(path: Path) -> str:
-    return f"make it anew with `{MAKERS[path.name]}`"
+    return f"recreate it with `{MAKERS[path.name]}`"

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from markupsafe import Markup, escape
 
 
-def percent(share: float, decimals: int = 1) -> str:
+def percent(fraction: float, decimals: int = 1) -> str:
     """A fraction as `94.3 %`, with a space that does not break."""
-    return f"{100 * share:.{decimals}f}\u00a0%"
+    return f"{100 * fraction:.{decimals}f}\u00a0%"
 
 
 def quantity(number: float) -> str:

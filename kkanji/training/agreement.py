@@ -132,7 +132,7 @@ def _enter_run(config: TrainConfig, held: ExitStack) -> str | None:
     if last is None and log.exists():
         if has_event(log, "checkpoint"):
             remedy = checkpoint.NOTHING_LEFT
-            raise InputError(f"{folder}: no checkpoint, though {log.name} tells of some; {remedy}")
+            raise InputError(f"{folder}: no checkpoint, though {log.name} records that some were saved; {remedy}")
         warnings.warn(f"{folder}: no checkpoint was saved yet; beginning again at step 0", UserWarning, stacklevel=2)
     return last.name if last else None
 

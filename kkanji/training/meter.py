@@ -52,7 +52,7 @@ class Meter:
     def read(self, accelerator: Accelerator) -> dict[str, float]:
         """Means over all ranks since the last call. It waits for the device; all ranks call it.
 
-        `wait_share` is that of the rank that waited longest, since the others then wait for it in the exchange of
+        `wait_fraction` is that of the rank that waited longest, since the others then wait for it in the exchange of
         gradients. The use of the hardware is this rank's own.
         """
         loss, top1, top5, images = accelerator.reduce(self._sums, reduction="sum").tolist()
@@ -62,11 +62,11 @@ class Meter:
         traffic = self._traffic(elapsed)
         use = {"to_device_mb_per_s": self._bytes / 1e6 / elapsed}
         if self._peak:
-            use["flops_share"] = self._flops / elapsed / self._peak
+            use["flops_fraction"] = self._flops / elapsed / self._peak
         self._sums.zero_()
         self._begin()
         means = {"loss": loss / images, "top1": top1 / images, "top5": top5 / images}
-        return means | {"images_per_s": images / elapsed, "wait_share": longest} | use | traffic
+        return means | {"images_per_s": images / elapsed, "wait_fraction": longest} | use | traffic
 
     def _begin(self) -> None:
         self._start, self._waited = perf_counter(), self._loader.wait_s

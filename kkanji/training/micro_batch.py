@@ -17,7 +17,7 @@ from shards import InputError
 from shards.format.layout import IMAGE_BYTES, IMAGE_SIZE
 
 PROBE = 2  # images; saved activations grow linearly with them
-SHARE = 0.6  # of the free memory; the rest holds the optimizer's state, buffers of the backward pass and the loader
+FREE_FRACTION = 0.6  # of the free memory; the rest is for the optimizer's state, backward buffers and the loader
 # On a CPU memory is not what limits: with 2 cores, images/s were flat up to 256 images (docs/LOG.md, 2026-11-22).
 CPU_LARGEST = 128
 # What a run keeps on its device besides a trial step, counted in the code. In sizes of the weights: Adam's three states
@@ -28,7 +28,7 @@ STATES, PIXEL_BYTES = 4, 16
 
 def derive_micro_batch(model: nn.Module, device: torch.device, wanted: int) -> int:
     """The number of images, at most `wanted`, whose activations fit into the device's free memory."""
-    largest = free_bytes(device) * SHARE / saved_bytes_per_image(model)
+    largest = free_bytes(device) * FREE_FRACTION / saved_bytes_per_image(model)
     if device.type == "cpu":
         largest = min(largest, CPU_LARGEST)
     return max(1, min(wanted, int(largest)))

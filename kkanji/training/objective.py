@@ -1,4 +1,4 @@
-"""What a micro-batch is trained towards: the labels, mixed where mixup mixes images, and the outputs of teachers."""
+"""The loss of a micro-batch: against its labels, mixed where mixup mixes images, and against teachers' outputs."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -54,7 +54,7 @@ class Mixup:
     alpha: float
     """Fractions are sampled from Beta(alpha, alpha). 0 mixes nothing."""
     stages: int = 0
-    """First stages of the network of which one may be chosen; the images are one choice more."""
+    """Number of stages, from the first, after which mixup may mix. Mixing the images themselves is one more choice."""
 
     def sample(self, device: torch.device) -> Mixing:
         """A mixing for the next micro-batch, by torch's generator."""
@@ -95,26 +95,26 @@ class CrossEntropy:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Distillation:
-    """Labels, and what teachers make of the same images (Hinton, Vinyals and Dean 2015, arXiv:1503.02531).
+    """Labels, and teachers' predictions for the same images (Hinton, Vinyals and Dean 2015, arXiv:1503.02531).
 
-    What several networks agree on, less the error of each, goes into one that costs no more than any of them.
+    The network learns the average of several networks, whose errors partly cancel, at the cost of one.
     """
 
     labels: Objective
     teachers: Callable[[Tensor], Tensor]
     """Probabilities float32 [B, C] of normalised images [B, 1, 64, 64]."""
     weight: float
-    """Weight of the teachers, from 0 to 1; the labels have the rest."""
+    """Weight of the distillation loss, from 0 to 1; the labels' loss has the rest."""
     autocast: Callable[[], AbstractContextManager[None]]
     """The precision of the teachers' forward pass."""
 
     def __call__(self, logits: Tensor, labels: Tensor, pixels: Tensor, mixing: Mixing) -> Tensor:
         """As Objective."""
-        given = self.labels(logits, labels, pixels, mixing)
+        hard = self.labels(logits, labels, pixels, mixing)
         with self.autocast():
             probabilities = self.teachers(pixels)
-        taught = cross_entropy(logits, mixing.of(probabilities), reduction="sum")
-        return torch.lerp(given, taught, self.weight)
+        soft = cross_entropy(logits, mixing.of(probabilities), reduction="sum")
+        return torch.lerp(hard, soft, self.weight)
 
 
 class Teachers:
@@ -136,11 +136,11 @@ class Teachers:
 
         A class that a teacher does not know has probability 0 for it.
         """
-        stated = (
+        probabilities = (
             network(images).float()[:, columns.clamp(min=0)].masked_fill(columns < 0, -torch.inf).softmax(dim=1)
             for network, columns in zip(self._networks, self._columns, strict=True)
         )
-        return torch.stack(list(stated)).mean(dim=0)
+        return torch.stack(list(probabilities)).mean(dim=0)
 
 
 def _columns(path: Path, classes: ClassMap, trained: Tensor) -> Tensor:

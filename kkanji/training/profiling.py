@@ -45,7 +45,7 @@ def without_garbage_collection() -> Iterator[None]:
 @contextmanager
 def watched(seconds: int) -> Iterator[Callable[[], None]]:
     """A function to call at each step. If no call follows within this many seconds, the process ends with status 1 and
-    the stacks of all threads on stderr: else a rank that waits for a dead one would keep its GPU forever.
+    the stacks of all threads on stderr, so that no rank holds its GPU waiting for a dead one.
     """
     if not seconds:
         yield lambda: None

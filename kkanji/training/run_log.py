@@ -21,7 +21,7 @@ LOG_NAME = "log.jsonl"
 THRESHOLDS = 101  # of the precision-recall curve
 LINE = (
     "step {step}  epoch {epoch:.2f}  loss {loss:.4f}  top-1 {top1:.2%}  lr {lr:.2e}  "
-    "{images_per_s:,.0f} images/s  waited {wait_share:.1%}"
+    "{images_per_s:,.0f} images/s  waited {wait_fraction:.1%}"
 )
 STREAMING = (
     "  fetched {fetched_mb_per_s:,.0f} MB/s  {shards_ahead:.0f} shards ahead  {cache_hits:.0f} hits  "

@@ -48,7 +48,7 @@ def take_step(run: Run, step: int, batches: Iterator[Batch], meter: Meter) -> No
     B images of a micro-batch, C classes, s pixels a side (smaller than 64 early in a run that grows its images).
     """
     config, accelerator, learner = run.config, run.accelerator, run.learner
-    start, stop = run.plan.batch(step)
+    start, stop = run.plan.batch(step)  # positions of the batch's images in the run
     epoch = start / run.plan.samples
     size = image_size(config, epoch)
     weight = loss_weight(run.plan, step, run.rank)
@@ -57,8 +57,7 @@ def take_step(run: Run, step: int, batches: Iterator[Batch], meter: Meter) -> No
     learner.model.train()
     for first, last in parts:
         batch = next(batches)  # images uint8 (B, 1, 64, 64), labels int64 (B,)
-        # Dropout and mixing depend on the position of the micro-batch alone: a resumed run repeats them.
-        torch.manual_seed(mix(mix(config.runtime.seed) ^ first) >> 1)
+        torch.manual_seed(seed_at(config.runtime.seed, first))  # of dropout and mixing
         pixels = normalise(batch.images)
         mixing = learner.mixup.sample(accelerator.device)
         # Ranks exchange gradients once a step, in the backward pass of the last micro-batch.
@@ -78,17 +77,26 @@ def take_step(run: Run, step: int, batches: Iterator[Batch], meter: Meter) -> No
     learner.average.update(stop - start, stop)
 
 
+def seed_at(seed: int, position: int) -> int:
+    """The seed of a micro-batch whose first image has this position in the run, from 0 to 2**63 - 1.
+
+    It depends on nothing else, so a resumed run repeats dropout and mixing. The run's seed is mixed before it meets the
+    position: otherwise runs of seeds 0 and 1 would use the same micro-batch seeds, only at neighbouring positions.
+    """
+    return mix(mix(seed) ^ position) >> 1  # the shift makes it fit into a signed 64-bit integer
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # The loop
 
 
 def train_to_end(run: Run) -> None:
-    """All steps that are left."""
+    """Take the remaining steps of the run."""
     if not run.learner.average.follows(run.learner.network):
         raise RuntimeError("the average was made of tensors that the trained model no longer has")
     compare_ranks(run)
-    config, first = run.config, run.progress.step
-    output = config.checkpointing.output
+    config, output = run.config, run.config.checkpointing.output
+    first = run.progress.step
     seen = min(run.plan.batch(first)[0], run.plan.total)  # the last batch may be shorter
     with (
         RunLog(
@@ -102,7 +110,9 @@ def train_to_end(run: Run) -> None:
         watched(config.runtime.stall_seconds) as still_moving,
     ):
         _announce(run, log)
-        batches, meter, saver = iter(loader), create_meter(run, loader), Saver(run, log)
+        batches = iter(loader)
+        meter = create_meter(run, loader)
+        saver = Saver(run, log)
         started = perf_counter() - run.progress.seconds
         for step in range(first, run.plan.steps):
             still_moving()
@@ -110,7 +120,8 @@ def train_to_end(run: Run) -> None:
                 still_moving()
                 _leave_if_asked(saver, interruption)
             take_step(run, step, batches, meter)
-            run.progress.step, run.progress.seconds = step + 1, perf_counter() - started
+            run.progress.step = step + 1
+            run.progress.seconds = perf_counter() - started
             still_moving()
             _log_and_save(run, log, meter, saver)
             profiler.step()
@@ -120,7 +131,8 @@ def train_to_end(run: Run) -> None:
 def _log_and_save(run: Run, log: RunLog, meter: Meter, saver: Saver) -> None:
     """After a step, what is due: a log line, an evaluation, a checkpoint."""
     step, plan, every = run.progress.step, run.plan, run.config.checkpointing
-    finished, epoch_ended = step == plan.steps, _ends_epoch(plan, step - 1)
+    finished = step == plan.steps
+    epoch_ended = _ends_epoch(plan, step - 1)
     if step % every.log_every == 0 or epoch_ended or finished:
         run.learner.guard.raise_if_bad()
         rate = run.learner.optimizer.param_groups[0]["lr"]

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Batch 50,000 on one or several nodes of eight H100; the reasons for each option are in docs/large-batch.md.
 #
-#   sbatch --nodes 1 launch/configs/slurm.sh DATA RUN [more options of launch/train.py, which come last and so win]
+#   sbatch --nodes 1 launch/configs/slurm.sh DATA RUN [more options of launch/train.py, which override the ones here]
 #
 # DATA and RUN are on storage that all nodes see, or DATA is a URL. Submit it several times with --dependency=singleton
 # where the time limit is short: each job goes on from the last checkpoint of the one before.

@@ -168,7 +168,7 @@ def test_a_run_on_all_images_shows_the_figures_of_one_that_left_some_out(
     export(ExportConfig(checkpoint=everything / "checkpoints" / "best", output=tmp_path / "model", figures_of=run))
     card = " ".join((tmp_path / "model" / "README.md").read_text().split())
     assert "Trained on 144 images" in card and "begun with the weights of an earlier run" in card
-    assert "Not evaluated itself. Another run, trained on 108 images: on 36 images of split `val`, whose" in card
+    assert "This model was not evaluated. A run trained on 108 images was, on 36 images of split `val`, whose" in card
     assert f"top-1 {evaluation(best)['top1']:.2%}" in card
     temperature = evaluation(best)["temperature"]["value"]
     assert checkpoint.read_state(tmp_path / "model")["temperature"] == temperature

@@ -30,7 +30,7 @@ def test_every_log_line_has_speed_and_wait(undisturbed: Path) -> None:
     assert [entry["step"] for entry in entries] == list(range(1, STEPS + 1))
     for entry in entries:
         assert entry["images_per_s"] > 0
-        assert 0 <= entry["wait_share"] <= 1
+        assert 0 <= entry["wait_fraction"] <= 1
     assert entries[-1]["samples"] == 216  # the last batch ends with the last epoch
 
 

@@ -10,7 +10,7 @@ import torch
 import kkanji.models
 from kkanji import checkpoint
 from kkanji.checkpoint import export as exporting
-from kkanji.checkpoint.export import ONNX, Reader, compare, export, trial_images
+from kkanji.checkpoint.export import ONNX, ImageClassifier, compare, export, trial_images
 from kkanji.classes import ClassMap
 from kkanji.inference.predict import Predictor
 from kkanji.models import create_model
@@ -77,8 +77,8 @@ def test_timm_loads_the_folder(folder: Path) -> None:
     images = torch.from_numpy(trial_images(tuple(CHARACTERS)))
     model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     with torch.inference_mode():
-        found = Reader(model, 0.5)(images)
-        expected = Reader(Predictor(folder, torch.device("cpu")).model, 0.5)(images)
+        found = ImageClassifier(model, 0.5)(images)
+        expected = ImageClassifier(Predictor(folder, torch.device("cpu")).model, 0.5)(images)
     assert torch.allclose(found, expected, atol=1e-5)
     assert tuple(model.default_cfg["input_size"]) == (1, 64, 64)
     assert model.default_cfg["label_names"] == list(ClassMap.of(map(ord, CHARACTERS)).labels)
@@ -88,7 +88,7 @@ def test_an_onnx_file_that_predicts_differently_is_refused(folder: Path) -> None
     """Another temperature stands for an exporter's mistake."""
     reader = Predictor(folder, torch.device("cpu"))
     with pytest.raises(InputError, match=r"model\.onnx: onnxruntime's probabilities differ from torch's by 0\.\d+"):
-        compare(Reader(reader.model, 0.7), (folder / ONNX).read_bytes(), trial_images(tuple(CHARACTERS)))
+        compare(ImageClassifier(reader.model, 0.7), (folder / ONNX).read_bytes(), trial_images(tuple(CHARACTERS)))
 
 
 def test_a_refused_export_leaves_nothing(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

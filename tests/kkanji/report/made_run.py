@@ -197,7 +197,7 @@ def step_line(step: int, **changes: Any) -> str:
     epoch = step / STEPS_PER_EPOCH
     values = {"event": "step", "step": step, "samples": step * 32, "epoch": epoch, "loss": 3 / (1 + epoch)}
     values |= {"top1": 0.2 * epoch, "top5": 0.22 * epoch, "lr": 0.002, "images_per_s": 5000.0}
-    return json.dumps(values | {"wait_share": 0.01, "seconds": step * 0.1} | changes)
+    return json.dumps(values | {"wait_fraction": 0.01, "seconds": step * 0.1} | changes)
 
 
 def evaluation_line(step: int, **changes: Any) -> str:

@@ -13,8 +13,8 @@ from shards.errors import InputError
 from tests.kkanji.report.made_run import CHARACTERS, CONFUSIONS, make_predictions, make_run, save_predictions
 
 MAKERS = [
-    ("config.json", "launch/train.py"),
-    ("log.jsonl", "launch/train.py"),
+    ("config.json", "kkanji train"),
+    ("log.jsonl", "kkanji train"),
     ("evaluation.json", "kkanji evaluate"),
     ("predictions.npz", "kkanji evaluate"),
 ]

@@ -44,6 +44,12 @@ def test_a_whole_last_line_without_a_line_feed_counts(tmp_path: Path) -> None:
     assert log.steps["step"].tolist() == [10, 20]
 
 
+def test_a_field_that_was_renamed_is_known_by_its_old_name(tmp_path: Path) -> None:
+    before = step_line(10, wait_fraction=0.25).replace("wait_fraction", "wait_share")
+    log = read_log(write_log(tmp_path, [before, step_line(20, wait_fraction=0.5)]))
+    assert log.steps["wait_fraction"].tolist() == [0.25, 0.5]
+
+
 @pytest.mark.parametrize(
     ("line", "found"),
     [

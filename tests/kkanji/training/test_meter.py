@@ -28,7 +28,7 @@ def test_all_images_count_and_only_the_time_of_training(monkeypatch: pytest.Monk
     train(2)
     values = meter.read(Accelerator(cpu=True))
     assert values["images_per_s"] == 2.0
-    assert values["wait_share"] == 0.25
+    assert values["wait_fraction"] == 0.25
     assert values["fetched_mb_per_s"] == 1.5
     assert (values["loss"], values["top1"]) == (1.0, 2 / 8)
     train(4)

@@ -63,7 +63,7 @@ def test_without_mixing_nothing_changes() -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 5.0])
-def test_images_and_targets_are_mixed_by_one_share(alpha: float) -> None:
+def test_images_and_targets_are_mixed_by_one_fraction(alpha: float) -> None:
     torch.manual_seed(3)
     images, labels, logits = torch.randn(6, 1, 8, 8), torch.arange(6), torch.randn(6, 7)
     mixing = Mixup(alpha=alpha).sample(CPU)
@@ -102,7 +102,7 @@ def test_the_outputs_of_a_stage_are_mixed_while_the_network_runs_and_not_after()
     assert torch.equal(stages(images), plain)
 
 
-def test_the_share_and_the_stage_follow_from_the_seed() -> None:
+def test_the_fraction_and_the_stage_follow_from_the_seed() -> None:
     drawn = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
