@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from shards import ShardSet, write_file
-from tests.faults.proxy import FaultProxy
-from tests.faults.seaweed import SeaweedFS
+from tests.faults.servers.proxy import FaultProxy
+from tests.faults.servers.seaweed import SeaweedFS
 from tests.launch.commands import ROOT, environment
 from tests.launch.test_streaming import steps, weights
 

@@ -1,6 +1,6 @@
 """A proxy that spoils HTTP answers, to stand before an object store: the faults of networks and servers, on demand.
 
-    python -m tests.faults.proxy --listen PORT --target PORT [--latency MS] [--fault KIND:RATE ...]
+    python -m tests.faults.servers.proxy --listen PORT --target PORT [--latency MS] [--fault KIND:RATE ...]
 
 | kind | the client sees |
 |---|---|
