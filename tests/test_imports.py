@@ -51,7 +51,8 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
 DISJOINT = {("kkanji.training", "kkanji.inference")}  # a run never needs the reader of image files
 FREE = {"", "__version__"}  # what a room may import from the `__init__` of its own package
 MOST_FILES = 15  # in a folder
-MOST_ATTRIBUTES = 10  # that the methods of a class assign
+MOST_ATTRIBUTES = 10  # of a class that is no frozen value
+LARGE_CLASSES = {"Prefetcher", "Download", "SharedFolder"}  # threads and locks of `shards`, each around one state
 OURS = {*MAY_IMPORT, "tests"}
 NOT_IN_SHARDS = {"torch", "torchvision", "nvidia", "timm", "accelerate"}
 FRONT_DOOR = Path("launch/__main__.py")  # the command `kkanji`: imports the module of the command that it is given
@@ -175,7 +176,8 @@ def test_no_folder_is_a_corridor() -> None:
 
 
 def attributes(node: ast.ClassDef) -> set[str]:
-    """Fields of a dataclass, and what methods assign to self."""
+    """Fields of a dataclass that is not frozen, and what methods assign to self. Frozen values may have any number."""
+    frozen = any("frozen=True" in ast.unparse(decorator) for decorator in node.decorator_list)
     fields = {
         each.target.id for each in node.body if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
     }
@@ -184,14 +186,15 @@ def attributes(node: ast.ClassDef) -> set[str]:
         for each in ast.walk(node)
         if isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Store) and ast.unparse(each.value) == "self"
     }
-    return fields | assigned
+    return assigned if frozen else fields | assigned
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "kkanji/training").glob("*.py")), ids=lambda path: path.name)
-def test_no_class_of_the_trainer_holds_everything(path: Path) -> None:
-    """The trainer was one class with 21 attributes: who changes one of so many must know them all."""
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_class_holds_everything(path: Path) -> None:
+    """The trainer was one class with 21 attributes: to change one safely, you had to know them all."""
     classes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)]
-    assert {node.name: attributes(node) for node in classes if len(attributes(node)) > MOST_ATTRIBUTES} == {}
+    found = {node.name: len(attributes(node)) for node in classes if node.name not in LARGE_CLASSES}
+    assert {name: count for name, count in found.items() if count > MOST_ATTRIBUTES} == {}
 
 
 def test_attributes_are_counted() -> None:
