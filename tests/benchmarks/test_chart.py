@@ -1,17 +1,16 @@
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
 
 from benchmarks.chart import LIMIT, OTHERS, OURS, RESULTS, chart, draw, is_of
+from benchmarks.rows import Row
 from shards import InputError
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = [path for name in RESULTS if (path := ROOT / "benchmarks" / "results" / f"{name}.json").is_file()]
-Row = dict[str, Any]
 STATE = {"cpu": "a CPU", "cores": 2, "gpu": None, "date": "2026-11-23", "commit": None}
 
 
