@@ -61,10 +61,10 @@ def test_a_chart_knows_its_result(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="charts out of date"):
         chart(results=tmp_path, output=tmp_path / "docs", check=True)
     chart(results=tmp_path, output=tmp_path / "docs")
-    drawn = (tmp_path / "docs" / "loader.svg").read_bytes()
+    rendered = (tmp_path / "docs" / "loader.svg").read_bytes()
     chart(results=tmp_path, output=tmp_path / "docs", check=True)
     chart(results=tmp_path, output=tmp_path / "docs")
-    assert (tmp_path / "docs" / "loader.svg").read_bytes() == drawn
+    assert (tmp_path / "docs" / "loader.svg").read_bytes() == rendered
     recorded.write_text(json.dumps(result(*FEW[:2])))
     with pytest.raises(SystemExit, match=r"loader\.svg"):
         chart(results=tmp_path, output=tmp_path / "docs", check=True)
