@@ -17,6 +17,7 @@ import numpy
 import torch
 
 from benchmarks.peers import IMAGE_SIZE, Job
+from benchmarks.rows import Row
 from benchmarks.subject import Peer, PeerFailed, Subject
 from kkanji import __version__
 from kkanji.environment import commit
@@ -24,7 +25,6 @@ from shards import write_file
 
 PAUSE_S = 0.5  # between measurements: threads of the previous peer still fill their queues, at the cost of the next
 WARM_UP_S = 2.0
-Row = dict[str, Any]
 
 
 class Turns:

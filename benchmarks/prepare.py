@@ -1,11 +1,11 @@
-"""Preparing balanced data: images/s of augmentation on one core, and of `tools balance` as a whole.
+"""Preparing balanced data: images/s of augmentation on one core, and of `kkanji balance` as a whole.
 
 `python -m benchmarks prepare ORIGINALS` measures, in turn,
 
 - our policy, with the strength of the legacy transforms (whose statistics are measured too) and as training uses it
 - the legacy project's transforms through SciPy and scikit-image, one image at a time as in that project
 
-and then `tools balance` with one and with two workers. From that it estimates the time for the full set.
+and then `kkanji balance` with one and with two workers. From that it estimates the time for the full set.
 """
 
 import os
@@ -18,7 +18,6 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -26,11 +25,10 @@ import tyro
 
 from benchmarks.measure import FULL, Turns, environment, write_files, write_result
 from benchmarks.peers import Job, probe
-from benchmarks.rows import print_rows
+from benchmarks.rows import Row, print_rows
 from benchmarks.subject import ROOT, Peer
 from shards import InputError, read_manifest
 
-Row = dict[str, Any]
 ORDER = "one thread"
 OURS = Peer(
     name="kkanji: policy at the legacy statistics", module="augmented:matched", files="ours", order=ORDER, own=True
@@ -58,7 +56,7 @@ def prepare(
     peers: Path = Path(sys.executable),
     output: Path = Path("benchmarks/results/prepare.json"),
 ) -> None:
-    """Measure offline augmentation on one core and `tools balance` as a whole, and estimate the full size from it.
+    """Measure offline augmentation on one core and `kkanji balance` as a whole, and estimate the full size from it.
 
     Example: python -m benchmarks prepare originals --peers .venv-peers/bin/python
 
@@ -180,7 +178,7 @@ def _balance(folder: Path, originals: Path, per_class: int, workers: int) -> Row
         raise InputError(f"`{' '.join(command)}` ended with status {process.returncode}")
     cpu_seconds = after.children_user + after.children_system - before.children_user - before.children_system
     return {
-        "name": f"tools balance --workers {workers}",
+        "name": f"kkanji balance --workers {workers}",
         "workers": workers,
         "seconds": seconds,
         "writing_seconds": float(re.findall(r"([\d.]+) s,", printed)[-1]),

@@ -1,6 +1,6 @@
-"""Draws docs/rooms.svg: the rooms of the code, and which room imports which, as the files really import.
+"""The rooms of the code, and which room imports which; renders docs/rooms.svg from the imports in the files.
 
-Draw it again when rooms or imports change: `python docs/rooms.py`. A test compares the picture with the code.
+Run `python docs/rooms.py` when rooms or imports change. A test compares the picture with the code.
 """
 
 import ast
@@ -75,6 +75,8 @@ STYLE = (
     ".thin{stroke:#7b8794;fill:none}.thick{stroke:#1f2933;stroke-width:2.5;fill:none}"
 )
 
+COMPUTED = "a computed name"
+
 Graph = Mapping[str, frozenset[str]]
 
 
@@ -92,25 +94,64 @@ class Box:
         return self.x + self.width / 2
 
 
-def imported(path: Path) -> Iterator[str]:
-    """The modules that a file imports, wherever it does so."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def imports(tree: ast.AST, path: Path) -> Iterator[str]:
+    """The modules that a file imports, anywhere in it. path: of the file, relative to the repository."""
+    aliases = full_names(tree)
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = [*path.parts[: len(path.parts) - node.level], node.module or ""] if node.level else [node.module]
+            yield from (".".join([*filter(None, package), alias.name]) for alias in node.names)
+        elif isinstance(node, ast.Call) and full_name(node.func, aliases).endswith(("import_module", "__import__")):
+            yield leading_text(node.args[0]) if node.args else COMPUTED
+
+
+def full_names(tree: ast.AST) -> dict[str, str]:
+    """What each imported name stands for: `import torch as t` gives t: torch."""
+    return {
+        alias.asname or alias.name.split(".")[0]: ".".join(
+            filter(None, [getattr(node, "module", None), alias.name if alias.asname else alias.name.split(".")[0]])
+        )
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+
+
+def full_name(name: ast.expr, aliases: Mapping[str, str]) -> str:
+    """A dotted name with its alias resolved: `t.load` gives torch.load."""
+    first, dot, rest = ast.unparse(name).partition(".")
+    return aliases.get(first, first) + dot + rest
+
+
+def leading_text(name: ast.expr) -> str:
+    """The start of a literal or an f-string; COMPUTED for any other expression."""
+    first = name.values[0] if isinstance(name, ast.JoinedStr) else name
+    return str(first.value) if isinstance(first, ast.Constant) else COMPUTED
+
+
+def module_graph(root: Path = ROOT) -> dict[str, set[str]]:
+    """For each module of the packages, the modules of the packages that it imports."""
+    paths = (path for package in PACKAGES for path in sorted((root / package).rglob("*.py")))
+    names = {".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
+    graph: dict[str, set[str]] = {}
+    for name, path in names.items():
+        found = imports(ast.parse(path.read_text(encoding="utf-8")), path.relative_to(root))
+        graph[name] = {module if module in names else module.rpartition(".")[0] for module in found} & set(names)
+    return graph
 
 
 def import_graph(root: Path = ROOT) -> Graph:
-    """For each room those of its package that its files import, and for each package the other packages."""
+    """For each room, the rooms of its package that its files import; for each package, the other packages."""
     graph: dict[str, set[str]] = {name: set() for package, rooms in PACKAGES.items() for name in (package, *rooms)}
-    for package, rooms in PACKAGES.items():
-        for path in sorted((root / package).rglob("*.py")):
-            here = room_of(".".join(path.relative_to(root).with_suffix("").parts), rooms)
-            modules = list(imported(path))
-            graph[package] |= {module.split(".")[0] for module in modules} & set(PACKAGES) - {package}
-            if here in rooms:
-                graph[here] |= {room_of(module, rooms) for module in modules} & set(rooms) - {here}
+    for module, others in module_graph(root).items():
+        package = module.split(".")[0]
+        rooms = PACKAGES[package]
+        here = room_of(module, rooms)
+        graph[package] |= {other.split(".")[0] for other in others} - {package}
+        if here in rooms:
+            graph[here] |= {room_of(other, rooms) for other in others} & set(rooms) - {here}
     return {name: frozenset(others) for name, others in graph.items()}
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from tests.faults.seaweed import PUBLIC_BUCKET, SeaweedFS
+from tests.faults.servers.seaweed import PUBLIC_BUCKET, SeaweedFS
 from tests.making import SAMPLE, make_set
 
 # A job that a shell started in the background ignores Ctrl-C, and so would the commands that tests interrupt.

@@ -18,7 +18,7 @@ SAMPLE = Path(__file__).parents[1] / "sample" / "kkanji2"
 
 
 def make_set(folder: Path, name: str) -> Path:
-    """Of the images in folder/kkanji2: a quarter for validation, in folder/shards."""
+    """Pack the images of folder/kkanji2 into folder/shards, a quarter of them for validation."""
     combine((folder / "kkanji2",), output=folder / "originals", name=name, licence="drawn")
     split(folder / "originals", val=0.25)
     pack(folder / "originals", output=folder / "shards", block_size=125)
@@ -26,7 +26,7 @@ def make_set(folder: Path, name: str) -> Path:
 
 
 def cut_up(data: Path, output: Path, in_a_shard: int, compression: Compression = "none") -> Path:
-    """The same samples in shards of so few images."""
+    """The same samples, in shards of `in_a_shard` images."""
     whole = ShardSet(data)
     with OutputFolder(output) as folder:
         splits = {name: _cut_split(whole, name, folder, in_a_shard, compression) for name in whole.manifest.splits}
@@ -51,13 +51,13 @@ def _blocks(samples: Samples) -> Iterator[Samples]:
         yield Samples(images, labels, sources)  # type: ignore[arg-type]
 
 
-def make_font(path: Path, drawn: str, empty: str = "") -> Path:
-    """A font with an oblong for each rendered character, of another height for each, and characters without outline."""
-    names = {ord(character): f"glyph{ord(character):04X}" for character in drawn + empty}
+def make_font(path: Path, outlined: str, empty: str = "") -> Path:
+    """A font: a rectangle of its own height for each character of `outlined`, no outline for those of `empty`."""
+    names = {ord(character): f"glyph{ord(character):04X}" for character in outlined + empty}
     glyphs = {".notdef": TTGlyphPen(None).glyph()}
     for number, (code_point, name) in enumerate(names.items()):
         pen = TTGlyphPen(None)
-        if chr(code_point) in drawn:
+        if chr(code_point) in outlined:
             pen.moveTo((100, 0))
             for corner in ((100, 400 + 50 * number), (700, 400 + 50 * number), (700, 0)):
                 pen.lineTo(corner)

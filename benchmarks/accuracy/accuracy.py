@@ -4,28 +4,27 @@ Compared are the options that the README recommends, the same with one option ch
 follow each other on one machine, and each is given as many images as take about the same time.
 """
 
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
 from benchmarks.measure import environment, write_result
+from benchmarks.rows import Row
 from benchmarks.subject import ROOT
 from kkanji.config import read_options
 from shards import InputError, read_manifest
-from shards.json_reading import read_json
+from shards.json_reading import parse_json, read_json
 
-Row = dict[str, Any]
 Curve = list[dict[str, float]]
-Source = Literal["plain", "rendered", "legacy"]
+TrainingSet = Literal["plain", "rendered", "legacy"]
 GOALS = (0.8, 0.9)  # top-1 accuracies; the minutes until a run reaches each are reported
 MINUTES = (10, 20, 30, 40)  # times at which the top-1 accuracy of longer runs is reported
 # Measured before this project: a dense fused-MBConv network of 4.2 M parameters, AdamW, float32, 410 images/s on 2
@@ -62,7 +61,7 @@ LEGACY = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
+class AccuracyRun:
     """One training run of the comparison."""
 
     name: str
@@ -71,7 +70,7 @@ class Run:
     """Options of launch/train.py that differ from those of all runs."""
     images: float = 1.0
     """Factor for the number of images, so that all runs take about as long; 1 by default."""
-    source: Source = "plain"
+    source: TrainingSet = "plain"
     """Set to train on: plain (the default), with rendered images, or balanced by the legacy augmentation."""
 
     @property
@@ -80,9 +79,9 @@ class Run:
         return self.name.replace(" ", "-")
 
 
-def _ours(name: str, *, images: float = 1.0, source: Source = "plain", **changed: str) -> Run:
+def _ours(name: str, *, images: float = 1.0, source: TrainingSet = "plain", **changed: str) -> AccuracyRun:
     options = {f"--{option.replace('_', '-')}": value for option, value in changed.items()}
-    return Run(name=name, options=OURS | options, images=images, source=source)
+    return AccuracyRun(name=name, options=OURS | options, images=images, source=source)
 
 
 RUNS = (
@@ -102,7 +101,7 @@ RUNS = (
     _ours("constant learning rate", schedule="constant"),
     _ours("float32", images=0.65, precision="float32"),
     # Longer than the others, to see how late it reaches what accuracy.
-    Run(name="legacy project", options=LEGACY, images=1.25, source="legacy"),
+    AccuracyRun(name="legacy project", options=LEGACY, images=1.25, source="legacy"),
 )
 
 
@@ -151,7 +150,7 @@ def accuracy(
     write_result(output, result | {"over_time": over_time(rows)})
 
 
-def _runs(names: Sequence[str]) -> list[Run]:
+def _runs(names: Sequence[str]) -> list[AccuracyRun]:
     """The runs with these names; all if none are given."""
     unknown = set(names) - {run.name for run in RUNS}
     if unknown:
@@ -159,7 +158,7 @@ def _runs(names: Sequence[str]) -> list[Run]:
     return [run for run in RUNS if run.name in names or not names]
 
 
-def _train(run: Run, data: Path, folder: Path, images: int, threads: int) -> None:
+def _train(run: AccuracyRun, data: Path, folder: Path, images: int, threads: int) -> None:
     """Train in a process of its own, or resume what is in the folder."""
     draws = max(1, round(images * run.images / EPOCHS / read_manifest(data).classes))
     legacy = run.options is LEGACY
@@ -181,7 +180,7 @@ def _train(run: Run, data: Path, folder: Path, images: int, threads: int) -> Non
         raise InputError(f"{folder}: the run {run.name!r} failed; its messages are above")
 
 
-def _row(run: Run, folder: Path) -> Row:
+def _row(run: AccuracyRun, folder: Path) -> Row:
     curve = read_curve(folder / "log.jsonl")
     config = read_options(read_json(folder / "config.json")["config"])
     options = {name: config[name.removeprefix("--").replace("-", "_")] for name in run.options}
@@ -191,7 +190,7 @@ def _row(run: Run, folder: Path) -> Row:
 
 def read_curve(log: Path) -> Curve:
     """For each evaluation: minutes of training before it (evaluations not counted), images seen, accuracies."""
-    entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    entries = [parse_json(line) for line in log.read_text(encoding="utf-8").splitlines()]
     # A resumed run may repeat an evaluation: the last of a step counts.
     evaluations = {entry["step"]: entry for entry in entries if entry["event"] == "evaluation"}
     curve, evaluating_s = [], 0.0

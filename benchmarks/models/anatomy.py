@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import log2
-from typing import Any
 
 import torch
 from matplotlib.axes import Axes
@@ -12,10 +11,10 @@ from matplotlib.patches import FancyBboxPatch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.rows import Row
 from kkanji.models import stages_of
 from shards.format.layout import IMAGE_SIZE
 
-Row = dict[str, Any]
 CONVOLUTION, CLASSIFIER = "convolution", "classifier"
 # timm's classes of blocks, by the names in the papers that introduced them.
 KINDS = {

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any, Literal
+from typing import Literal
 
 import timm
 import torch
@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 from benchmarks.bars import digest, svg
 from benchmarks.measure import environment, write_result
 from benchmarks.models.anatomy import as_rows, draw, layer_groups_of
-from benchmarks.rows import plain
+from benchmarks.rows import Row, plain
 from kkanji import cli
 from kkanji.environment import precision_name
 from kkanji.models import create_model
@@ -31,7 +31,6 @@ from kkanji.training.micro_batch import saved_bytes_per_image
 from shards import InputError, write_file
 from shards.format.layout import IMAGE_SIZE
 
-Row = dict[str, Any]
 Step = Callable[[], None]
 PATTERN = "kkanji_efficientnet*"
 IN_DIAGRAM = ("kkanji_efficientnet_b0", "kkanji_efficientnet_fused_s", "kkanji_efficientnet_fused_m")

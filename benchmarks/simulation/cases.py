@@ -49,7 +49,7 @@ class Hardware:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
+class SimulatedRun:
     """One epoch of training on that hardware."""
 
     images: int
@@ -111,7 +111,7 @@ class Case:
 
     hardware: Hardware
     """Nodes and rates."""
-    run: Run
+    run: SimulatedRun
     """The epoch to simulate."""
     trouble: Trouble = field(default_factory=Trouble)
     """Faults; none by default."""

@@ -132,7 +132,7 @@ def figures(results: Path, *, cores: int, network_gbit: float, disk_gb: float, l
         "unpack LZ4": _figure(1 / 530e3, "core s", "measured", NOTES),
         "decode PNG": _figure(2 / 29e3, "core s", "measured", f"{NOTES}: 26-32 k images/s on two"),
         "read raw member": _figure(2 / 220e3, "core s", "measured", f"{NOTES}: 0.22 M images/s on two"),
-        "plain": _figure(_plain_bytes(results / "prepare.json"), "bytes", "measured", "prepare.json, tools balance"),
+        "plain": _figure(_plain_bytes(results / "prepare.json"), "bytes", "measured", "prepare.json, kkanji balance"),
         "zstd": _figure(1_291, "bytes", "measured", f"{LOG}, level 9"),
         "LZ4": _figure(1_438, "bytes", "measured", f"{LOG}, level 6"),
         "PNG": _figure(1_493 + 1_400, "bytes", "measured", f"{LOG}; 1.4 kB of tar headers and padding"),

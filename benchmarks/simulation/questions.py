@@ -4,15 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from math import ceil
-from typing import Any
 
-from benchmarks.simulation.cases import Case, Hardware, Run, Trouble
+from benchmarks.rows import Row
+from benchmarks.simulation.cases import Case, Hardware, SimulatedRun, Trouble
 from benchmarks.simulation.costs import LAYOUTS, Figure, Layout, Network, exchange_s, gpu_rates, hardware
 from benchmarks.simulation.simulate import gains, simulate
 from shards.format.layout import IMAGE_BYTES
 
 Known = Mapping[str, Figure]
-Row = dict[str, Any]
 BATCH = 50_000
 GPU_BATCH = 6_250
 FED = 0.99  # fraction of the unlimited rate from which the GPUs count as fed
@@ -33,12 +32,12 @@ def needs(known: Known, networks: Sequence[Network], measured: Mapping[str, floa
 
 def _needs(known: Known, network: Network, rate: float) -> Row:
     free = Hardware(nodes=1, ranks=8, image_s=1 / rate, exchange_s=exchange_s(network.parameters, 1, 8), cores=1 << 10)
-    run = Run(images=STEPS * BATCH, batch=BATCH, stored_bytes=known["plain"].value)
+    run = SimulatedRun(images=STEPS * BATCH, batch=BATCH, stored_bytes=known["plain"].value)
     fed = simulate(Case(hardware=free, run=run)).steady_images_per_s
     goal = FED * fed
     from_disk = replace(run, cached=True, stored_bytes=IMAGE_BYTES)
 
-    def least(name: str, of: Run) -> float:
+    def least(name: str, of: SimulatedRun) -> float:
         """The least rate in bytes/s; it cannot be below the mean demand."""
         demand = goal * of.stored_bytes / (8 if name == "link" else 1)
         return _least(lambda value: Case(hardware=_with(free, name, value), run=of), goal, demand)
@@ -72,7 +71,7 @@ def _with(hardware: Hardware, name: str, value: float) -> Hardware:
     return replace(hardware, **{name: value})  # type: ignore[arg-type]
 
 
-def _ahead(known: Known, free: Hardware, run: Run, goal: float) -> int | None:
+def _ahead(known: Known, free: Hardware, run: SimulatedRun, goal: float) -> int | None:
     """The fewest shards to prefetch at the bucket's latency; None if 64 are not enough."""
     far = replace(free, request_s=known["request"].value, connection=known["connection"].value, connections=24 * 8)
     for ahead in range(1, 65):
@@ -107,7 +106,7 @@ def _breaks(known: Known, network: Network, rate: float, gpus: int, batch: str) 
     steps = max(FEWEST[batch], STEPS * 32 // max(gpus, 32))
     case = Case(
         hardware=hardware(known, gpus=gpus, rate=rate, parameters=network.parameters),
-        run=Run(images=steps * images, batch=images, stored_bytes=known["plain"].value, threads=2),
+        run=SimulatedRun(images=steps * images, batch=images, stored_bytes=known["plain"].value, threads=2),
         trouble=Trouble(jitter=known["jitter"].value),
     )
     found = simulate(case).steady_images_per_s
@@ -140,7 +139,7 @@ def _layout(known: Known, layout: Layout, network: Network, rate: float, speed: 
     base = hardware(known, gpus=8, rate=rate, parameters=network.parameters)
     case = Case(
         hardware=replace(base, network=speed, receive_s=receive, unpack_s=unpack, gather_s=known[layout.gather].value),
-        run=Run(images=STEPS * BATCH, batch=BATCH, stored_bytes=stored, threads=base.cores // 8),
+        run=SimulatedRun(images=STEPS * BATCH, batch=BATCH, stored_bytes=stored, threads=base.cores // 8),
     )
     run = replace(case.run, cached=True, stored_bytes=IMAGE_BYTES if layout.packed else stored)
     later = replace(case, run=run, hardware=replace(case.hardware, receive_s=0.0, unpack_s=0.0))
@@ -181,7 +180,7 @@ def troubles(known: Known, network: Network, measured: Mapping[str, float]) -> l
 
 def _troubled(known: Known, network: Network, rate: float, trouble: Trouble) -> Row:
     machine = hardware(known, gpus=8, rate=rate, parameters=network.parameters)
-    run = Run(images=STEPS * BATCH, batch=BATCH, stored_bytes=known["plain"].value, threads=2)
+    run = SimulatedRun(images=STEPS * BATCH, batch=BATCH, stored_bytes=known["plain"].value, threads=2)
     found, well = (simulate(Case(hardware=machine, run=run, trouble=each)) for each in (trouble, Trouble()))
     return {
         f"{STEPS} steps, s": found.seconds,

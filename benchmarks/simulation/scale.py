@@ -11,20 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 from benchmarks.measure import environment, write_result
 from benchmarks.peers import WINDOW
-from benchmarks.rows import read_result
+from benchmarks.rows import Row, read_result
 from benchmarks.simulation import costs, questions
-from benchmarks.simulation.cases import Case, Hardware, Run
+from benchmarks.simulation.cases import Case, Hardware, SimulatedRun
 from benchmarks.simulation.simulate import simulate
 from benchmarks.simulation.validation import validate
 from shards import InputError
 from shards.format.layout import IMAGE_BYTES
 from shards.read.prefetch import shards_ahead
-
-Row = dict[str, Any]
 
 
 def scale(
@@ -90,7 +87,7 @@ def recorded(stream: Path) -> list[Row]:
     if not rows:
         raise InputError(f"{stream}: no measured row named kkanji; run `python -m benchmarks stream` again")
     options = found["options"]
-    run = Run(
+    run = SimulatedRun(
         images=options["images"],
         batch=options["batch"],
         shard=options["shard_bytes"] // IMAGE_BYTES // 250 * 250,
@@ -103,14 +100,14 @@ def recorded(stream: Path) -> list[Row]:
     return [_predict(Hardware(network=network, request_s=row["latency_ms"] / 1e3), run, row) for row in others]
 
 
-def _predict(hardware: Hardware, run: Run, row: Row) -> Row:
+def _predict(hardware: Hardware, run: SimulatedRun, row: Row) -> Row:
     outcome, found = simulate(Case(hardware=hardware, run=run)), _later_rate(row, run)
     predicted = (run.images - run.batch) / (outcome.seconds - outcome.step_ends[0])
     name = f"stream.json at {row['latency_ms']} ms"
     return {"name": name, "n": row["n"], "predicted": predicted, "measured": found, "error": predicted / found - 1}
 
 
-def _later_rate(row: Row, run: Run) -> float:
+def _later_rate(row: Row, run: SimulatedRun) -> float:
     """Images/s between the first and the last batch: opening the set is not simulated."""
     return (run.images - run.batch) / (run.images / float(row["median"]) - float(row["first_batch_s"]))
 

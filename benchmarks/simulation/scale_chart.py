@@ -1,14 +1,13 @@
 """The chart of the benchmark scale: predicted beside measured rates, and the fraction of many GPUs' speed reached."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.bars import finish, whiskers
+from benchmarks.rows import Row
 
-Row = dict[str, Any]
 PREDICTED, MEASURED = "#8f9aa5", "#b5342a"
 ESTIMATES = {"low": "#3d4a57", "high": "#8f9aa5"}  # colours of the two estimates of a GPU's speed
 MARGIN = 0.15

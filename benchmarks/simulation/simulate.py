@@ -9,7 +9,7 @@ import random
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import inf
 
@@ -57,8 +57,30 @@ def _better(case: Case, **free: float) -> Case:
     return replace(case, hardware=replace(case.hardware, **free))  # type: ignore[arg-type]
 
 
+class _Barrier:
+    """The end of each step, for which all ranks wait."""
+
+    def __init__(self, clock: Clock, ranks: int, exchange_s: float) -> None:
+        self.ends: list[float] = []
+        self._clock, self._ranks, self._exchange_s = clock, ranks, exchange_s
+        self._arrived = 0
+        self._step_over = Gate()
+
+    def wait(self) -> Process:
+        """Wait for all ranks, then for the exchange of gradients."""
+        self._arrived += 1
+        step = len(self.ends)
+        if self._arrived == self._ranks:
+            self._arrived = 0
+            yield self._clock.now + self._exchange_s
+            self.ends.append(self._clock.now)
+            self._clock.open(self._step_over)
+        while len(self.ends) == step:
+            yield self._step_over
+
+
 class _World:
-    """The state that all nodes share: the clock, the bucket, the end of each step."""
+    """The state that all nodes have in common: the clock, the bucket, the end of each step."""
 
     def __init__(self, case: Case) -> None:
         self.case = case
@@ -66,34 +88,18 @@ class _World:
         self.bucket = Server()
         self.plan = Plan(samples=case.run.images, epochs=1, batch_size=case.run.batch)
         self.random = random.Random(case.trouble.seed)  # noqa: S311  (a simulation)
-        self.slow = dict(case.trouble.slow)
-        self.stalls = {(rank, step): seconds for rank, step, seconds in case.trouble.stalls}
         self.ranks = case.hardware.nodes * case.hardware.ranks
-        self.step_ends: list[float] = []
+        self.barrier = _Barrier(self.clock, self.ranks, case.hardware.exchange_s)
         self.requests = self.failed = 0
-        self._ranks_at_end = 0
-        self._step_over = Gate()
         self.nodes = [_Node(self, number) for number in range(case.hardware.nodes)]
-
-    def end_step(self) -> Process:
-        """Wait for all ranks, then for the exchange of gradients."""
-        self._ranks_at_end += 1
-        step = len(self.step_ends)
-        if self._ranks_at_end == self.ranks:
-            self._ranks_at_end = 0
-            yield self.clock.now + self.case.hardware.exchange_s
-            self.step_ends.append(self.clock.now)
-            self.clock.open(self._step_over)
-        while len(self.step_ends) == step:
-            yield self._step_over
 
     def outcome(self) -> Outcome:
         self.clock.run()
-        if len(self.step_ends) != self.plan.steps:
-            raise RuntimeError(f"stuck after {len(self.step_ends)} of {self.plan.steps} steps")
+        if len(self.barrier.ends) != self.plan.steps:
+            raise RuntimeError(f"stuck after {len(self.barrier.ends)} of {self.plan.steps} steps")
         ranks = [rank for node in self.nodes for rank in node.ranks]
         return Outcome(
-            step_ends=tuple(self.step_ends),
+            step_ends=tuple(self.barrier.ends),
             images=sum(rank.images for rank in ranks),
             batch=self.plan.batch_size,
             fetched_bytes=sum(node.fetched_bytes for node in self.nodes),
@@ -108,14 +114,85 @@ class _World:
     def _busy(self, ranks: list["_Rank"]) -> dict[str, float]:
         servers = {
             "bucket": [self.bucket],
-            "network": [node.network for node in self.nodes],
+            "network": [node.network.server for node in self.nodes],
             "disk": [node.disk for node in self.nodes],
             "cores": [node.cores for node in self.nodes],
             "host to device": [rank.link for rank in ranks],
             "GPU": [rank.gpu for rank in ranks],
         }
-        end = self.step_ends[-1]
+        end = self.barrier.ends[-1]
         return {name: sum(server.utilisation(end) for server in kind) / len(kind) for name, kind in servers.items()}
+
+
+class _Network:
+    """The network of a node: its rate, and a number of connections that are free or in use."""
+
+    def __init__(self, clock: Clock, connections: int) -> None:
+        self.server = Server()
+        self._clock, self._free = clock, connections
+        self._released = Gate()
+
+    def connect(self) -> Process:
+        """Wait for a free connection."""
+        while not self._free:
+            yield self._released
+        self._free -= 1
+
+    def disconnect(self) -> None:
+        self._free += 1
+        self._clock.open(self._released)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Lane:
+    """The part of the shards that a node uses, in order."""
+
+    shards: tuple[int, ...]
+    """Images of each shard."""
+    group_ends: tuple[int, ...]
+    """Position in the sample stream of the node at which each group ends."""
+    window: int
+    """Shards that a group mixes."""
+
+    def last_shard(self, position: int) -> int:
+        """Number of the last shard in the group of a position."""
+        return min(bisect_right(self.group_ends, position), len(self.shards) - 1)
+
+    def first_shard(self, position: int) -> int:
+        """Number of the first shard in the group of a position."""
+        return max(0, bisect_right(self.group_ends, position) - self.window + 1)
+
+
+class _Progress:
+    """Which shards of a lane have arrived, are being fetched, and are needed. Shards have numbers in order of use."""
+
+    def __init__(self, clock: Clock, shards: int, *, cached: bool) -> None:
+        self.next = shards if cached else 0  # the next shard to fetch
+        self._clock = clock
+        self._arrived = [cached] * shards
+        self._ready = self.next  # the first shard that has not arrived
+        self._needed = -1  # the last shard that a rank needs
+        self._shard_ready = Gate()
+        self._shard_needed = Gate()
+
+    def need(self, shard: int) -> Process:
+        """Wait for all shards up to this one."""
+        if shard > self._needed:
+            self._needed = shard
+            self._clock.open(self._shard_needed)
+        while self._ready <= shard:
+            yield self._shard_ready
+
+    def wait_until_needed(self, shard: int, ahead: int) -> Process:
+        """Wait until a shard is at most this far ahead of those in need."""
+        while shard > self._needed + ahead:
+            yield self._shard_needed
+
+    def arrive(self, shard: int) -> None:
+        self._arrived[shard] = True
+        while self._ready < len(self._arrived) and self._arrived[self._ready]:
+            self._ready += 1
+        self._clock.open(self._shard_ready)
 
 
 class _Node:
@@ -125,28 +202,20 @@ class _Node:
         self.world = world
         self.number = number
         hardware, run = world.case.hardware, world.case.run
-        self.network = Server()
+        self.network = _Network(world.clock, hardware.connections)
         self.disk = Server()
         self.cores = Server(hardware.cores)
-        self.spans = list(self._spans())
-        images = sum(stop - start for start, stop in self.spans)
-        self.shards = [min(run.shard, images - first) for first in range(0, images, run.shard)]
-        self.group_ends = group_ends(self.shards, run.window)
+        images = sum(stop - start for start, stop in self.spans())
+        shards = [min(run.shard, images - first) for first in range(0, images, run.shard)]
+        self.lane = _Lane(shards=tuple(shards), group_ends=tuple(group_ends(shards, run.window)), window=run.window)
         self.fetched_bytes = 0.0
         self.most_held = 0  # most shards in the cache at once
-        self._arrived = [run.cached] * len(self.shards)
-        self._ready = len(self.shards) if run.cached else 0  # number of the first shard that has not arrived
-        self._next = self._ready  # number of the next shard to fetch
-        self._wanted = -1  # number of the last shard that a rank needs
-        self._connections = hardware.connections  # that are free
-        self._shard_ready = Gate()
-        self._shard_wanted = Gate()
-        self._connection_free = Gate()
+        self._progress = _Progress(world.clock, len(shards), cached=run.cached)
         self.ranks = [_Rank(self, rank) for rank in range(hardware.ranks)]
         for _ in range(run.ahead):
             world.clock.start(self._fetch())
 
-    def _spans(self) -> Iterator[tuple[int, int]]:
+    def spans(self) -> Iterator[tuple[int, int]]:
         """The span of the sample stream that the node's ranks take in each step."""
         plan, ranks = self.world.plan, self.world.case.hardware.ranks
         first_rank = self.number * ranks
@@ -158,16 +227,7 @@ class _Node:
 
     def need(self, position: int) -> Process:
         """Wait for all shards that the sample at this position of the lane may come from."""
-        shard = self.last_shard(position)
-        if shard > self._wanted:
-            self._wanted = shard
-            self.world.clock.open(self._shard_wanted)
-        while self._ready <= shard:
-            yield self._shard_ready
-
-    def last_shard(self, position: int) -> int:
-        """Number of the last shard in the group of a position."""
-        return min(bisect_right(self.group_ends, position), len(self.shards) - 1)
+        return self._progress.need(self.lane.last_shard(position))
 
     def compute(self, count: int, image_s: float, threads: int) -> float:
         """Queue work on this many images, divided among threads; returns the time at which it will be done."""
@@ -176,22 +236,19 @@ class _Node:
 
     def _fetch(self) -> Process:
         """One of the prefetching threads: fetches one shard after another, as far ahead as the run allows."""
-        while self._next < len(self.shards):
-            shard = self._next
-            self._next += 1
-            while shard > self._wanted + self.world.case.run.ahead:
-                yield self._shard_wanted
-            self.most_held = max(self.most_held, shard + 1 - self._first_in_use())
+        progress = self._progress
+        while progress.next < len(self.lane.shards):
+            shard = progress.next
+            progress.next += 1
+            yield from progress.wait_until_needed(shard, self.world.case.run.ahead)
+            in_use = self.lane.first_shard(min(rank.position for rank in self.ranks))
+            self.most_held = max(self.most_held, shard + 1 - in_use)
             yield from self._download(shard)
-
-    def _first_in_use(self) -> int:
-        position = min(rank.position for rank in self.ranks)
-        return max(0, bisect_right(self.group_ends, position) - self.world.case.run.window + 1)
 
     def _download(self, shard: int) -> Process:
         """Request the first part alone until its first byte, then all parts in parallel; then decompress."""
         clock, run = self.world.clock, self.world.case.run
-        size = self.shards[shard] * run.stored_bytes
+        size = self.lane.shards[shard] * run.stored_bytes
         sizes = [min(run.part, size - first * run.part) for first in range(-int(-size // run.part))]
         yield from self._request()
         missing = [True] * len(sizes)
@@ -200,11 +257,8 @@ class _Node:
             clock.start(self._receive(part, bytes_, missing, part_arrived))
         while any(missing):
             yield part_arrived
-        yield self.compute(self.shards[shard], self.world.case.hardware.unpack_s, UNPACK_THREADS)
-        self._arrived[shard] = True
-        while self._ready < len(self.shards) and self._arrived[self._ready]:
-            self._ready += 1
-        clock.open(self._shard_ready)
+        yield self.compute(self.lane.shards[shard], self.world.case.hardware.unpack_s, UNPACK_THREADS)
+        self._progress.arrive(shard)
 
     def _request(self) -> Process:
         """Wait for the first byte of a request, which may fail and be repeated."""
@@ -218,21 +272,45 @@ class _Node:
     def _receive(self, part: int, size: float, missing: list[bool], part_arrived: Gate) -> Process:
         """Receive one part over a connection into the cache. The first part has been requested already."""
         clock, hardware = self.world.clock, self.world.case.hardware
-        while not self._connections:
-            yield self._connection_free
-        self._connections -= 1
+        yield from self.network.connect()
         if part:
             yield from self._request()
         over_connection = clock.now + size / hardware.connection
         yield self.world.bucket.take(clock.now, size / hardware.bucket)
-        yield max(over_connection, self.network.take(clock.now, size / hardware.network))
-        self._connections += 1
-        clock.open(self._connection_free)
+        yield max(over_connection, self.network.server.take(clock.now, size / hardware.network))
+        self.network.disconnect()
         yield self.cores.take(clock.now, size / self.world.case.run.stored_bytes * hardware.receive_s)
         yield self.disk.take(clock.now, size / hardware.disk)
         self.fetched_bytes += size
         missing[part] = False
         clock.open(part_arrived)
+
+
+class _Queue:
+    """The micro-batches that wait on a GPU, by their number of images."""
+
+    def __init__(self, clock: Clock, most: int) -> None:
+        self._clock, self._most = clock, most
+        self._sizes: deque[int] = deque()
+        self._filled = Gate()
+        self._has_room = Gate()
+
+    def put(self, size: int) -> Process:
+        """Add a micro-batch when there is room."""
+        while len(self._sizes) >= self._most:
+            yield self._has_room
+        self._sizes.append(size)
+        self._clock.open(self._filled)
+
+    def wait(self) -> Process:
+        """Wait until there is a micro-batch."""
+        while not self._sizes:
+            yield self._filled
+
+    def take(self) -> int:
+        """Remove the oldest micro-batch."""
+        self._clock.open(self._has_room)
+        return self._sizes.popleft()
 
 
 class _Rank:
@@ -248,9 +326,7 @@ class _Rank:
         self.images = 0
         self.waited_s = 0.0
         self.idle_s = 0.0
-        self._queue: deque[int] = deque()  # sizes of the micro-batches that wait on the GPU
-        self._queue_filled = Gate()
-        self._queue_has_room = Gate()
+        self._queue = _Queue(node.world.clock, node.world.case.run.prefetch)
         node.world.clock.start(self._feed())
         node.world.clock.start(self._train())
 
@@ -258,7 +334,7 @@ class _Rank:
         """The loader: gathers micro-batches and copies them to the GPU, ahead of use."""
         clock, hardware, run = self.node.world.clock, self.node.world.case.hardware, self.node.world.case.run
         seen = 0  # samples of the lane in earlier steps
-        for step, (first, last) in enumerate(self.node.spans):
+        for step, (first, last) in enumerate(self.node.spans()):
             for start, stop in self._micro_batches(step):
                 count = stop - start
                 end = seen + stop - first
@@ -268,10 +344,7 @@ class _Rank:
                 yield self.node.compute(count, hardware.gather_s, run.threads)
                 self.position = end
                 yield self.link.take(clock.now, count * (IMAGE_BYTES + LABEL_BYTES) / hardware.link)
-                while len(self._queue) >= run.prefetch:
-                    yield self._queue_has_room
-                self._queue.append(count)
-                clock.open(self._queue_filled)
+                yield from self._queue.put(count)
             seen += last - first
         self.position = seen
 
@@ -279,24 +352,27 @@ class _Rank:
         """The training loop: a step takes as long as its slowest rank."""
         world = self.node.world
         clock, trouble = world.clock, world.case.trouble
+        slow, stalls = dict(trouble.slow).get(self.number, 1.0), self._stalls()
         for step in range(world.plan.steps):
-            factor = world.slow.get(self.number, 1.0) * (1 + trouble.jitter * world.random.expovariate(1.0))
-            yield clock.now + world.stalls.get((self.number, step), 0.0)
+            factor = slow * (1 + trouble.jitter * world.random.expovariate(1.0))
+            yield clock.now + stalls.get(step, 0.0)
             for _ in self._micro_batches(step):
                 yield from self._train_on_next(factor)
             ended = clock.now
-            yield from world.end_step()
+            yield from world.barrier.wait()
             self.idle_s += clock.now - ended
+
+    def _stalls(self) -> dict[int, float]:
+        """Seconds that this rank pauses, for each step in which it does."""
+        return {step: seconds for rank, step, seconds in self.node.world.case.trouble.stalls if rank == self.number}
 
     def _train_on_next(self, factor: float) -> Process:
         """Wait for a micro-batch, and train on it. factor: by which this rank is slower in this step."""
         clock, hardware = self.node.world.clock, self.node.world.case.hardware
         started = clock.now
-        while not self._queue:
-            yield self._queue_filled
+        yield from self._queue.wait()
         self.waited_s += clock.now - started
-        count = self._queue.popleft()
-        clock.open(self._queue_has_room)
+        count = self._queue.take()
         yield self.gpu.take(clock.now, max(hardware.least_s, count * hardware.image_s) * factor)
         self.images += count
 

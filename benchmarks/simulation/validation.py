@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.measure import make_images
 from benchmarks.peers import Job
 from benchmarks.peers.ours import write
-from benchmarks.simulation.cases import Case, Hardware, Run, Trouble
+from benchmarks.simulation.cases import Case, Hardware, SimulatedRun, Trouble
 from benchmarks.simulation.simulate import simulate
 from kkanji.data.feed import PREFETCH
 from shards import Plan, WindowedOrder, read_manifest
@@ -72,7 +72,7 @@ class Pace:
             gather_s=self.gather_s / MICRO,
             image_s=self.step_s / MICRO,
         )
-        run = Run(
+        run = SimulatedRun(
             images=IMAGES,
             batch=self.plan.batch_size,
             micro=MICRO,

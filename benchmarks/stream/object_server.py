@@ -15,7 +15,7 @@ from obstore.store import S3Store
 from benchmarks.subject import ROOT
 from shards import InputError
 
-COMMAND = ROOT / "tests" / "faults" / "seaweed.py"
+COMMAND = ROOT / "tests" / "faults" / "servers" / "seaweed.py"
 END_S = 5
 BUCKET = "public"  # the server lets anybody read it, for peers that cannot send keys
 

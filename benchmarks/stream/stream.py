@@ -12,9 +12,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.measure import Row, Turns, environment, make_images, write_files, write_result
+from benchmarks.measure import Turns, environment, make_images, write_files, write_result
 from benchmarks.peers import BLOCK, Job
-from benchmarks.rows import print_rows
+from benchmarks.rows import Row, print_rows
 from benchmarks.stream.latency import Latency
 from benchmarks.stream.object_server import BUCKET, behind, object_server, port, upload
 from benchmarks.subject import Peer

@@ -1,4 +1,4 @@
-"""Training measured on whatever is there: the model alone, from cached batches, as it is; and which stage limits it.
+"""Training speed on this machine: the model alone, from cached batches, and as it is; and which stage limits it.
 
 `python -m benchmarks train`, or on several devices `accelerate launch -m benchmarks.train.train --batch-size 50000`.
 The step is the training loop's own. What differs is where its batches are from: on the device already (what the model
@@ -23,11 +23,11 @@ from accelerate.utils import broadcast
 
 from benchmarks.measure import environment, write_result
 from benchmarks.peers import BLOCK
-from benchmarks.rows import plain, print_rows
+from benchmarks.rows import Row, plain, print_rows
 from benchmarks.train.trial import WITHOUT_END, Trial
 from kkanji import classes as characters
 from kkanji import cli
-from kkanji.config import OptimizerName, train_config
+from kkanji.config import OptimizerName, TrainConfig, train_config
 from kkanji.data.training_set import class_map, open_set
 from kkanji.environment import loader_threads, precision_name, warn_of_emulation, warn_of_idle_cores
 from kkanji.training.build import build_run, create_loader
@@ -66,7 +66,7 @@ def train(
     seconds: float = 10,
     output: Path = Path("benchmarks/results/train.json"),
 ) -> None:
-    """Measure training on the devices that are there, and tell which stage limits it.
+    """Measure training on the devices of this machine, and find the stage that limits it.
 
     Example: accelerate launch -m benchmarks.train.train --batch-size 50000
 
@@ -87,11 +87,7 @@ def train(
         seconds: about the length of a measurement; a step that takes longer is measured whole
         output: JSON to write
     """
-    if images < 1 or images % BLOCK:
-        raise InputError(f"--images {images}: expected a multiple of {BLOCK}: whole blocks")
-    if repeats < 1 or seconds <= 0 or not 1 <= classes <= MOST_CLASSES:
-        found = f"--repeats {repeats}, --seconds {seconds}, --classes {classes}"
-        raise InputError(f"{found}: expected more than 0, and at most {MOST_CLASSES:,} classes")
+    _check_options(images, classes, repeats, seconds)
     accelerator = Accelerator(mixed_precision=precision_name(precision))
     warn_of_idle_cores(accelerator)
     warn_of_emulation(accelerator)
@@ -111,28 +107,47 @@ def train(
             order=order,
             cache_size=cache_size,
         )
-        opened = open_set(location, cache_size=cache_size)
-        run = build_run(accelerator, config, opened, class_map(opened))
-        with create_loader(run, 0) as loader, without_garbage_collection():
-            result = Trial(run, loader).measure(repeats, seconds)
+        resolved, result = _measure(accelerator, config, repeats, seconds)
     if accelerator.is_main_process:
-        resolved = run.config
-        options = {
-            "data": "given" if data else "random pixels",
-            "model": model,
-            "optimizer": optimizer,
-            "augment": augment,
-            "batch_size": batch_size,
-            "micro_batch": resolved.runtime.micro_batch,
-            "compile": compile,
-            "order": resolved.sampling.order,
-            "threads": loader_threads(),
-            "repeats": repeats,
-            "seconds": seconds,
-        }
+        source = {"data": "given" if data else "random pixels"}
+        options = source | _options(resolved) | {"repeats": repeats, "seconds": seconds}
         write_result(output, {"benchmark": "train", "options": options, "environment": state} | result)
-        print_rows(result["rows"])
-        sys.stdout.write("\n".join([*plain(result["steps"]), *plain(result["devices"]), result["verdict"]]) + "\n")
+        _print(result)
+
+
+def _check_options(images: int, classes: int, repeats: int, seconds: float) -> None:
+    if images < 1 or images % BLOCK:
+        raise InputError(f"--images {images}: expected a multiple of {BLOCK}: whole blocks")
+    if repeats < 1 or seconds <= 0 or not 1 <= classes <= MOST_CLASSES:
+        found = f"--repeats {repeats}, --seconds {seconds}, --classes {classes}"
+        raise InputError(f"{found}: expected more than 0, and at most {MOST_CLASSES:,} classes")
+
+
+def _measure(accelerator: Accelerator, config: TrainConfig, repeats: int, seconds: float) -> tuple[TrainConfig, Row]:
+    """The configuration with all defaults resolved, and the result. Every rank calls it."""
+    opened = open_set(config.dataset.data, cache_size=config.dataset.cache_size)
+    run = build_run(accelerator, config, opened, class_map(opened))
+    with create_loader(run, 0) as loader, without_garbage_collection():
+        return run.config, Trial(run, loader).measure(repeats, seconds)
+
+
+def _options(config: TrainConfig) -> Row:
+    """The options that the result depends on."""
+    return {
+        "model": config.network.model,
+        "optimizer": config.optimization.optimizer,
+        "augment": config.augmentation.augment,
+        "batch_size": config.optimization.batch_size,
+        "micro_batch": config.runtime.micro_batch,
+        "compile": config.runtime.compile,
+        "order": config.sampling.order,
+        "threads": loader_threads(),
+    }
+
+
+def _print(result: Row) -> None:
+    print_rows(result["rows"])
+    sys.stdout.write("\n".join([*plain(result["steps"]), *plain(result["devices"]), result["verdict"]]) + "\n")
 
 
 def random_set(folder: Path, images: int, classes: int) -> None:
@@ -160,7 +175,7 @@ def random_set(folder: Path, images: int, classes: int) -> None:
 
 @contextmanager
 def _set(accelerator: Accelerator, data: str, images: int, classes: int) -> Iterator[str]:
-    """Where the set is: the given one, or one of random pixels that each node makes and removes."""
+    """The location of the given set, or of a set of random pixels that each node makes and removes."""
     if data:
         yield data
         return

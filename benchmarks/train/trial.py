@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import cycle, islice
 from time import perf_counter
-from typing import Any
 
 import torch
 
+from benchmarks.rows import Row
 from benchmarks.train.verdict import Rates, verdict
 from kkanji.data.dali import Batch, Loader
 from kkanji.data.feed import PREFETCH
@@ -24,7 +24,6 @@ from kkanji.training.schedule import micro_batches
 from kkanji.training.trainer import take_step
 from shards import IMAGE_BYTES, IMAGE_SIZE, Plan
 
-Row = dict[str, Any]
 LEAD = PREFETCH + 2  # micro-batches that are not measured: the loader has the first ones ready
 WITHOUT_END = 1_000_000  # epochs
 MOST_STEPS = 1_000  # of a measurement
@@ -42,7 +41,7 @@ ORDERS = {ALONE: "one batch, repeated", CACHED: "a global batch, repeated", FED:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mark:
-    """When a micro-batch was asked for."""
+    """When a micro-batch was requested."""
 
     moment: float | torch.cuda.Event
     """Of the host's clock, or in the GPU's work."""
@@ -61,7 +60,7 @@ class Marked:
         self._images = 0
 
     def mark(self) -> None:
-        """What follows is measured apart from what was before."""
+        """Start a new measurement."""
         moment: float | torch.cuda.Event = perf_counter()
         if self._cuda:
             moment = torch.cuda.Event(enable_timing=True)
@@ -85,7 +84,7 @@ class Measured:
     rate: float
     """Images/s over all ranks."""
     waited: float = 0.0
-    """Share of the time that the host waited for the loader, on the rank that waited longest."""
+    """Fraction of the time that the host waited for the loader, on the rank that waited longest."""
     steps: tuple[float, ...] = ()
     """Seconds that each took on this rank."""
 
@@ -100,7 +99,7 @@ class Trial:
         self._parts = micro_batches(run.plan, 0, run.rank, run.config.runtime.micro_batch)
 
     def measure(self, repeats: int, seconds: float) -> Row:
-        """Everything that there is to say of it, on the main process; all take part."""
+        """All results, on the main process. Every rank calls it."""
         brought = iter(self._loader)
         cached = [_on_host(batch) for batch in islice(brought, len(self._parts))]
         sources: dict[str, Iterator[Batch]] = {
@@ -207,8 +206,8 @@ class Trial:
             **_memory(device),
         }
         traffic = dict(self.run.data.reader.traffic())
-        shares = {"lost": rates.lost, "copying": rates.copying, "loading": rates.loading}
-        judged = {"verdict": verdict(rates), "rates": asdict(rates) | shares, "traffic": traffic}
+        fractions = {"lost": rates.lost, "copying": rates.copying, "loading": rates.loading}
+        judged = {"verdict": verdict(rates), "rates": asdict(rates) | fractions, "traffic": traffic}
         return {"rows": rows, "steps": steps, "devices": [devices]} | judged
 
 
@@ -254,7 +253,7 @@ def _steps(name: str, found: Sequence[Measured], ranks: int, per_image: float | 
         "name": name,
         "images/s a device": device_rate,
         "steps": len(taken),
-        **{f"{label} ms": float(taken.quantile(share)) for label, share in PERCENTILES.items()},
+        **{f"{label} ms": float(taken.quantile(fraction)) for label, fraction in PERCENTILES.items()},
         "waited": statistics.median(one.waited for one in found),
         "MB/s to a device": 0.0 if name == ALONE else device_rate * (IMAGE_BYTES + LABEL_BYTES) / 1e6,
         "of peak": None if per_image is None else device_rate * per_image,

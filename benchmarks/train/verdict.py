@@ -1,4 +1,4 @@
-"""Which stage of a training limits it, and by how much: from rates to words."""
+"""Which stage limits a run, and by how much: from rates to words."""
 
 from dataclasses import dataclass
 

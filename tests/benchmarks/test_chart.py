@@ -1,17 +1,16 @@
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
 
 from benchmarks.chart import LIMIT, OTHERS, OURS, RESULTS, chart, draw, is_of
+from benchmarks.rows import Row
 from shards import InputError
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = [path for name in RESULTS if (path := ROOT / "benchmarks" / "results" / f"{name}.json").is_file()]
-Row = dict[str, Any]
 STATE = {"cpu": "a CPU", "cores": 2, "gpu": None, "date": "2026-11-23", "commit": None}
 
 
@@ -62,10 +61,10 @@ def test_a_chart_knows_its_result(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="charts out of date"):
         chart(results=tmp_path, output=tmp_path / "docs", check=True)
     chart(results=tmp_path, output=tmp_path / "docs")
-    drawn = (tmp_path / "docs" / "loader.svg").read_bytes()
+    rendered = (tmp_path / "docs" / "loader.svg").read_bytes()
     chart(results=tmp_path, output=tmp_path / "docs", check=True)
     chart(results=tmp_path, output=tmp_path / "docs")
-    assert (tmp_path / "docs" / "loader.svg").read_bytes() == drawn
+    assert (tmp_path / "docs" / "loader.svg").read_bytes() == rendered
     recorded.write_text(json.dumps(result(*FEW[:2])))
     with pytest.raises(SystemExit, match=r"loader\.svg"):
         chart(results=tmp_path, output=tmp_path / "docs", check=True)

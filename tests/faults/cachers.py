@@ -120,16 +120,16 @@ def churn(folder: Path, processes: int, kills: int) -> dict[str, object]:
 
 
 def start_user(folder: Path, limit: int, done: mmap.mmap, place: int) -> int:
-    return fork(partial(use_until_told, folder, limit, done, place, random.getrandbits(32)))
+    return fork(partial(use_until_terminated, folder, limit, done, place, random.getrandbits(32)))
 
 
-def use_until_told(folder: Path, limit: int, done: mmap.mmap, place: int, choices: int) -> None:
+def use_until_terminated(folder: Path, limit: int, done: mmap.mmap, place: int, choices: int) -> None:
     """Use files and bring others in ahead of use, until SIGTERM."""
-    told = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: told.set())
+    terminated = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: terminated.set())
     random.seed(choices)  # a fork has its parent's generator, and all would do the same
     with Cache(folder, limit, wait_s=DEADLINE_S) as shared:
-        while not told.is_set():
+        while not terminated.is_set():
             ahead = entry(random.randrange(FILES))
             shared.obtain(ahead, ahead=True)
             use(shared, entry(random.randrange(FILES)))
@@ -148,7 +148,7 @@ def uses(done: mmap.mmap) -> list[int]:
 
 
 def stop(children: list[int], done: mmap.mmap) -> list[int]:
-    """Every process must get through another few uses, then end when told; one that hangs is killed and shows it."""
+    """Wait for a few more uses by every process, then end all by SIGTERM; kill one that hangs, as its code shows."""
     goal = [before + 3 for before in uses(done)]
     until = time.monotonic() + DEADLINE_S
     while any(now < wanted for now, wanted in zip(uses(done), goal, strict=True)) and time.monotonic() < until:
@@ -253,18 +253,18 @@ def stopped_maker(folder: Path) -> dict[str, object]:
 
 def forked(folder: Path) -> dict[str, object]:
     """The child neither uses its parent's cache nor keeps the parent's files in use once the parent is dead."""
-    told, tell = os.pipe()
+    reading, writing = os.pipe()
 
     def parent() -> None:
         shared = Cache(folder, MOST_BYTES)
         shared.obtain(entry(0), ahead=False)
         code = wait(fork(partial(use, shared, entry(0))))
         orphan = fork(lambda: time.sleep(DEADLINE_S))
-        os.write(tell, json.dumps({"code": code, "orphan": orphan}).encode())
+        os.write(writing, json.dumps({"code": code, "orphan": orphan}).encode())
         os.kill(os.getpid(), signal.SIGKILL)
 
     dead = wait(fork(parent))
-    found = json.loads(os.read(told, 1000))
+    found = json.loads(os.read(reading, 1000))
     with Cache(folder, MOST_BYTES, wait_s=1.0) as shared:
         use(shared, entry(1))
     os.kill(found["orphan"], signal.SIGKILL)

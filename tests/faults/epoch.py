@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from shards import ShardSet, write_file
-from tests.faults.proxy import FaultProxy
-from tests.faults.seaweed import SeaweedFS
+from tests.faults.servers.proxy import FaultProxy
+from tests.faults.servers.seaweed import SeaweedFS
 from tests.launch.commands import ROOT, environment
 from tests.launch.test_streaming import steps, weights
 
@@ -32,24 +32,24 @@ OPTIONS = (
     *("--model", "kkanji_efficientnet_fused_s", "--epochs", "1", "--batch-size", "250", "--log-every", "1"),
     *("--start-size", "16", "--full-size-at", "1", "--order", "windowed", "--window", "4"),
 )
-CACHE_SHARE = 0.5  # of the set, so that shards are evicted
+CACHE_FRACTION = 0.5  # of the set, so that shards are evicted
 KILL_AT_STEP = 20
 TRAFFIC = ("requests", "retries", "refetched", "evicted", "fetched_bytes")
 
 
 def main() -> None:
-    """The three trainings, one after another."""
+    """Run the three trainings, one after another."""
     shards, folder = Path(sys.argv[1]), Path(sys.argv[2])
-    share = float(sys.argv[3] if len(sys.argv) > 3 else 5) / 100
+    fault_rate = float(sys.argv[3] if len(sys.argv) > 3 else 5) / 100
     folder.mkdir(parents=True)
     manifest = ShardSet(shards).manifest
     size = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
-    cache = ("--cache-size", f"{size * CACHE_SHARE / 1e9:.3f}")
+    cache = ("--cache-size", f"{size * CACHE_FRACTION / 1e9:.3f}")
     report: dict[str, Any] = {
         "set": manifest.name,
         "images": manifest.splits["train"].samples,
         "bytes": size,
-        "share": share,
+        "fault_rate": fault_rate,
     }
     with ExitStack() as stack:
         server = stack.enter_context(SeaweedFS(folder / "server"))
@@ -59,7 +59,7 @@ def main() -> None:
         runs = {"disk": _train(str(shards), folder / "disk", (), {})}
         with FaultProxy(server.port) as proxy:
             for kind in ("503", "reset", "short"):
-                proxy.arm(kind, rate=share, match="train-")
+                proxy.arm(kind, rate=fault_rate, match="train-")
             proxy.arm("flip", times=1, match="train-00003")
             proxy.arm("stall", times=1, match="train-00005")
             behind = {**variables, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}"}

@@ -30,8 +30,8 @@ def _places(shard: Shard, *, packed: bool) -> Iterator[int]:
         n = block.samples
         in_members = (layout.PIXELS_OFFSET, layout.labels_offset(n), layout.sources_data_offset(n)) if packed else ()
         headers = (0, layout.TAR_BLOCK, *(start - layout.NPY_HEADER for start in in_members))
-        shares = (block.bytes * part // 7 for part in range(1, 7))
-        yield from (block.offset + place for place in (*headers, *in_members, *shares, block.bytes - 1))
+        sevenths = (block.bytes * part // 7 for part in range(1, 7))
+        yield from (block.offset + place for place in (*headers, *in_members, *sevenths, block.bytes - 1))
     yield from (shard.blocks[-1].offset + shard.blocks[-1].bytes, shard.bytes - 1)
 
 

@@ -3,7 +3,7 @@
     python -m tests.faults.lockers racing FOLDER ROUNDS  two processes at once for each folder
     python -m tests.faults.lockers killed FOLDER ROUNDS  the holder is SIGKILLed, while a fork of it lives on
 
-Printed as JSON: for each round what the processes said, "held" or why they were refused, in no order.
+Printed as JSON: for each round the answers of the processes, "held" or the error message, in any order.
 """
 
 import os
@@ -21,7 +21,7 @@ MOST_BYTES = 4096
 
 
 def hold(folder: Path, answers: int, until: Callable[[], object]) -> None:
-    """Say how it went, and keep the folder until then."""
+    """Report whether the lock succeeded, and hold it until `until` returns."""
     try:
         with FolderLock(folder):
             os.write(answers, f"held by {os.getpid()}\n".encode())
@@ -42,14 +42,14 @@ def race(folder: Path) -> list[str]:
 
     children = [fork(run), fork(run)]
     os.close(starter)
-    said = b""
-    while said.count(b"\n") < len(children):
-        said += os.read(reading, MOST_BYTES)
+    answered = b""
+    while answered.count(b"\n") < len(children):
+        answered += os.read(reading, MOST_BYTES)
     os.close(ender)
     assert [wait(child) for child in children] == [0, 0]
     for descriptor in (start, end, reading, writing):
         os.close(descriptor)
-    return said.decode().splitlines()
+    return answered.decode().splitlines()
 
 
 def killed(folder: Path) -> list[str]:
@@ -61,15 +61,15 @@ def killed(folder: Path) -> list[str]:
         time.sleep(60)
 
     child = fork(partial(hold, folder, writing, hold_and_fork))
-    said = os.read(reading, MOST_BYTES)
+    answered = os.read(reading, MOST_BYTES)
     time.sleep(0.02)  # for the fork
     os.kill(child, signal.SIGKILL)
     wait(child)
     hold(folder, writing, lambda: None)
-    said += os.read(reading, MOST_BYTES)
+    answered += os.read(reading, MOST_BYTES)
     for descriptor in (reading, writing):
         os.close(descriptor)
-    return said.decode().splitlines()
+    return answered.decode().splitlines()
 
 
 def rounds(once: Callable[[Path], list[str]], folder: Path, count: int) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""Saves small checkpoints in processes that are killed, and tells what was left each time.
+"""Saves small checkpoints in processes that are killed, and reports what each kill left.
 
     python -m tests.faults.savers killed-by-clock FOLDER KILLS  at random moments; each goes on from what the last left
     python -m tests.faults.savers killed-by-step FOLDER      one process for each step that touches a file
@@ -62,13 +62,13 @@ def save(folder: Path, step: int) -> None:
 
 def found(folder: Path) -> dict[str, Any]:
     """The newest checkpoint that verifies, how many were passed over, whether links name good ones, what is left."""
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as issued:
         warnings.simplefilter("always")
         newest = checkpoint.newest(folder)
     links = [folder / name for name in ("last", "best") if (folder / name).is_symlink()]
     return {
         "found": number(newest),
-        "passed_over": len(told),
+        "passed_over": len(issued),
         "links": all(verifies(link) for link in links),
         "kept": len(list(folder.glob("step-*"))),
         "unfinished": any(folder.glob(".step-*")),
@@ -90,7 +90,7 @@ def verifies(path: Path) -> bool:
 
 
 def save_on(folder: Path, reports: int) -> None:
-    """From the newest on without end, each told when it is saved."""
+    """Save from the newest step on, without end, and report each step when it is saved."""
     for step in itertools.count(number(checkpoint.newest(folder)) + 1):
         save(folder, step)
         os.write(reports, step.to_bytes(8, "little"))

@@ -42,7 +42,7 @@ NAMES: dict[str, Any] = {"name": "", "licence": "", "lineage": "known", "seed": 
 
 
 def write(output: Path, *, overwrite: bool = False) -> None:
-    """The same few images each time. What is told of a replacement goes to stderr: stdout is the answer's."""
+    """Write the same few images each time. Messages about a replacement go to stderr: stdout carries the answer."""
     with redirect_stdout(sys.stderr), OutputFolder(output, maker="writers", overwrite=overwrite) as folder:
         shards = []
         for number, sizes in enumerate(BLOCKS):

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from shards.store.store import open_store
-from tests.faults.proxy import FaultProxy
-from tests.faults.seaweed import SeaweedFS
+from tests.faults.servers.proxy import FaultProxy
+from tests.faults.servers.seaweed import SeaweedFS
 from tests.launch.commands import environment, start, train_command
 from tests.making import cut_up
 

@@ -55,8 +55,8 @@ def test_a_box_for_each_group_and_a_row_for_each_network(fused_s: list[LayerGrou
     assert heights == sorted(heights, reverse=True), "maps only shrink"
     words = [text.get_text() for text in figure.axes[0].texts]
     assert "3 x fused MBConv\n3x3, inside x3\n128 channels\n4x4" in words
-    shares = [group.multiply_adds / sum(each.multiply_adds for each in fused_s) for group in fused_s]
-    assert [word for word in words if word.endswith("%")] == [f"{s:.0%}" if s >= 0.01 else "< 1%" for s in shares]
+    fractions = [group.multiply_adds / sum(each.multiply_adds for each in fused_s) for group in fused_s]
+    assert [word for word in words if word.endswith("%")] == [f"{s:.0%}" if s >= 0.01 else "< 1%" for s in fractions]
 
 
 def test_what_is_written(fused_s: list[LayerGroup], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,17 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.simulation.cases import Case, Hardware, Outcome, Run, Trouble
+from benchmarks.simulation.cases import Case, Hardware, Outcome, SimulatedRun, Trouble
 from benchmarks.simulation.events import Clock, Gate, Process, Server
 from benchmarks.simulation.simulate import gains, group_ends, simulate
 from shards import WindowedOrder
 from shards.format.layout import IMAGE_BYTES
 
-RUN = Run(images=4_000, batch=400, shard=250, part=1 << 18, window=2, stored_bytes=4_096)
+RUN = SimulatedRun(images=4_000, batch=400, shard=250, part=1 << 18, window=2, stored_bytes=4_096)
 BYTES = RUN.images * RUN.stored_bytes
 
 
-def outcome(hardware: Hardware, run: Run = RUN, **trouble: object) -> Outcome:
+def outcome(hardware: Hardware, run: SimulatedRun = RUN, **trouble: object) -> Outcome:
     return simulate(Case(hardware=hardware, run=run, trouble=Trouble(**trouble)))  # type: ignore[arg-type]
 
 
@@ -43,7 +43,7 @@ hardwares = st.builds(
     exchange_s=st.sampled_from([0.0, 0.005]),
 )
 runs = st.builds(
-    Run,
+    SimulatedRun,
     images=st.integers(1, 3_000),
     batch=st.integers(1, 700).filter(lambda batch: batch > 20),
     micro=st.integers(20, 400),
@@ -60,14 +60,14 @@ runs = st.builds(
 
 @settings(max_examples=60, deadline=None)
 @given(hardwares, runs, st.sampled_from([0.0, 0.3]))
-def test_every_image_comes_once(hardware: Hardware, run: Run, failures: float) -> None:
+def test_every_image_comes_once(hardware: Hardware, run: SimulatedRun, failures: float) -> None:
     """Trained on once, and its bytes fetched once, whatever fails and however the set is cut."""
     found = outcome(hardware, run, failures=failures, retry_s=0.05, jitter=0.1, slow=((0, 1.5),))
     assert found.images == run.images
     assert len(found.step_ends) == ceil(run.images / run.batch)
     assert list(found.step_ends) == sorted(found.step_ends)
     assert np.isclose(found.fetched_bytes, 0 if run.cached else run.images * run.stored_bytes)
-    assert all(0 <= share <= 1 + 1e-9 for share in found.busy.values())
+    assert all(0 <= fraction <= 1 + 1e-9 for fraction in found.busy.values())
     assert (found.failed > 0) <= (failures > 0)
 
 
@@ -165,7 +165,9 @@ BETTER: list[Callable[[Hardware], Hardware]] = [
 
 @settings(max_examples=40, deadline=None)
 @given(hardwares, runs, st.sampled_from(BETTER))
-def test_better_hardware_is_not_slower(hardware: Hardware, run: Run, better: Callable[[Hardware], Hardware]) -> None:
+def test_better_hardware_is_not_slower(
+    hardware: Hardware, run: SimulatedRun, better: Callable[[Hardware], Hardware]
+) -> None:
     """One node: with several, an earlier request of one can be served before an urgent one of another."""
     single = replace(hardware, nodes=1, connections=99)
     before, after = outcome(single, run).seconds, outcome(better(single), run).seconds

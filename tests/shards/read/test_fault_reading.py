@@ -31,8 +31,8 @@ from shards import (
 from shards.cache.cache import Cache
 from shards.format.image_layout import read_table
 from shards.store.store import Store, open_store
-from tests.faults.proxy import FaultProxy
-from tests.faults.seaweed import SeaweedFS
+from tests.faults.servers.proxy import FaultProxy
+from tests.faults.servers.seaweed import SeaweedFS
 from tests.shards.kinds import drawn, write_set_of
 
 ROOT = Path(__file__).parents[3]

@@ -18,7 +18,7 @@ import pytest
 from shards import ChangedShard, InputError, MissingShard, StorageError
 from shards.store.download import RANGE_BYTES, Version
 from shards.store.store import FolderStore, open_store
-from tests.faults.seaweed import ACCESS_KEY, PUBLIC_BUCKET, SECRET_KEY, SeaweedFS
+from tests.faults.servers.seaweed import ACCESS_KEY, PUBLIC_BUCKET, SECRET_KEY, SeaweedFS
 
 ROOT = Path(__file__).parents[3]
 NAME = "train-00000.tar"

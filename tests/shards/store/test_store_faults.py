@@ -24,8 +24,8 @@ from shards.store import credentials as credentials
 from shards.store import download as transfer
 from shards.store.retry import Attempts, Remote, RetryPolicy, Traffic
 from shards.store.store import Store, open_store
-from tests.faults.proxy import Fault, FaultProxy, Message, Upstream
-from tests.faults.seaweed import PUBLIC_BUCKET, SeaweedFS
+from tests.faults.servers.proxy import Fault, FaultProxy, Message, Upstream
+from tests.faults.servers.seaweed import PUBLIC_BUCKET, SeaweedFS
 
 ROOT = Path(__file__).parents[3]
 NAME = "train-00003.tar"

@@ -15,8 +15,8 @@ from shards import StorageError
 from shards.errors import ChangedShard, InputError
 from shards.store import download as transfer
 from shards.store.retry import RetryPolicy
-from tests.faults.proxy import FaultProxy
-from tests.faults.webserver import WebServer
+from tests.faults.servers.proxy import FaultProxy
+from tests.faults.servers.webserver import WebServer
 from tools.commands import fetch as fetching
 from tools.commands.fetch import FILES, Published, fetch
 from tools.ingest import download as downloads

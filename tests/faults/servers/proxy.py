@@ -1,6 +1,6 @@
 """A proxy that spoils HTTP answers, to stand before an object store: the faults of networks and servers, on demand.
 
-    python -m tests.faults.proxy --listen PORT --target PORT [--latency MS] [--fault KIND:RATE ...]
+    python -m tests.faults.servers.proxy --listen PORT --target PORT [--latency MS] [--fault KIND:RATE ...]
 
 | kind | the client sees |
 |---|---|
@@ -50,11 +50,11 @@ class Fault:
 
     kind: str
     times: int | None = None
-    """How often; None for ever."""
+    """How often it hits; None: without end."""
     match: str = "GET "
-    """A part of `METHOD /path` of the requests it may meet."""
+    """Part of `METHOD /path` of the requests that the fault may hit."""
     rate: float = 1.0
-    """The share of those requests that it meets."""
+    """Fraction of those requests that the fault hits."""
     code: str = ""
     """What the XML of a status fault names as its reason."""
     met: int = 0
@@ -103,7 +103,7 @@ class FaultProxy:
         self._stop = asyncio.Event()
 
     def arm(self, kind: str, **options: Any) -> Fault:
-        """Add a fault; its `met` tells how often it struck."""
+        """Add a fault. Its `met` counts the requests that it hit."""
         fault = Fault(kind=kind, **options)
         self._faults.append(fault)
         return fault
