@@ -1,6 +1,6 @@
 """Originals -> the same with images rendered from brush fonts added to the rare classes, for training only.
 
-Rendered images have lineage `font`. `split` always assigns them to train and divides the others as it would without
+Rendered images have the origin `font`. `split` always assigns them to train and divides the others as it would without
 them. Which class gets which images depends on the seed and the fonts alone.
 """
 
@@ -21,7 +21,7 @@ from shards import IMAGE_SIZE, InputError, OutputFolder
 from tools.brush import Face, generator, render_character
 from tools.ingest.originals import (
     DROPPED_NAME,
-    LINEAGES,
+    Origin,
     Originals,
     Row,
     check_images,
@@ -105,7 +105,7 @@ def find_faces(fonts: Sequence[Path]) -> list[Face]:
 
 def rare_classes(combined: Originals, at_most: int) -> list[int]:
     """Numbers of the classes with at most this many originals. Raises InputError if images are rendered already."""
-    if (combined.lineages == LINEAGES.index("font")).any():
+    if (combined.origins == Origin.FONT.number).any():
         raise InputError(
             f"{combined.folder}: has images rendered from fonts already; render the originals without them"
         )
@@ -179,7 +179,7 @@ def _row(code_point: int, member: str, digest: bytes) -> Row:
         member=member,
         sha256=digest.hex(),
         official="",
-        lineage="font",
+        lineage=Origin.FONT,
     )
 
 
@@ -192,6 +192,6 @@ def _facts(combined: Originals, rendered: dict[Row, Gray]) -> dict[str, Any]:
         **facts,
         "licence": f"{facts['licence']}; with training images rendered from the fonts {', '.join(sorted(used))}",
         "counts": {**facts["counts"], "font": len(rendered)},
-        "lineage": {**facts.get("lineage", {"known": len(combined.ids)}), "font": len(rendered)},
+        "lineage": {**facts.get("lineage", {Origin.KNOWN: len(combined.ids)}), Origin.FONT: len(rendered)},
         "classes_without_images": [name for name in facts["classes_without_images"] if name not in labels],
     }
