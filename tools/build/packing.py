@@ -48,7 +48,7 @@ class Target:
     """Where to write a set, and how to divide it into files: options of `pack`, `balance` and `convert`."""
 
     output: Path
-    """Folder to make."""
+    """Folder for the shard set."""
     block_size: int
     """Images in a block."""
     shard_size: int

@@ -49,7 +49,7 @@ def combine(
         sources: Folders or .tar, .tar.gz, .tgz archives in CODH's layout; *-imgs.npz files, or folders with them.
         legacy: Outputs of the legacy project: class folders (U+XXXX or the character itself), or a folder with
             images.npy, labels.npy and index.json. Their lineage is unknown, and everything made from them records that.
-        output: Folder to make.
+        output: Folder for the originals.
         name: Name of the data in manifests and reports, by default the names of the sources.
         licence: Licence line to print with everything made from the data.
         overwrite: Replace OUTPUT if `combine` made it.

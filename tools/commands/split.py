@@ -55,7 +55,7 @@ def split(
     Args:
         folder: Originals, made by `kkanji combine`.
         val: Fraction of the images for validation, from 0 to below 1.
-        test: Fraction of the images without an official split for a test set that is measured once, 0 to below 1.
+        test: Fraction of the images without an official split for the test split, from 0 to below 1.
         folds: Number of folds to divide each class into; fold FOLD is val, the others are train.
         fold: Number of the fold that is val, from 0 to FOLDS - 1.
         protocol: Rule of the division: fractions (--val and --test) or half, the published protocol on Kuzushiji-Kanji:
