@@ -21,8 +21,8 @@ evaluate part part --temperature
 export_model part --output "$out/kuzushiji-kanji-first"
 train longer rerendered --init "$out/kuzushiji-kanji-first" --epochs 14 --lr 2e-3 --warmup-epochs 0.3 --weight-decay 0.03 \
     --ema-images 60000 --augment 1.3 --augment-start 0.8 --unaugmented-epochs 1 --evaluate-every 2
-train unaugmented rerendered --init "$out/runs/longer/checkpoints/best" --epochs 1 --lr 2e-4 --warmup-epochs 0.1 --weight-decay 0.03 \
-    --ema-images 40000 --augment 0
+train unaugmented rerendered --init "$out/runs/longer/checkpoints/best" --epochs 1 --lr 2e-4 --warmup-epochs 0.1 \
+    --weight-decay 0.03 --ema-images 40000 --augment 0
 evaluate unaugmented rerendered --temperature
 train third rerendered --init "$out/runs/unaugmented/checkpoints/best" --seed 1 --epochs 6 --lr 1.5e-3 --warmup-epochs 0.2 \
     --weight-decay 0.03 --ema-images 50000 --augment 0.7 --augment-start 1.2 --unaugmented-epochs 2 --evaluate-every 2
