@@ -162,7 +162,7 @@ def test_originals_that_are_missing_or_changed_are_refused(
     originals_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     with pytest.raises(
-        InputError, match=r"originals.json: No such file or directory; it is written last by `python -m"
+        InputError, match=r"originals.json: No such file or directory; it is written last by `kkanji combine`"
     ):
         split(tmp_path)
     folder = originals_folder({"U+4E00": 20})
