@@ -20,7 +20,7 @@ def crc32(data: bytes | memoryview, previous: int = 0) -> int:
 
 
 def next_crc32(file: BinaryIO, size: int) -> int:
-    """The crc32 of a file's next `size` bytes, or of what there is of them. Memory: 1 MiB, however large the block."""
+    """The crc32 of a file's next `size` bytes, fewer at the end of the file. Memory: 1 MiB, however large the block."""
     result = 0
     while size and (data := file.read(min(size, _CHUNK))):
         result = crc32(data, result)

@@ -1,4 +1,4 @@
-"""Errors that the user can mend.
+"""Errors that the user can fix.
 
 A message says where (file, member, byte offset), what was found, what was expected and what to do. The commands print
 it without a traceback and exit with status 2.

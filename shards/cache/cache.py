@@ -116,7 +116,7 @@ class Cache:
                         return None
                     self._wait(claim, entry, deadline)
         finally:
-            self._stop_waiting(entry.key)
+            self._stop_waiting(entry.key)  # however the wait ends, or others would never fetch ahead again
         if not ahead:
             self._count(misses=1) if deadline.tried or claim is _Claim.TO_MAKE else self._count(hits=1)
         return self.folder / entry.key
@@ -146,7 +146,8 @@ class Cache:
         return claim is _Claim.TO_MAKE and self._make(entry, ahead, faults)
 
     def _claim(self, entry: Entry, ahead: bool) -> _Claim:
-        """Hold the file if it is there, else take it upon us to make it if there is room."""
+        """Hold the file if it is there; otherwise reserve room to make it, if there is room."""
+        # One lock from the look to the lease: nobody can evict the file, or take the room, in between.
         with self._shared.locked():
             leases = self._shared.leases
             if touch(self.folder / entry.key):
@@ -156,16 +157,18 @@ class Cache:
             if survey.maker(entry.key):
                 return _Claim.BUSY
             if not self._make_room(entry, ahead, survey):
+                # On record, so that nobody fetches ahead into the room that this file waits for.
                 self._shared.save(leases.wait(entry.key, waiting=not ahead))
                 return _Claim.FULL
             self._shared.save(leases.hold(entry.key, ahead=ahead).make(entry.key, entry.size + entry.extra))
             return _Claim.TO_MAKE
 
     def _make_room(self, entry: Entry, ahead: bool, survey: Survey) -> bool:
-        """Remove files until there is room, or nothing when that would not do."""
+        """Remove files until there is room; remove nothing if that cannot make enough room."""
         if ahead and survey.waiting:
             return False  # or those who bring in files ahead of use would take the room that others wait for
         missing = survey.total + entry.size + entry.extra - self.limit_bytes
+        # Choose first and remove afterwards: a removal that does not make enough room would only cost downloads.
         victims = []
         for key in survey.victims(ahead=ahead):
             if missing <= 0:
@@ -191,7 +194,7 @@ class Cache:
             return True
         try:
             wrong = what_is_wrong(entry, path)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: a hold that nobody releases would keep the file until the process ends
             self._drop(entry.key, ahead)
             raise
         if wrong is None and version is not None:
@@ -239,10 +242,11 @@ class Cache:
         Under the lock, so that nobody sees both the file and the room reserved for it, or neither.
         """
         with self._shared.locked():
+            # The version before the rename, which changes none of its parts: afterwards somebody may replace the file.
             version = version_of(partial)
             partial.rename(self.folder / key)
             self._shared.save(self._shared.leases.made(key))
-        self._shared.remove_partial(key)
+        self._shared.remove_partial(key)  # files that `make` put beside it
         if version is not None:
             self._right[key] = version
         self._count(made=1)

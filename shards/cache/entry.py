@@ -36,6 +36,7 @@ def make_at(entry: Entry, partial: Path) -> str | None:
     try:
         entry.make(partial)
     except CorruptShard as error:
+        # Damage on the way is worth a second try, as damage on the disk is. Other errors end the attempt at once.
         return str(error)
     return what_is_wrong(entry, partial)
 
@@ -44,6 +45,7 @@ def what_is_wrong(entry: Entry, path: Path) -> str | None:
     """What is wrong with a file, None if nothing is. A file that the disk cannot read counts as damaged."""
     try:
         size = path.stat().st_size
+        # The size first: it costs nothing, and a check reads the whole file.
         return f"{size} bytes, expected {entry.size}" if size != entry.size else entry.check(path)
     except OSError as error:
         return str(error)
@@ -55,6 +57,7 @@ def touch(path: Path) -> bool:
     Access times are set by hand, as most systems mount their disks with `relatime` or `noatime`.
     """
     try:
+        # The modification time must stay as it is: it is part of the version that spares a second verification.
         os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
         return True
     except FileNotFoundError:
@@ -67,4 +70,5 @@ def version_of(path: Path) -> tuple[int, ...] | None:
         found = path.stat()
     except FileNotFoundError:
         return None
+    # The inode too: a file replaced within one tick of the clock has the same time and size.
     return found.st_ino, found.st_mtime_ns, found.st_size

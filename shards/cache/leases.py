@@ -27,6 +27,7 @@ class Leases:
         """One hold more. A file that comes into use is no longer held ahead: one hold has become the other."""
         if ahead:
             return replace(self, ahead=self.ahead | {key})
+        # Counted, since several threads of a user may read one file: the first to release it must not free it for all.
         uses = {**self.in_use, key: self.in_use.get(key, 0) + 1}
         return replace(self, in_use=uses, ahead=self.ahead - {key}, waiting=self.waiting - {key})
 
@@ -35,6 +36,7 @@ class Leases:
         if ahead:
             return replace(self, ahead=self.ahead - {key})
         uses = {**self.in_use, key: self.in_use.get(key, 0) - 1}
+        # Without the zeros: a key in `in_use` protects its file from eviction.
         return replace(self, in_use={key: count for key, count in uses.items() if count > 0})
 
     def make(self, key: str, size: int) -> "Leases":
@@ -57,6 +59,8 @@ class Leases:
     def from_json(cls, data: bytes) -> "Leases":
         """Raises ValueError, TypeError or KeyError if another version wrote the file."""
         found = parse_json(data)
+        # All fields of the file, unknown ones too: another version's leases must end in an error. Leases that are
+        # misread would let this process evict files that are in use.
         return cls(**{**found, "ahead": frozenset(found["ahead"]), "waiting": frozenset(found["waiting"])})
 
 
@@ -72,6 +76,8 @@ class Survey:
     @property
     def total(self) -> int:
         """Bytes of the finished files, and bytes reserved for unfinished ones."""
+        # The reserved bytes count in full from the start, not what is written so far: otherwise two makers could each
+        # find room that only one of them can fill.
         return sum(found.st_size for found in self.files.values()) + self.making
 
     @property
@@ -125,4 +131,5 @@ class Survey:
         return "; ".join(parts)
 
     def _sizes(self, keys: Iterable[str]) -> list[int]:
+        # A lease may name a file that is missing: one being made, or one that somebody removed by hand.
         return [self.files[key].st_size for key in keys if key in self.files]

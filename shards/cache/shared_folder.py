@@ -64,6 +64,7 @@ class SharedFolder:
 
         Raises: StorageError if the disk fails within it, RuntimeError once closed.
         """
+        # The mutex spares the threads of this process the polling for the file's lock.
         with self._mutex, _explained(self.path):
             descriptor = self._take_lock()
             try:
@@ -92,6 +93,7 @@ class SharedFolder:
         users = {
             match[1]: leases for match in lease_names if (leases := _live_leases(self.path / match[0])) is not None
         }
+        # After the users: a partial file without a living user is a dead user's, and its room is free again.
         for match in filter(None, map(_PARTIAL_NAME.fullmatch, entries)):
             if match[2] not in users:
                 (self.path / match[0]).unlink(missing_ok=True)
@@ -112,6 +114,7 @@ class SharedFolder:
     def progress(self) -> object:
         """A value that changes as long as anybody writes to an unfinished file."""
         found = _regular_files(self.path).items()
+        # Blocks and not sizes: `unpack_shard` gives a file its full size before its first byte.
         return {name: (stats.st_mtime_ns, stats.st_blocks) for name, stats in found if _PARTIAL_NAME.fullmatch(name)}
 
     def is_mine(self) -> bool:
@@ -124,6 +127,7 @@ class SharedFolder:
             return
         try:
             with self.locked():
+                # Under the folder's lock, so that no survey takes this user for one that was killed.
                 self._lease_path.unlink(missing_ok=True)
         finally:
             self.closed = True
@@ -157,6 +161,7 @@ class SharedFolder:
         self.leave()
         self._descriptor = os.open(self._lease_path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         self._close_file = weakref.finalize(self, os.close, self._descriptor)
+        # Cannot fail: the name is new, and surveys, which try the lock, need the folder's lock that is held here.
         try_lock(self._descriptor)
         self.save(self.leases)
 
@@ -191,7 +196,7 @@ def _overwrite(descriptor: int, data: bytes) -> None:
     written = 0
     while written < len(data):
         written += os.pwrite(descriptor, data[written:], written)
-    os.ftruncate(descriptor, len(data))
+    os.ftruncate(descriptor, len(data))  # last: cut first, a full disk could leave neither the old nor the new leases
 
 
 def _regular_files(folder: Path) -> dict[str, os.stat_result]:

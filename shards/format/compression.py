@@ -62,6 +62,7 @@ def unpack_shard(
             pieces = _plain_pieces(number, memoryview(data), block.samples, compression, where)
             _expect(_write(file.fileno(), plain[number].offset, pieces), block.plain_crc32, f"{where}, unpacked,")
 
+        # Not kkanji's map_in_order, since shards imports nothing of kkanji. `list` raises the first error of a block.
         list(pool.map(unpack, range(len(shard.blocks))))
 
 
@@ -79,7 +80,9 @@ def _plain_pieces(
     number: int, data: memoryview, samples: int, compression: Compression, where: str
 ) -> Iterator[bytes | memoryview]:
     """The plain form of a stored block, piece by piece; each piece is valid until the next one is taken."""
-    key, tail = layout.block_key(number), len(data) - (layout.block_bytes(samples) - _pixels_end(samples))
+    key = layout.block_key(number)
+    tail = len(data) - (layout.block_bytes(samples) - _pixels_end(samples))  # labels and sources, stored as they are
+    # A damaged size is read as -1, so that the comparison below fails with a message and not int().
     size = int(bytes(data[124:135]), 8) if bytes(data[124:135]).isdigit() else -1
     header = layout.tar_header(_images_name(key, compression), max(size, 0))
     if data[:TAR_BLOCK] != header or layout.round_up(TAR_BLOCK + size, TAR_BLOCK) != tail:
@@ -158,7 +161,7 @@ def _check(path: Path, size: int, blocks: Sequence[Block]) -> str | None:
 
 
 def damage(file: BinaryIO, blocks: Sequence[Block]) -> str | None:
-    """The first block of a shard whose crc32 differs, or data after the last one; None if all is as it was written."""
+    """The first block of a shard whose crc32 differs, or data after the last one. None if undamaged."""
     for number, block in enumerate(blocks):
         found = next_crc32(file, block.bytes)
         if found != block.crc32:

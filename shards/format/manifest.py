@@ -184,6 +184,8 @@ def _lowest_version(manifest: Manifest) -> int:
 
 def _split_to_dict(manifest: Manifest, split: Split, *, rendered: bool) -> dict[str, Any]:
     fields = _fields(manifest.compression != "none")
+    # The field of rendered_per_class keeps its first name: a rename would change the bytes, and so the identity, of
+    # every set of version 3, and checkpoints compare identities. The rename comes with the next version.
     return {
         "samples": split.samples,
         "samples_per_class": list(split.samples_per_class),

@@ -58,7 +58,9 @@ def parse_manifest(text: bytes | str) -> Manifest:
         raise ValueError(f"images of shape {data['image_shape']}, expected {[IMAGE_SIZE, IMAGE_SIZE]}")
     stored = data if data["version"] > 1 else {"layout": "packed", "compression": "none", "base": ""}
     splits = field(data, "splits", dict)
-    compressed, tables, rendered = stored["compression"] != "none", stored["layout"] == "image", data["version"] > 2
+    fields = _fields(stored["compression"] != "none")
+    tables = stored["layout"] == "image"
+    rendered = data["version"] > 2
     manifest = Manifest(
         name=field(data, "name", str),
         licence=field(data, "licence", str),
@@ -69,7 +71,7 @@ def parse_manifest(text: bytes | str) -> Manifest:
         compression=choice(stored, "compression", get_args(Compression)),
         base=field(stored, "base", str),
         history=field(data, "history", dict),
-        splits={name: _split_from_dict(split, _fields(compressed), tables, rendered) for name, split in splits.items()},
+        splits={name: _split_from_dict(split, fields, tables, rendered) for name, split in splits.items()},
     )
     check_manifest(manifest)
     if _manifest_to_dict(manifest) != data:
@@ -80,7 +82,8 @@ def parse_manifest(text: bytes | str) -> Manifest:
 def _split_from_dict(data: dict[str, Any], fields: tuple[str, ...], tables: bool, rendered: bool) -> Split:
     counts = {name: _counts(data, name) for name in ("samples_per_class", "originals_per_class")}
     if rendered:
-        counts["rendered_per_class"] = _counts(data, "drawn_per_class")  # as version 3 named it
+        # Version 3 is written under this name too: a rename would change the identity of the sets that exist.
+        counts["rendered_per_class"] = _counts(data, "drawn_per_class")
     return Split(shards=tuple(_shard_from_dict(shard, fields, tables) for shard in data["shards"]), **counts)
 
 

@@ -36,7 +36,8 @@ def write_shard(path: Path, blocks: Iterable[Samples], *, compression: Compressi
 
 def encode_block(number: int, block: Samples, path: Path, compression: Compression) -> StoredBlock:
     """A packed block as it is stored in the tar at `path`. Raises InputError if its arrays do not fit the layout."""
-    key, plain = layout.block_key(number), layout.encode_block(layout.block_key(number), *check_samples(block, path))
+    key = layout.block_key(number)
+    plain = layout.encode_block(key, *check_samples(block, path))
     samples = len(block.labels)
     if compression == "none":
         return StoredBlock(plain, samples)
@@ -57,6 +58,7 @@ def write_tar(path: Path, blocks: Iterable[StoredBlock]) -> Shard:
         digest.update(layout.end_of_archive())
         file.write(layout.end_of_archive())
         sync_file(file.fileno())
+    # The index comes from the tar as it is on the disk, not from the blocks, so it describes what readers will find.
     archive = ustar.read_archive(path, max_member_bytes=ustar.MAX_SIZE)
     write_file(path.with_suffix(".idx"), ustar.dali_index(archive))
     return Shard(name=path.name, bytes=archive.bytes, sha256=digest.hexdigest(), blocks=tuple(table))
@@ -73,6 +75,7 @@ def write_manifest(folder: Path, manifest: Manifest, classes_json: str) -> None:
         found = f"{len(content):,} bytes, expected at most {MOST_BYTES:,}"
         raise InputError(f"{folder / MANIFEST_NAME}: {found}; give larger blocks, or make several sets")
     write_file(folder / CLASSES_NAME, classes_json)
+    # Last: readers take a folder with a manifest for a complete set.
     write_file(folder / MANIFEST_NAME, content)
 
 

@@ -47,8 +47,9 @@ class BalancedOrder:
         positions = np.arange(first, last, dtype=np.uint64)
         numbers = permute(positions, self.samples, key=mix(mix(self.seed) ^ epoch)).astype(np.int64)
         label = np.searchsorted(self._last_draw, numbers, side="right")
-        drawn = (epoch + 1) * self.draws - self._last_draw  # added to a number: draws of its class until then
-        turn = (numbers + drawn[label]) % self._counts[label]
+        # With it a number counts on from the draws of the class before this epoch, so that no sample is left out.
+        offset = (epoch + 1) * self.draws - self._last_draw
+        turn = (numbers + offset[label]) % self._counts[label]
         return np.take(self._by_class, self._first_of_class[label] + turn)
 
     @cached_property

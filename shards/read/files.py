@@ -116,7 +116,7 @@ class SplitFiles:
 
 
 def check_listing(store: Store, manifest: Manifest, split: str) -> None:
-    """Refuse tars whose names and sizes are not the manifest's, before the first one is needed.
+    """Before the first read, refuse tars that do not match the manifest.
 
     Their content is checked when it is fetched. A web server does not list its files, and an account may be allowed to
     read but not to list: then a missing shard is noticed only when it is needed.
@@ -128,7 +128,9 @@ def check_listing(store: Store, manifest: Manifest, split: str) -> None:
     try:
         found = {name: size for name, size in store.list().items() if name.endswith(".tar")}
     except StorageError as error:
-        warnings.warn(f"shards are not looked for before they are needed: {error}", UserWarning, stacklevel=2)
+        warnings.warn(
+            f"cannot list the shards; a missing one is noticed when it is read: {error}", UserWarning, stacklevel=2
+        )
         return
     if store.folder is None or manifest.compression != "none":  # others are all mapped at once
         _compare(store, found, manifest.splits[split].shards)

@@ -65,7 +65,7 @@ class Prefetcher:
         size = sum(files.sizes)
         fits = size <= files.room_bytes
         self._room_bytes = files.room_bytes if fits else int(files.room_bytes * WINDOW_FRACTION)
-        # In a small cache, what training has ahead of use is room that an evaluation would wait for, and wait.
+        # In a small cache, shards fetched ahead would block an evaluation that needs the room.
         ample = MANY_TIMES * size <= files.room_bytes
         self._ahead = shards_ahead(files.sizes) if ample else AHEAD_SHARDS[0]
         self._most_numbers = max(LEAST_NUMBERS, self._ahead * samples // max(1, len(files.shards)))

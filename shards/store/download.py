@@ -114,7 +114,7 @@ class ByteRange:
 
 
 class Download:
-    """One object on its way into a new file, several ranges at once. After an error the file is of no use."""
+    """One object on its way into a new file, several ranges at once. After an error, delete the file."""
 
     def __init__(self, remote: Remote, size: int, target: Path) -> None:
         """size: bytes of the object, known from elsewhere."""

@@ -164,12 +164,18 @@ class Attempts:
         took_s: seconds that the failed request took. The longest so far is kept free before the deadline, so that the
         last request can end in time.
         """
-        remote, retry_policy, now = self._remote, self._remote.retry_policy, time.monotonic()
+        remote = self._remote
+        retry_policy = remote.retry_policy
+        now = time.monotonic()
         if not is_passing(error, first=remote.traffic.bytes == 0):
             refuse(error, remote.url, remote.credentials)
+        # Here and not in `progressed`, which other threads call for every piece that arrives.
         if self._progress > self._since:
-            self._since, self._count, self._longest = self._progress, 0, 0.0
-        self._count, self._longest = self._count + 1, max(self._longest, took_s)
+            self._since = self._progress
+            self._count = 0
+            self._longest = 0.0
+        self._count += 1
+        self._longest = max(self._longest, took_s)
         left = self._since + retry_policy.total_s - self._longest - now
         if left <= 0 or self._count >= retry_policy.requests:
             give_up(error, remote, f"{self._count} requests in {now - self._since:.0f} s")
@@ -177,7 +183,8 @@ class Attempts:
         self._sleep(now + left, last=self._count == retry_policy.requests - 1)
 
     def _sleep(self, deadline: float, *, last: bool) -> None:
-        ceiling, seen = self._remote.retry_policy.wait_s * 2 ** (self._count - 1), self._remote.traffic.bytes
+        ceiling = self._remote.retry_policy.wait_s * 2 ** (self._count - 1)
+        seen = self._remote.traffic.bytes
         self.stopped.wait(min(deadline - time.monotonic(), random.uniform(0, ceiling)))  # noqa: S311  (no secret)
         while last and self._remote.traffic.bytes == seen and not self.stopped.is_set():
             left = deadline - time.monotonic()

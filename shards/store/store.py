@@ -60,7 +60,7 @@ class Store(ABC):
 
     @abstractmethod
     def download(self, name: str, size: int, target: Path) -> None:
-        """Copy an object of this size into a file. After an error the file is of no use.
+        """Copy an object of this size into a file. After an error, delete the file.
 
         Raises: MissingShard, ChangedShard (another size, or replaced meanwhile), CorruptShard, StorageError.
         """
@@ -123,12 +123,14 @@ class FolderStore(Store):
 
     def upload(self, name: str, source: Path | bytes, *, create: bool = False) -> bool:
         path = self._path(name)
+        # Not `atomic_file`: two processes may upload one name at once, so each needs a partial file of its own, and
+        # `create` must fail where a rename would replace.
         partial = path.with_name(f".{name}.{os.getpid()}.partial")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             _write_synced(partial, source)
             made = _publish(partial, path, create=create)
-            sync_folder(self._folder)
+            sync_folder(self._folder)  # the next upload may be the manifest, which must not survive without this file
         except OSError as error:
             raise disk_error(path, _size(source), error) from error
         finally:

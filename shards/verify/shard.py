@@ -60,10 +60,9 @@ def check_shard(
     problems = [*size_problems(where, path, shard)] or [*byte_problems(where, path, shard, progress)]
     if problems:
         return problems
-    index, inside = (
-        _index_problems(store, where, path, shard, manifest),
-        _inner_problems(store, where, path, shard, manifest),
-    )
+    index = _index_problems(store, where, path, shard, manifest)
+    inside = _inner_problems(store, where, path, shard, manifest)
+    # Each on its own: an error that ends the one search must not hide what the other finds.
     return [*_with_errors(store, index), *_with_errors(store, inside)]
 
 

@@ -32,7 +32,7 @@ from shards import (
     write_shard,
 )
 from shards.format.image_layout import MAX_IMAGES
-from shards.format.manifest import Compression, Layout, Lineage
+from shards.format.manifest import Compression, Layout
 from shards.order.permutation import mix, permute
 from shards.output.ownership import Destination, destination
 from tools.ingest.originals import SPLITS, Originals, SplitTable, check_seed
@@ -48,7 +48,7 @@ class Target:
     """Where to write a set, and how to divide it into files: options of `pack`, `balance` and `convert`."""
 
     output: Path
-    """Folder to make."""
+    """Folder for the shard set."""
     block_size: int
     """Images in a block."""
     shard_size: int
@@ -218,7 +218,7 @@ def draft_manifest(
     return Manifest(
         name=combined.facts["name"],
         licence=combined.facts["licence"],
-        lineage=Lineage(combined.lineage),
+        lineage=combined.lineage,
         classes=len(combined.classes),
         seed=target.seed,
         compression=target.compression,

@@ -97,14 +97,16 @@ class SharedOutput:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open.close()
+        self._open.close()  # the receipts stay: each stands for a shard that is complete and on the disk
         if error is not None and not isinstance(error, Exception):  # Ctrl-C, SIGTERM
-            error.add_note(f"{self.final}: not made yet; finished shards are kept in {self.folder.name}: run it again")
+            kept = f"finished shards are kept in {self.folder.name}"
+            error.add_note(f"{self.final}: incomplete; {kept}; run the same command to resume")
 
     @contextmanager
     def claim(self, name: str) -> Iterator[Path | None]:
         """The tar to write, locked; None if another process is writing it."""
         path = self.folder / SET_NAME / name
+        # Opened for appending: opening must not cut a tar that another process is writing under its lock.
         with path.open("ab") as file:
             yield path if try_lock(file.fileno()) else None
 
@@ -136,13 +138,14 @@ class SharedOutput:
         Returns the outcome, and the manifest with the shards that are finished.
         """
         with _explained(self.final), self._alone():
-            self._open.close()
+            self._open.close()  # first, or this process would find itself busy
             shards = {split: [self.finished(name) for name in wanted] for split, wanted in names.items()}
             manifest = _with_shards(self._manifest, shards)
             if self._is_made():
                 return "there", manifest
             if any(shard is None for wanted in shards.values() for shard in wanted):
                 return ("others" if self._busy() else "missing"), manifest
+            # All receipts are there, but another process may be checking a tar, or about to write one again.
             if self._busy():
                 return "others", manifest
             self._commit(manifest, classes_json)
@@ -182,7 +185,7 @@ class SharedOutput:
         try:
             self._place.check()
         except InputError:
-            if not (self.folder / PLAN_NAME).exists():
+            if not (self.folder / PLAN_NAME).exists():  # made by `_alone` just now: leave nothing behind
                 self._discard()
             raise
 
@@ -193,11 +196,13 @@ class SharedOutput:
         if found != self._plan:
             if found is not None:
                 self._refuse_other_plan(found)
+            # Before the plan: a process killed in between must not leave shards of the old plan beside the new one.
             for name in (RECEIPTS_NAME, SET_NAME):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
             write_file(path, json.dumps(self._plan, ensure_ascii=False) + "\n")
         for name in (RECEIPTS_NAME, SET_NAME):
             (self.folder / name).mkdir(exist_ok=True)
+        # Shared, so that all may hold it at once, and kept open until the part ends: `_busy` looks for it.
         wait_for_lock(self._open.enter_context(path.open("ab")).fileno(), shared=True)
 
     def _refuse_other_plan(self, found: object) -> None:
@@ -215,6 +220,8 @@ class SharedOutput:
             return not try_lock(file.fileno())
 
     def _commit(self, manifest: Manifest, classes_json: str) -> None:
+        # The manifest first and the rename second: NAME never exists without one. A process killed in between leaves a
+        # folder that the next run completes from its receipts.
         made = self.folder / SET_NAME
         write_manifest(made, manifest, classes_json)
         self._place.publish(made)

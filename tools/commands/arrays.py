@@ -6,6 +6,7 @@ sources.npy goes beside them, so that the lineage is not lost.
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -21,7 +22,7 @@ COLUMNS = {"images": np.uint8, "labels": np.int64, "sources": np.uint64}
 
 
 def arrays(
-    location: tyro.conf.Positional[str],
+    location: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="SET")]],
     /,
     *,
     split: str = "train",
@@ -39,7 +40,7 @@ def arrays(
     Args:
         location: Shard set of any layout, a folder or a URL (s3://, gs://, az://, https://).
         split: Split to write: train, val or test.
-        output: Folder to make.
+        output: Folder for the arrays.
         overwrite: Replace OUTPUT if `arrays` made it.
     """
     started = time.perf_counter()

@@ -14,16 +14,16 @@ import tyro
 from kkanji.classes import ClassMap, label
 from shards import IMAGE_BYTES, IMAGE_SIZE, InputError, OutputFolder
 from tools.ingest.codh_npz import npz_source, npz_sources
-from tools.ingest.dedupe import BLANK, CONFLICT, IDENTICAL, Entry, Sorted, sort_out
+from tools.ingest.dedupe import BLANK, CONFLICT, IDENTICAL, Candidate, Sorted, sort_out
 from tools.ingest.legacy_arrays import LegacyArrays, has_arrays
-from tools.ingest.originals import DROPPED_NAME, IMAGES_NAME, LICENCE, Row, write_originals
+from tools.ingest.originals import DROPPED_NAME, IMAGES_NAME, LICENCE, Origin, Row, write_originals
 from tools.ingest.sources import ClassFolders, Source
-from tools.ingest.tables import table_text
+from tools.ingest.tables import csv_text
 from tools.progress import count_images
 
 DROPPED_COLUMNS = ("reason", "label", "source", "member", "id", "official")
 SPOOL_NAME = "pixels.spool"
-SHOWN = 10  # entries named on the screen; dropped.csv lists all
+SHOWN = 10  # dropped images named on the screen; dropped.csv lists all
 
 
 def combine(
@@ -49,7 +49,7 @@ def combine(
         sources: Folders or .tar, .tar.gz, .tgz archives in CODH's layout; *-imgs.npz files, or folders with them.
         legacy: Outputs of the legacy project: class folders (U+XXXX or the character itself), or a folder with
             images.npy, labels.npy and index.json. Their lineage is unknown, and everything made from them records that.
-        output: Folder to make.
+        output: Folder for the originals.
         name: Name of the data in manifests and reports, by default the names of the sources.
         licence: Licence line to print with everything made from the data.
         overwrite: Replace OUTPUT if `combine` made it.
@@ -59,10 +59,10 @@ def combine(
     with OutputFolder(output, maker="combine", inputs=(*sources, *legacy), overwrite=overwrite) as folder:
         spool = folder / SPOOL_NAME
         with spool.open("wb") as file:
-            entries = _read_all(inputs, file)
-        found = sort_out(entries)
+            candidates = _read_all(inputs, file)
+        found = sort_out(candidates)
         _require_some(found, inputs)
-        points = [entry.code_point for entry in entries]
+        points = [candidate.code_point for candidate in candidates]
         classes = ClassMap.of(points + [point for one in inputs for point in one.classes()])
         title = name if name is not None else " + ".join(sorted({source.title for source in inputs}))
         _write(folder, inputs, found, classes, {"name": title, "licence": licence})
@@ -77,7 +77,7 @@ def find_sources(paths: Sequence[Path], legacy: Sequence[Path]) -> list[Source]:
         inputs += _source(path)
     for path in legacy:
         kind = LegacyArrays if has_arrays(path) else ClassFolders
-        inputs.append(kind(path=path, lineage="unknown"))
+        inputs.append(kind(path=path, origin=Origin.UNKNOWN))
     if not inputs:
         raise InputError("no SOURCE given; expected folders or archives, as in `kkanji combine kkanji.tar`")
     return inputs
@@ -91,24 +91,24 @@ def _source(path: Path) -> Sequence[Source]:
     return npz_sources(path) or [ClassFolders(path=path)]
 
 
-def _read_all(inputs: Sequence[Source], spool: BinaryIO) -> list[Entry]:
-    entries: list[Entry] = []
+def _read_all(inputs: Sequence[Source], spool: BinaryIO) -> list[Candidate]:
+    candidates: list[Candidate] = []
     with count_images() as progress:
         for source in inputs:
-            before = len(entries)
-            for entry in _read_source(source, spool, before):
-                entries.append(entry)
+            before = len(candidates)
+            for candidate in _read_source(source, spool, before):
+                candidates.append(candidate)
                 progress.update()
-            if len(entries) == before:
+            if len(candidates) == before:
                 raise InputError(f"{source.path}: no image in it; expected U+XXXX/<name>.png at any depth")
-    return entries
+    return candidates
 
 
-def _read_source(source: Source, spool: BinaryIO, row: int) -> Iterator[Entry]:
+def _read_source(source: Source, spool: BinaryIO, row: int) -> Iterator[Candidate]:
     name = source.name
     for number, (member, code_point, pixels) in enumerate(source.images(), row):
         spool.write(pixels)
-        yield Entry(
+        yield Candidate(
             code_point=code_point,
             digest=hashlib.sha256(pixels).digest(),
             source=name,
@@ -116,7 +116,7 @@ def _read_source(source: Source, spool: BinaryIO, row: int) -> Iterator[Entry]:
             row=number,
             blank=pixels == pixels[:1] * IMAGE_BYTES,
             official=source.official,
-            lineage=source.lineage,
+            origin=source.origin,
         )
 
 
@@ -129,39 +129,39 @@ def _require_some(found: Sorted, inputs: Sequence[Source]) -> None:
 def _write(folder: Path, inputs: Sequence[Source], found: Sorted, classes: ClassMap, described: dict[str, str]) -> None:
     """Write the originals. Their pixels come from the spool, which has them in the order of reading."""
     pixels = np.memmap(folder / SPOOL_NAME, np.uint8, "r").reshape(-1, IMAGE_SIZE, IMAGE_SIZE)
-    spooled = np.array([entry.row for entry in found.kept], np.int64)
+    spooled = np.array([candidate.row for candidate in found.kept], np.int64)
     dropped = (
-        (why, label(entry.code_point), entry.source, entry.member, entry.id, entry.official)
-        for why, entry in found.dropped
+        (why, label(candidate.code_point), candidate.source, candidate.member, candidate.id, candidate.official)
+        for why, candidate in found.dropped
     )
     identities = sorted(identity for source in inputs for identity in source.identities())
     facts = {
         **described,
         "counts": _counts(found, classes),
         "official": _official_counts(found),
-        "lineage": dict(Counter(sorted(entry.lineage for entry in found.kept))),
+        "lineage": dict(Counter(sorted(candidate.origin for candidate in found.kept))),
         "classes_without_images": _vanished(found, classes),
     }
     write_originals(
         folder,
-        [_table_row(entry) for entry in found.kept],
+        [_table_row(candidate) for candidate in found.kept],
         lambda numbers: np.take(pixels, spooled[numbers], axis=0),
         classes=classes,
-        dropped=table_text(DROPPED_COLUMNS, dropped),
+        dropped=csv_text(DROPPED_COLUMNS, dropped),
         facts=facts,
         sources=[{"name": name, "sha256": sha256 or None} for name, sha256 in identities],
     )
 
 
-def _table_row(entry: Entry) -> Row:
+def _table_row(candidate: Candidate) -> Row:
     return Row(
-        id=entry.id,
-        label=label(entry.code_point),
-        source=entry.source,
-        member=entry.member,
-        sha256=entry.digest.hex(),
-        official=entry.official,
-        lineage=entry.lineage,
+        id=candidate.id,
+        label=label(candidate.code_point),
+        source=candidate.source,
+        member=candidate.member,
+        sha256=candidate.digest.hex(),
+        official=candidate.official,
+        lineage=candidate.origin,
     )
 
 
@@ -177,22 +177,22 @@ def _counts(found: Sorted, classes: ClassMap) -> dict[str, int]:
 
 def _official_counts(found: Sorted) -> dict[str, object]:
     """Images read and kept of each official split, and images moved to test since an identical image is there."""
-    read = Counter(entry.official for entry in [*found.kept, *(entry for _, entry in found.dropped)])
-    kept = Counter(entry.official for entry in found.kept)
+    read = Counter(candidate.official for candidate in [*found.kept, *(candidate for _, candidate in found.dropped)])
+    kept = Counter(candidate.official for candidate in found.kept)
     parts = {part: {"read": read[part], "kept": kept[part]} for part in ("train", "test")}
     return {**parts, "twins_of_test": found.moved}
 
 
 def _vanished(found: Sorted, classes: ClassMap) -> list[str]:
     """Labels of the classes that have lost all their images."""
-    lost = set(classes.code_points) - {entry.code_point for entry in found.kept}
+    lost = set(classes.code_points) - {candidate.code_point for candidate in found.kept}
     return [label(code_point) for code_point in sorted(lost)]
 
 
 def _report(found: Sorted, classes: ClassMap, output: Path, seconds: float) -> None:
     counts = _counts(found, classes)
-    for reason, entry in found.dropped[:SHOWN]:
-        print(f"{reason}: {label(entry.code_point)} {entry.source}: {entry.member}")
+    for reason, candidate in found.dropped[:SHOWN]:
+        print(f"{reason}: {label(candidate.code_point)} {candidate.source}: {candidate.member}")
     if len(found.dropped) > SHOWN:
         print(f"... and {len(found.dropped) - SHOWN} more in {output / DROPPED_NAME}")
     vanished = _vanished(found, classes)

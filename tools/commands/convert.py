@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -25,7 +25,7 @@ from tools.progress import count_images
 
 
 def convert(
-    location: tyro.conf.Positional[str],
+    location: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="SET")]],
     /,
     *,
     output: Path = Path("converted"),
@@ -43,7 +43,7 @@ def convert(
 
     Args:
         location: Shard set to convert, a folder or a URL (s3://, gs://, az://, https://).
-        output: Folder to make.
+        output: Folder for the converted shard set.
         layout: New layout: packed (arrays of images in blocks) or image (a file and a label each, as in WebDataset).
         compression: Compression of packed blocks: none, zstd (a third of the size) or lz4 (faster to decompress).
         image_format: File format of the image layout: png, or jpg, which is lossy.

@@ -1,6 +1,5 @@
 """CODH's files, as published: Kuzushiji-Kanji, Kuzushiji-49, Kuzushiji-MNIST."""
 
-import hashlib
 import shlex
 import time
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from typing import Literal, NamedTuple
 import tyro
 
 from shards import InputError
+from shards.checksums import file_digest
 from tools.ingest.download import download, open_remote
 from tools.ingest.originals import LICENCE
 from tools.progress import count_bytes
@@ -85,8 +85,7 @@ def _check(target: Path, file: Published) -> str:
     """Check a file that exists. Returns what to report of it."""
     if not file.md5:
         return "exists, no checksum is published"
-    with target.open("rb") as stream:
-        found = hashlib.file_digest(stream, "md5").hexdigest()
+    found = file_digest(target, "md5")
     if found != file.md5:
         raise InputError(
             f"{target}: md5 {found}, expected {file.md5}: damaged or another file; remove it and run again"

@@ -89,7 +89,7 @@ def index(
         classes: Class map (index.json) that numbers the labels in the tars.
         val: Tars to validate on, in the same folder.
         test: Tars to test on, in the same folder.
-        output: Folder to make.
+        output: Folder for the manifest and the tables.
         name: Name of the data, by default the name of the tars' folder.
         licence: Licence line to print with everything made from the data.
         max_bad: Bad images to tolerate and skip, as a number or a percentage (1%). With more, nothing is written.

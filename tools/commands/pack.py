@@ -30,7 +30,7 @@ def pack(
 
     Args:
         folder: Originals with a split, made by `kkanji combine` and `kkanji split`.
-        output: Folder to make.
+        output: Folder for the shard set.
         block_size: Images in a block, one sample to a WebDataset reader: 125, 250, 625 or 1250.
         shard_size: Images in a shard, a multiple of the block size; 25,000 take 103 MB.
         compression: Compression of the blocks: none, zstd (a third of the size) or lz4 (faster to decompress).

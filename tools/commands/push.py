@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path, PurePath
+from typing import Annotated
 
 import tyro
 
@@ -42,7 +43,11 @@ class File:
     """The shard, if the file is a tar."""
 
 
-def push(folder: tyro.conf.Positional[Path], location: tyro.conf.Positional[str], /) -> None:
+def push(
+    folder: tyro.conf.Positional[Path],
+    location: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="DESTINATION")]],
+    /,
+) -> None:
     """Copy a shard set to an object store.
 
     dataset.json goes last, and readers see no set before it. After an interruption the same command resumes: it skips
@@ -161,7 +166,7 @@ def _send(store: Store, file: File) -> File:
 
 
 def _complete(store: Store, files: list[File], manifest: Manifest) -> None:
-    """Write dataset.json, from which on the set exists."""
+    """Write dataset.json; it completes the set."""
     there = store.list()
     for file in files:
         if there.get(file.path.name) != file.bytes:

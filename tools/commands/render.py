@@ -1,6 +1,6 @@
 """Originals -> the same with images rendered from brush fonts added to the rare classes, for training only.
 
-Rendered images have lineage `font`. `split` always assigns them to train and divides the others as it would without
+Rendered images have the origin `font`. `split` always assigns them to train and divides the others as it would without
 them. Which class gets which images depends on the seed and the fonts alone.
 """
 
@@ -8,7 +8,6 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,12 @@ import tyro
 from numpy.typing import NDArray
 
 from kkanji.classes import label
+from kkanji.threads import map_in_order
 from shards import IMAGE_SIZE, InputError, OutputFolder
 from tools.brush import Face, generator, render_character
 from tools.ingest.originals import (
     DROPPED_NAME,
-    LINEAGES,
+    Origin,
     Originals,
     Row,
     check_images,
@@ -64,7 +64,7 @@ def render(
         fonts: TrueType or OpenType files, or folders to search for them with their subfolders.
         at_most: Classes with this many originals or fewer get rendered images; 0 for classes without any.
         per_class: Images to render for each of these classes.
-        output: Folder to make, again of originals, for `split`, `pack`, `balance` and `show`.
+        output: Folder for the originals with the rendered images, for `split`, `pack`, `balance` and `show`.
         seed: Seed of the variations, 0 or more.
         overwrite: Replace OUTPUT if `render` made it.
     """
@@ -105,7 +105,7 @@ def find_faces(fonts: Sequence[Path]) -> list[Face]:
 
 def rare_classes(combined: Originals, at_most: int) -> list[int]:
     """Numbers of the classes with at most this many originals. Raises InputError if images are rendered already."""
-    if (combined.lineages == LINEAGES.index("font")).any():
+    if (combined.origins == Origin.FONT.number).any():
         raise InputError(
             f"{combined.folder}: has images rendered from fonts already; render the originals without them"
         )
@@ -163,12 +163,13 @@ def _render_class(
     if not able:
         return
     outlines = [face.outline(character) for face in able]
-    turns = [number % len(able) for number in range(per_class)]
-    images = pool.map(
-        render_character, (outlines[turn] for turn in turns), map(partial(generator, seed, character), range(per_class))
-    )
-    for number, (turn, pixels) in enumerate(zip(turns, images, strict=True)):
-        yield f"{able[turn].name}/{label(ord(character))}/{number:04d}", pixels
+
+    def rendered(number: int) -> tuple[str, Gray]:
+        turn = number % len(able)
+        pixels = render_character(outlines[turn], generator(seed, character, number))
+        return f"{able[turn].name}/{label(ord(character))}/{number:04d}", pixels
+
+    yield from map_in_order(pool, rendered, range(per_class))
 
 
 def _row(code_point: int, member: str, digest: bytes) -> Row:
@@ -179,7 +180,7 @@ def _row(code_point: int, member: str, digest: bytes) -> Row:
         member=member,
         sha256=digest.hex(),
         official="",
-        lineage="font",
+        lineage=Origin.FONT,
     )
 
 
@@ -192,6 +193,6 @@ def _facts(combined: Originals, rendered: dict[Row, Gray]) -> dict[str, Any]:
         **facts,
         "licence": f"{facts['licence']}; with training images rendered from the fonts {', '.join(sorted(used))}",
         "counts": {**facts["counts"], "font": len(rendered)},
-        "lineage": {**facts.get("lineage", {"known": len(combined.ids)}), "font": len(rendered)},
+        "lineage": {**facts.get("lineage", {Origin.KNOWN: len(combined.ids)}), Origin.FONT: len(rendered)},
         "classes_without_images": [name for name in facts["classes_without_images"] if name not in labels],
     }

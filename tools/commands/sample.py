@@ -50,7 +50,7 @@ def sample(
     Example: kkanji sample --output sample
 
     Args:
-        output: Folder to make, with the images in OUTPUT/kkanji2/U+XXXX/<hash of the pixels>.png.
+        output: Folder for the sample, with its images in OUTPUT/kkanji2/U+XXXX/<hash of the pixels>.png.
         fonts: Folder to search, with its subfolders, for the five brush fonts.
         per_class: Images to render for each character.
         seed: Seed of the variations, 0 or more. The same seed and fonts render the same files.

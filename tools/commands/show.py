@@ -3,7 +3,7 @@
 import struct
 import zlib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
@@ -25,7 +25,7 @@ FILES = {"sheet": "sheet.png", "variants": "variants.png", "balance": "balance.p
 
 
 def show(
-    location: tyro.conf.Positional[str],
+    location: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="DATA")]],
     /,
     *,
     kind: Kind = "sheet",

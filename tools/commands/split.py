@@ -10,12 +10,12 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from shards import InputError, write_file
+from shards import InputError, Lineage, write_file
 from shards.output.ownership import MARKER_NAME, listed, marker_with
 from tools.ingest import originals
 from tools.ingest.originals import NO_SPLIT, SPLITS, Originals, check_seed, read_originals
 from tools.ingest.split_protocols import RULES, by_fractions, folded, halved
-from tools.ingest.tables import parse_table, write_facts, write_table
+from tools.ingest.tables import parse_csv, write_csv, write_facts
 
 FILES = (originals.SPLIT_FACTS_NAME, originals.SPLIT_TABLE_NAME)
 SHOWN = 3  # ids quoted in a message
@@ -55,7 +55,7 @@ def split(
     Args:
         folder: Originals, made by `kkanji combine`.
         val: Fraction of the images for validation, from 0 to below 1.
-        test: Fraction of the images without an official split for a test set that is measured once, 0 to below 1.
+        test: Fraction of the images without an official split for the test split, from 0 to below 1.
         folds: Number of folds to divide each class into; fold FOLD is val, the others are train.
         fold: Number of the fold that is val, from 0 to FOLDS - 1.
         protocol: Rule of the division: fractions (--val and --test) or half, the published protocol on Kuzushiji-Kanji:
@@ -86,7 +86,7 @@ def adopted(combined: Originals, path: Path) -> Division:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; expected a split.csv made by `kkanji split`") from error
-    rows = parse_table(data, originals.SPLIT_COLUMNS, path)
+    rows = parse_csv(data, originals.SPLIT_COLUMNS, path)
     numbers = dict(zip((row[0] for row in rows), originals.split_numbers([row[1] for row in rows], path), strict=True))
     ids = [f"{number:016x}" for number in combined.ids.tolist()]
     _require_same(path, numbers.keys() - set(ids), f"are not in {combined.folder}", len(rows))
@@ -180,7 +180,7 @@ def _refuse_existing(folder: Path, overwrite: bool) -> None:
 def _write(combined: Originals, division: Division) -> None:
     ids = (f"{number:016x}" for number in combined.ids.tolist())
     table = zip(ids, map(originals.split_name, division.numbers.tolist()), strict=True)
-    sha256 = write_table(combined.folder / originals.SPLIT_TABLE_NAME, originals.SPLIT_COLUMNS, table)
+    sha256 = write_csv(combined.folder / originals.SPLIT_TABLE_NAME, originals.SPLIT_COLUMNS, table)
     images, classes = _per_split(combined, division.numbers)
     facts = {**division.options, "images": images, "classes": classes, "split_sha256": sha256}
     write_facts(combined.folder / originals.SPLIT_FACTS_NAME, originals.SPLIT_FORMAT, originals.SPLIT_VERSION, facts)
@@ -218,5 +218,5 @@ def _report(combined: Originals, division: Division) -> None:
     excluded = combined.labels[division.numbers == NO_SPLIT]
     if len(excluded):
         print(f"excluded: {len(excluded):,} images of {len(np.unique(excluded)):,} classes")
-    if combined.lineage == "unknown":
+    if combined.lineage is Lineage.UNKNOWN:
         print("lineage unknown: images made from one original may be in several splits, and nothing can show it")

@@ -11,9 +11,9 @@
 
 An original's id is the first 8 bytes of the sha256 of its pixels, so identical images can never get two ids.
 
-Lineage is `known` for images as published, `unknown` for images that other programs made of originals which they do not
-name (siblings of one original may then be in different splits, and nothing can prove otherwise), and `font` for images
-rendered from fonts, which are for training only.
+The column `lineage` holds the origin of each image: `known` as published, `unknown` if another program made it from an
+original that it does not name (siblings of one original may then be in different splits, and nothing can prove
+otherwise), `font` if it is rendered from a font, which is for training only.
 
 Version 1, which is still read, lacks sha256, official and lineage: its images have no official split and known lineage.
 """
@@ -21,8 +21,9 @@ Version 1, which is still read, lacks sha256, official and lineage: its images h
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,11 +31,11 @@ from numpy.typing import NDArray
 from kkanji.classes import ClassMap, parse_label, read_class_map
 from shards import IMAGE_SIZE, InputError, write_file
 from shards.checksums import file_digest
-from shards.format.manifest import CLASSES_NAME
+from shards.format.manifest import CLASSES_NAME, Lineage
 from shards.json_reading import load_json
 from shards.order.permutation import mix
 from shards.output.files import sync_file
-from tools.ingest.tables import read_facts, read_table, write_facts, write_table
+from tools.ingest.tables import read_csv, read_facts, write_csv, write_facts
 
 IMAGES_NAME, TABLE_NAME, FACTS_NAME = "images.npy", "originals.csv", "originals.json"
 DROPPED_NAME = "dropped.csv"
@@ -54,9 +55,21 @@ LICENCE = (
     "doi:10.20676/00000341, CC BY-SA 4.0"
 )
 
-Lineage = Literal["known", "unknown", "font"]
-LINEAGES: tuple[Lineage, ...] = get_args(Lineage)
-"""Their order is their number."""
+
+class Origin(StrEnum):
+    """Where an image comes from. Column `lineage` of originals.csv, from before fonts were among the values."""
+
+    KNOWN = "known"
+    """Published as it is."""
+    UNKNOWN = "unknown"
+    """Made by another program from an original that is not on record."""
+    FONT = "font"
+    """Rendered from a font."""
+
+    @property
+    def number(self) -> int:
+        """Position in the order of this list."""
+        return tuple(Origin).index(self)
 
 
 class Row(NamedTuple):
@@ -75,7 +88,7 @@ class Row(NamedTuple):
     official: str
     """Official split, train or test; empty without one."""
     lineage: str
-    """One of LINEAGES."""
+    """One of Origin."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,8 +104,8 @@ class Originals:
     """Class numbers, [N]."""
     official: NDArray[np.int8]
     """Official split of each image as its position in SPLITS, or NO_SPLIT, [N]."""
-    lineages: NDArray[np.int8]
-    """Lineage of each image as its position in LINEAGES, [N]."""
+    origins: NDArray[np.int8]
+    """Number of each image's Origin, [N]."""
     sources: NDArray[np.int32]
     """Source of each image as its position in source_names, [N]."""
     source_names: tuple[str, ...]
@@ -101,9 +114,9 @@ class Originals:
     """Contents of originals.json."""
 
     @property
-    def lineage(self) -> Literal["known", "unknown"]:
-        """Lineage of a set made from all originals: unknown if that of any image is."""
-        return "unknown" if (self.lineages == LINEAGES.index("unknown")).any() else "known"
+    def lineage(self) -> Lineage:
+        """Lineage of a set made from all originals: unknown if the origin of any image is."""
+        return Lineage.UNKNOWN if (self.origins == Origin.UNKNOWN.number).any() else Lineage.KNOWN
 
     def counts(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Images of each class among these rows."""
@@ -111,7 +124,7 @@ class Originals:
 
     def rendered(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Images of each class among these rows that are rendered from fonts."""
-        return self.counts(rows[self.lineages[rows] == LINEAGES.index("font")])
+        return self.counts(rows[self.origins[rows] == Origin.FONT.number])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,10 +168,11 @@ def read_originals(folder: Path) -> Originals:
     facts = read_facts(folder / FACTS_NAME, FORMAT, VERSIONS, "kkanji combine")
     classes = read_class_map(folder)
     columns = TABLE_COLUMNS if facts["version"] > 1 else TABLE_COLUMNS_1
-    table = read_table(folder / TABLE_NAME, columns, facts["originals_sha256"])
+    table = read_csv(folder / TABLE_NAME, columns, facts["originals_sha256"])
     images = _map_images(folder / IMAGES_NAME, len(table))
-    added = () if facts["version"] > 1 else ("", "", "known")
+    added = () if facts["version"] > 1 else ("", "", Origin.KNOWN)
     rows = [Row._make((*row, *added)) for row in table]
+    origins = tuple(Origin)
     source_names = tuple(sorted({row.source for row in rows}))
     source_numbers = {name: number for number, name in enumerate(source_names)}
     try:
@@ -168,7 +182,7 @@ def read_originals(folder: Path) -> Originals:
             ids=_column(rows, np.uint64, lambda row: int(row.id, 16)),
             labels=_column(rows, np.int32, lambda row: classes.ids[parse_label(row.label, TABLE_NAME)]),
             official=_column(rows, np.int8, lambda row: split_number(row.official)),
-            lineages=_column(rows, np.int8, lambda row: _position(row.lineage, LINEAGES)),
+            origins=_column(rows, np.int8, lambda row: _position(row.lineage, origins)),
             sources=_column(rows, np.int32, lambda row: source_numbers[row.source]),
             source_names=source_names,
             classes=classes,
@@ -196,7 +210,7 @@ def write_originals(
     """
     order = np.array(sorted(range(len(rows)), key=lambda number: _place(rows[number])), np.int64)
     _write_images(folder / IMAGES_NAME, order, read)
-    table_sha256 = write_table(folder / TABLE_NAME, TABLE_COLUMNS, (rows[number] for number in order))
+    table_sha256 = write_csv(folder / TABLE_NAME, TABLE_COLUMNS, (rows[number] for number in order))
     write_file(folder / DROPPED_NAME, dropped)
     write_file(folder / CLASSES_NAME, classes.to_json())
     checksums = {"images_sha256": file_digest(folder / IMAGES_NAME), "originals_sha256": table_sha256}
@@ -207,11 +221,11 @@ def read_rows(originals: Originals) -> list[Row]:
     """The lines of originals.csv as version 2 has them. Reads the pixels of version 1, which lacks their checksums."""
     path = originals.folder / TABLE_NAME
     columns = TABLE_COLUMNS if originals.facts["version"] > 1 else TABLE_COLUMNS_1
-    table = read_table(path, columns, originals.facts["originals_sha256"])
+    table = read_csv(path, columns, originals.facts["originals_sha256"])
     if columns is TABLE_COLUMNS:
         return [Row._make(row) for row in table]
     digests = (hashlib.sha256(pixels.tobytes()).hexdigest() for pixels in originals.images)
-    return [Row._make((*row, digest, "", "known")) for row, digest in zip(table, digests, strict=True)]
+    return [Row._make((*row, digest, "", Origin.KNOWN)) for row, digest in zip(table, digests, strict=True)]
 
 
 def check_images(originals: Originals) -> None:
@@ -227,7 +241,7 @@ def read_split(originals: Originals) -> SplitTable:
     command = f"kkanji split {originals.folder}"
     facts = read_facts(originals.folder / SPLIT_FACTS_NAME, SPLIT_FORMAT, (SPLIT_VERSION,), command)
     path = originals.folder / SPLIT_TABLE_NAME
-    table = read_table(path, SPLIT_COLUMNS, facts["split_sha256"])
+    table = read_csv(path, SPLIT_COLUMNS, facts["split_sha256"])
     if [row[0] for row in table] != [f"{number:016x}" for number in originals.ids.tolist()]:
         raise InputError(f"{path}: not a split of these originals; run `{command} --overwrite`")
     return SplitTable(numbers=split_numbers([row[1] for row in table], path), facts=facts)

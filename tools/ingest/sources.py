@@ -17,7 +17,7 @@ from shards.checksums import file_digest
 from shards.errors import InputError
 from shards.format.tar_headers import MAX_MEMBER_BYTES
 from tools.ingest import png
-from tools.ingest.originals import Lineage
+from tools.ingest.originals import Origin
 from tools.ingest.tar_stream import NamedFile, stream_archive
 
 Official = Literal["", "train", "test"]
@@ -41,8 +41,8 @@ class Source(ABC):
 
     path: Path
     """The folder or file."""
-    lineage: Lineage = "known"
-    """Lineage of all its images; `known` by default."""
+    origin: Origin = Origin.KNOWN
+    """Origin of all its images; known by default."""
     official: Official = ""
     """The split that the publisher put these images into; empty, the default, if the publisher made no split."""
 
@@ -88,7 +88,7 @@ class ClassFolders(Source):
     @property
     def title(self) -> str:
         """See Source."""
-        return "Kuzushiji-Kanji" if self.lineage == "known" else self.name
+        return "Kuzushiji-Kanji" if self.origin is Origin.KNOWN else self.name
 
     def images(self) -> Iterator[Found]:
         """See Source."""
@@ -107,7 +107,7 @@ class ClassFolders(Source):
         if folders and file_name.endswith(".png"):
             if folders[-1].startswith("U+"):
                 return parse_label(folders[-1], where)
-            if self.lineage == "unknown":
+            if self.origin is Origin.UNKNOWN:
                 return _named_class(folders[-1], where)
         raise InputError(f"{where}: does not fit CODH's layout; expected U+XXXX/<name>.png: remove or rename it")
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from shards import InputError
 from shards.order.permutation import mix
 from tools.ingest import originals
-from tools.ingest.originals import LINEAGES, NO_SPLIT, SPLITS, Originals
+from tools.ingest.originals import NO_SPLIT, SPLITS, Origin, Originals
 
 TRAIN, VAL, TEST = range(len(SPLITS))
 RULES = {
@@ -102,7 +102,7 @@ def _bound(combined: Originals) -> NDArray[np.int8]:
 
 def _pools(combined: Originals, seed: int) -> Iterator[Pool]:
     """The originals to divide, class by class."""
-    free = (combined.official != TEST) & (combined.lineages != LINEAGES.index("font"))
+    free = (combined.official != TEST) & (combined.origins != Origin.FONT.number)
     keys = originals.order_keys(combined.ids, seed)
     order = np.lexsort((combined.ids, keys, combined.official, combined.labels))
     order = order[free[order]]

@@ -12,14 +12,14 @@ from shards import InputError, write_file
 from shards.json_reading import load_json
 
 
-def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     """Write a CSV file with a line of column names. Returns its sha256."""
-    data = table_text(columns, rows).encode()
+    data = csv_text(columns, rows).encode()
     write_file(path, data)
     return hashlib.sha256(data).hexdigest()
 
 
-def table_text(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+def csv_text(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     """A CSV file as text: a line of column names, then the rows."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -28,7 +28,7 @@ def table_text(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     return text.getvalue()
 
 
-def read_table(path: Path, columns: tuple[str, ...], sha256: str) -> list[list[str]]:
+def read_csv(path: Path, columns: tuple[str, ...], sha256: str) -> list[list[str]]:
     """The rows of a CSV file with this checksum. Raises InputError if it is missing or was changed."""
     try:
         data = path.read_bytes()
@@ -37,10 +37,10 @@ def read_table(path: Path, columns: tuple[str, ...], sha256: str) -> list[list[s
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise InputError(f"{path}: sha256 {found}, expected {sha256}: changed since it was written; make it again")
-    return parse_table(data, columns, path)
+    return parse_csv(data, columns, path)
 
 
-def parse_table(data: bytes, columns: tuple[str, ...], path: Path) -> list[list[str]]:
+def parse_csv(data: bytes, columns: tuple[str, ...], path: Path) -> list[list[str]]:
     """The rows of a CSV file with a line of these column names. Raises InputError that names `path`."""
     try:
         lines = list(csv.reader(io.StringIO(data.decode(), newline=""), strict=True))

@@ -133,7 +133,7 @@ def test_an_account_that_may_not_list_can_read(
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
         listing = proxy.arm("403", match="list-type")
         data = ShardSet(bucket, cache=Cache(tmp_path / "cache", 1 << 20))
-        with pytest.warns(UserWarning, match="shards are not looked for before they are needed: .*HTTP 403"):
+        with pytest.warns(UserWarning, match="cannot list the shards; a missing one is noticed .*HTTP 403"):
             reader = data.split("train")
         assert np.array_equal(reader.collect(np.arange(3)).images, drawn(3).images)
         assert listing.met == 1

@@ -119,7 +119,7 @@ def test_a_signal_keeps_what_is_finished_and_says_so(folder: Path, number: signa
         process.send_signal(number)
         _, errors = process.communicate(timeout=WAIT_S)
     assert process.returncode == code and "Traceback" not in errors
-    assert "finished shards are kept in .set.unfinished: run it again" in errors
+    assert "finished shards are kept in .set.unfinished; run the same command to resume" in errors
     assert [path.name for path in output.parent.iterdir()] == [".set.unfinished"]
     with (output.parent / ".set.unfinished" / "plan.json").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody is left at work

@@ -252,7 +252,7 @@ def test_tars_that_lie_elsewhere(bucket: str, tmp_path: Path) -> None:
     text = (local / "dataset.json").read_text(encoding="utf-8")
     assert '"base": ""' in text
     (local / "dataset.json").write_text(text.replace('"base": ""', f'"base": "{tmp_path}"'), encoding="utf-8")
-    with pytest.raises(InputError, match="tools convert"):
+    with pytest.raises(InputError, match="kkanji convert"):
         push(local, bucket)
 
 

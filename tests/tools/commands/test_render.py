@@ -19,10 +19,10 @@ from tools.commands.render import render
 from tools.commands.show import show
 from tools.commands.split import split
 from tools.commands.verify import verify
-from tools.ingest.originals import LINEAGES, NO_SPLIT, SPLITS, check_images, original_id, read_originals, read_split
+from tools.ingest.originals import NO_SPLIT, SPLITS, Origin, check_images, original_id, read_originals, read_split
 
 COUNTS = {"U+4E00": 20, "U+4E01": 5, "U+4E02": 1, "U+4E03": 1}
-FONT = LINEAGES.index("font")
+FONT = Origin.FONT.number
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_rare_classes_get_rendered_images_and_nothing_else_changes(folder: Path,
     render(folder, fonts=(fonts,), at_most=5, per_class=6, output=tmp_path / "more")
     before, after = read_originals(folder), read_originals(tmp_path / "more")
     check_images(after)
-    rendered = after.lineages == FONT
+    rendered = after.origins == FONT
     assert Counter(after.labels[rendered].tolist()) == {2: 6, 3: 6}
     assert np.array_equal(after.images[~rendered], before.images) and np.array_equal(after.ids[~rendered], before.ids)
     assert after.classes == before.classes and after.facts["counts"]["font"] == 12
@@ -70,7 +70,7 @@ def test_rendered_images_are_for_training_and_the_others_fall_as_before(
     for place in (folder, tmp_path / "more"):
         split(place, overwrite=True, **options)  # type: ignore[arg-type]
     before, after = read_originals(folder), read_originals(tmp_path / "more")
-    numbers, rendered = read_split(after).numbers, after.lineages == FONT
+    numbers, rendered = read_split(after).numbers, after.origins == FONT
     assert set(numbers[rendered].tolist()) == {SPLITS.index("train")}
     assert np.array_equal(numbers[~rendered], read_split(before).numbers)
 
@@ -123,7 +123,7 @@ def test_the_half_protocol_excludes_rendered_images_with_their_class(folder: Pat
     for place in (folder, tmp_path / "more"):
         split(place, protocol="half", overwrite=True)
     before, after = read_originals(folder), read_originals(tmp_path / "more")
-    numbers, rendered = read_split(after).numbers, after.lineages == FONT
+    numbers, rendered = read_split(after).numbers, after.origins == FONT
     assert np.array_equal(numbers[~rendered], read_split(before).numbers)
     single = before.counts(np.arange(len(before.ids)))[after.labels[rendered]] <= 1
     assert set(single.tolist()) == {False, True}
@@ -140,7 +140,7 @@ def test_a_class_without_images_is_rendered(
         combine((root,), output=tmp_path / "originals")
     render(tmp_path / "originals", fonts=(fonts,), at_most=0, per_class=4, output=tmp_path / "more")
     after = read_originals(tmp_path / "more")
-    assert after.counts(np.flatnonzero(after.lineages == FONT)).tolist() == [0, 4]
+    assert after.counts(np.flatnonzero(after.origins == FONT)).tolist() == [0, 4]
     assert after.facts["classes_without_images"] == []
 
 

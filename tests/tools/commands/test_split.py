@@ -41,7 +41,7 @@ def originals_of(counts: dict[int, int]) -> Originals:
         ids=np.concatenate(ids),
         labels=labels,
         official=np.full(len(labels), NO_SPLIT, np.int8),
-        lineages=np.zeros(len(labels), np.int8),
+        origins=np.zeros(len(labels), np.int8),
         sources=np.zeros(len(labels), np.int32),
         source_names=("random",),
         classes=classes,
@@ -162,7 +162,7 @@ def test_originals_that_are_missing_or_changed_are_refused(
     originals_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     with pytest.raises(
-        InputError, match=r"originals.json: No such file or directory; it is written last by `python -m"
+        InputError, match=r"originals.json: No such file or directory; it is written last by `kkanji combine`"
     ):
         split(tmp_path)
     folder = originals_folder({"U+4E00": 20})
@@ -215,15 +215,15 @@ def test_official_and_font_images_keep_to_their_splits(
 ) -> None:
     plain = originals_of(counts)
     official = np.array([random.choice([NO_SPLIT, TRAIN, TEST]) for _ in plain.ids], np.int8)
-    lineages = np.array([random.choice([0, 0, 0, 2]) for _ in plain.ids], np.int8)
-    combined = replace(plain, official=official, lineages=lineages)
+    origins = np.array([random.choice([0, 0, 0, 2]) for _ in plain.ids], np.int8)
+    combined = replace(plain, official=official, origins=origins)
     for numbers in (
         assign(combined, val=fraction[0], test=fraction[1], seed=seed),
         folded(combined, folds=3, fold=seed % 3, seed=seed),
     ):
         assert np.all(numbers[official == TEST] == TEST)
         assert np.all(numbers[official == TRAIN] != TEST)
-        assert np.all(numbers[(lineages == 2) & (official != TEST)] == TRAIN)
+        assert np.all(numbers[(origins == 2) & (official != TEST)] == TRAIN)
 
 
 def test_a_class_without_images_is_no_matter() -> None:

@@ -85,7 +85,7 @@ def test_one_unknown_image_makes_the_whole_set_unknown(
 ) -> None:
     combine((codh_tree({"U+4E00": 9}, seed=77),), legacy=(arrays,), output=tmp_path / "originals")
     found = read_originals(tmp_path / "originals")
-    assert found.lineage == "unknown" and np.bincount(found.lineages).tolist() == [9, 30]
+    assert found.lineage == "unknown" and np.bincount(found.origins).tolist() == [9, 30]
 
 
 def test_an_original_that_is_in_both_stays_known(png: Encode, arrays: Path, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_an_original_that_is_in_both_stays_known(png: Encode, arrays: Path, tmp_
     (tmp_path / "raw" / "U+3042" / "a.png").write_bytes(png(image(0)))
     combine((tmp_path / "raw",), legacy=(arrays,), output=tmp_path / "originals")
     found = read_originals(tmp_path / "originals")
-    (row,) = np.flatnonzero(found.lineages == 0)
+    (row,) = np.flatnonzero(found.origins == 0)
     assert found.images[row].tobytes() == image(0).tobytes() and found.source_names[found.sources[row]] == "raw"
     assert len(found.ids) == 30
 
