@@ -220,7 +220,7 @@ class TrainConfig:
     On several GPUs, with the same options: accelerate launch --multi_gpu -m launch.train OPTIONS, or torchrun
     --nproc_per_node 8 -m launch.train OPTIONS.
 
-    Example: kkanji train --data shards --output runs/first --epochs 20
+    Example: kkanji train --data data/shards --output runs/first --epochs 20
     """
 
     dataset: DataOptions

@@ -13,8 +13,7 @@ class AverageConfig:
 
     For runs that started from the same weights, or where one started from the other's.
 
-    Example: kkanji average --checkpoints runs/b/checkpoints/best runs/a/checkpoints/best
-    --output runs/b/checkpoints/averaged
+    Example: kkanji average --checkpoints runs/b/checkpoints/best runs/a/checkpoints/best --output runs/averaged
     """
 
     checkpoints: tuple[Path, ...]

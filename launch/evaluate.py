@@ -13,7 +13,7 @@ class EvaluateConfig:
 
     It runs in one process. On several GPUs: `accelerate launch -m launch.evaluate` with the same options.
 
-    Example: kkanji evaluate --checkpoint runs/first/checkpoints/best --data shards
+    Example: kkanji evaluate --checkpoint runs/first/checkpoints/best --data data/shards
     """
 
     checkpoint: Path

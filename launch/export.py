@@ -70,7 +70,8 @@ def export(config: ExportConfig) -> None:
     checkpoint.check(config.checkpoint)
     run = config.checkpoint.parent.parent
     evaluated = config.figures_of or run
-    facts, evaluation = read_json(run / "config.json"), read_json(evaluated / "evaluation.json")
+    facts = read_json(run / "config.json", remedy="give a checkpoint in a run's folder, such as RUN/checkpoints/best")
+    evaluation = read_json(evaluated / "evaluation.json", remedy="run `kkanji evaluate` on the checkpoint first")
     if config.figures_of is None and evaluation.get("checkpoint") != config.checkpoint.resolve().name:
         found = f"evaluation.json is of {evaluation.get('checkpoint')}, not of {config.checkpoint.resolve().name}"
         raise InputError(f"{run}: {found}; run `kkanji evaluate` on this checkpoint first")

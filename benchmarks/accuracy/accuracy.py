@@ -120,7 +120,7 @@ def accuracy(
 
     Takes hours; when started again, it resumes.
 
-    Example: python -m benchmarks accuracy --data shards --runs runs/compared
+    Example: python -m benchmarks accuracy --data data/shards --runs runs/compared
 
     Args:
         data: shard set with the splits train and val

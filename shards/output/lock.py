@@ -31,6 +31,8 @@ class FolderLock:
         self._descriptor = -1
 
     def __enter__(self) -> Self:
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"{self.folder}: is a file, expected a folder or nothing; choose another --output")
         try:
             self._made = not self.folder.exists()
             self._descriptor = self._take()

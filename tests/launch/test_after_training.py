@@ -235,3 +235,9 @@ def test_no_unreadable_file_is_passed_over_silently(best: Path, pictures: Path) 
         predict(PredictConfig(images=(pictures,), checkpoint=best))
     with pytest.raises(InputError, match="no image given"):
         PredictConfig(images=())
+
+
+def test_an_export_without_an_evaluation_says_what_to_run(best: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"evaluation\.json: .*; run `kkanji evaluate` on the checkpoint first"):
+        export(ExportConfig(checkpoint=best, output=tmp_path / "model"))
+    assert not (tmp_path / "model").exists()

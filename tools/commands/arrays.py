@@ -35,7 +35,7 @@ def arrays(
     original) and index.json, in the stored order. Any program can map them: np.load("images.npy", mmap_mode="r"). A
     run writes one split, so that nobody trains on held-out images by mistake.
 
-    Example: kkanji arrays shards --split train --output arrays
+    Example: kkanji arrays data/shards --split train --output arrays
 
     Args:
         location: Shard set of any layout, a folder or a URL (s3://, gs://, az://, https://).

@@ -64,7 +64,7 @@ def balance(
     or on several with a common disk: start `--part 0/4` to `--part 3/4`, or use torchrun or accelerate launch. The last
     process to finish completes the set.
 
-    Example: kkanji balance originals --per-class 10000 --output balanced
+    Example: kkanji balance data/originals --per-class 10000 --output balanced
 
     Args:
         folder: Originals with a split, made by `kkanji combine` and `kkanji split`.

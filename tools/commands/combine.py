@@ -43,7 +43,7 @@ def combine(
     images and duplicates are dropped and listed in OUTPUT/dropped.csv; identical images under different labels are all
     dropped. Nothing is unpacked to disk.
 
-    Example: kkanji combine data/kkanji/kkanji.tar data/k49 data/kmnist --output originals
+    Example: kkanji combine data/kkanji/kkanji.tar data/k49 data/kmnist --output data/originals
 
     Args:
         sources: Folders or .tar, .tar.gz, .tgz archives in CODH's layout; *-imgs.npz files, or folders with them.

@@ -39,7 +39,7 @@ def convert(
 ) -> None:
     """Write a shard set in another layout: the same samples in the same order, with their labels and originals.
 
-    Example: kkanji convert shards --layout image --output images
+    Example: kkanji convert data/shards --layout image --output images
 
     Args:
         location: Shard set to convert, a folder or a URL (s3://, gs://, az://, https://).

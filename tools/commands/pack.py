@@ -26,7 +26,7 @@ def pack(
 
     A shard set is a folder of tars that any WebDataset reader opens, and a manifest, dataset.json.
 
-    Example: kkanji pack originals --output shards
+    Example: kkanji pack data/originals --output data/shards
 
     Args:
         folder: Originals with a split, made by `kkanji combine` and `kkanji split`.

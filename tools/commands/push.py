@@ -53,7 +53,7 @@ def push(
     dataset.json goes last, and readers see no set before it. After an interruption the same command resumes: it skips
     objects with the same size and sha256. A prefix that holds another set or other files is refused and left as it is.
 
-    Example: kkanji push shards s3://bucket/kuzushiji
+    Example: kkanji push data/shards s3://bucket/kuzushiji
 
     Args:
         folder: Shard set, made by `kkanji pack`, `balance` or `convert`.

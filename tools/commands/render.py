@@ -57,7 +57,7 @@ def render(
     no image. Run `kkanji split` on the result: rendered images go to train, and the others go where they would
     go without them.
 
-    Example: kkanji render originals --fonts /usr/share/fonts/truetype --output rendered
+    Example: kkanji render data/originals --fonts /usr/share/fonts/truetype --output rendered
 
     Args:
         folder: Originals, made by `kkanji combine`.

@@ -41,7 +41,7 @@ def show(
 ) -> None:
     """Show a shard set or originals: a contact sheet, augmented variants, the class balance or a data card.
 
-    Example: kkanji show shards --split val --label U+4E00 --output sheet.png
+    Example: kkanji show data/shards --split val --label U+4E00 --output sheet.png
 
     Args:
         location: Shard set (a folder or a URL), or originals made by `kkanji combine`.

@@ -50,7 +50,7 @@ def split(
     Classes with a single image go to train. Official test images (of Kuzushiji-49 and -MNIST) are always test; official
     training images become train or val, never test. Writes FOLDER/split.csv and FOLDER/split.json.
 
-    Example: kkanji split originals --val 0.2
+    Example: kkanji split data/originals --val 0.2
 
     Args:
         folder: Originals, made by `kkanji combine`.

@@ -22,7 +22,7 @@ def verify(location: tyro.conf.Positional[str | Path], /) -> None:
     Prints a line for each problem and then exits with status 1. Shards in an object store are fetched one by one, with
     at most two on disk (in $TMPDIR) at a time.
 
-    Example: kkanji verify shards
+    Example: kkanji verify data/shards
 
     Args:
         location: Shard set to verify, a folder or a URL (s3://, gs://, az://, https://).

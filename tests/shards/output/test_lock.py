@@ -46,3 +46,10 @@ def test_a_place_that_cannot_be_locked_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=r"file: cannot be locked: .*choose a folder"):
         FolderLock(tmp_path / "file").__enter__()
+
+
+def test_a_file_in_the_folders_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run").touch()
+    with pytest.raises(InputError, match=r"run: is a file, expected a folder or nothing; choose another --output"):
+        FolderLock(tmp_path / "run").__enter__()
+    assert (tmp_path / "run").is_file()

@@ -334,7 +334,7 @@ def test_a_file_where_a_split_would_go_is_kept(world: Path, own: Path) -> None:
     combine((world / "raw",), output=own)
     (own / "split.csv").write_text("mine")
     for overwrite in (False, True):
-        with pytest.raises(InputError, match=r"split\.csv, which `split` did not make; move that to another place"):
+        with pytest.raises(InputError, match=r"split\.csv, which `split` did not make; move that elsewhere"):
             split(own, overwrite=overwrite)
     (own / "split.csv").rename(world.parent / "moved")
     split(own)
