@@ -100,7 +100,7 @@ def test_the_training_split_is_not_unseen_handwriting(best: Path, tiny_set: Path
     assert evaluation(best)["images"] == 108
     assert "Warning: the model was trained on the evaluated images." in (best.parent.parent / "report.html").read_text()
     export(ExportConfig(checkpoint=best, output=tmp_path / "model"))
-    assert "the very images it was trained on" in (tmp_path / "model" / "README.md").read_text()
+    assert "the same images that it was trained on" in (tmp_path / "model" / "README.md").read_text()
 
 
 def test_another_set_proves_nothing(best: Path, tiny_set: Path) -> None:
