@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +102,19 @@ def test_only_the_main_process_writes(tmp_path: Path) -> None:
 )
 def test_a_resumed_run_keeps_the_points_up_to_its_checkpoint_and_drops_later_ones(
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     seen: int,
     again: list[int],
     steps: list[tuple[int, float]],
     evaluations: list[tuple[int, float]],
 ) -> None:
-    """Epochs of 40 images, a line each 20; the first attempt logs losses of 1, the second of 2."""
+    """Epochs of 40 images, a line each 20; the first attempt logs losses of 1, the second of 2.
+
+    TensorBoard reads its files by their names, which begin with the second: attempts of one process in one second
+    would be in no order, so here each has an hour of its own.
+    """
     for attempt, begin, samples in ((1, 0, [20, 40, 60, 80]), (2, seen, again)):
+        monkeypatch.setattr(time, "time", lambda hour=attempt: 3600.0 * hour)
         with open_log(tmp_path, seen=begin, total=80) as log:
             for position in samples:
                 log_step(log, position, float(attempt))

@@ -44,8 +44,8 @@ def test_another_machines_process_is_named_as_in_the_file(tmp_path: Path, monkey
 
 def test_a_place_that_cannot_be_locked_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match=r"file: cannot be locked: .*choose a folder"):
-        FolderLock(tmp_path / "file").__enter__()
+    with pytest.raises(StorageError, match=r"file/run: cannot be locked: .*choose a folder"):
+        FolderLock(tmp_path / "file" / "run").__enter__()
 
 
 def test_a_file_in_the_folders_place_is_named(tmp_path: Path) -> None:
