@@ -75,8 +75,9 @@ def summarise(predictions: Predictions, training_originals: NDArray[np.int64]) -
 
     training_originals: number of training originals of each class, [classes].
 
-    Macro averages are over the `evaluated_classes` that have an image in the split, as a class without one has no
-    recall. A class that is never predicted has precision 0.
+    As in scikit-learn, macro averages count each class once that has an image or is predicted: without an image its
+    recall is 0, and if it is never predicted its precision is 0. `balanced_accuracy` is the mean recall of the
+    `evaluated_classes`, those with an image.
     """
     counts = count_by_class(predictions, len(training_originals))
     images = int(counts.images.sum())
@@ -110,15 +111,13 @@ def _losses(predictions: Predictions) -> Tensor:
 
 
 def _per_class_averages(counts: ClassCounts) -> dict[str, float]:
-    """Averages over the classes with images: macro counts every class once, weighted by its images."""
-    present = counts.images > 0
-    images = counts.images[present]
-    predicted = counts.predicted[present]
-    right = counts.right[present]
+    """Averages over the classes that occur: macro counts every class once, weighted by its images."""
+    occurs = counts.images + counts.predicted > 0
+    images, predicted, right = counts.images[occurs], counts.predicted[occurs], counts.right[occurs]
     precision = right / np.maximum(predicted, 1)
-    recall = right / images
+    recall = right / np.maximum(images, 1)
     f1 = 2 * right / (images + predicted)
-    averages = {"balanced_accuracy": float(recall.mean())}
+    averages = {"balanced_accuracy": float(recall[images > 0].mean())}
     for name, values in zip(PER_CLASS, (precision, recall, f1), strict=True):
         averages[f"{name}_macro"] = float(values.mean())
         averages[f"{name}_weighted"] = float((values * images).sum() / images.sum())

@@ -12,8 +12,8 @@ source "$(dirname "$0")/steps.sh"
 originals
 rendered first --fonts "$fonts" --at-most 60 --per-class 12
 rendered second --fonts "$fonts" --at-most 60 --per-class 12 --seed 1
-shards half first --protocol half
-shards rerendered second --protocol half
+shards half first --protocol half-2026
+shards rerendered second --protocol half-2026
 train half half --epochs 12 --lr 3e-3 --warmup-epochs 0.2 --weight-decay 0.02 --ema-images 40000 --start-size 48 \
     --full-size-at 0.3 --augment 1.2 --augment-start 0.5 --unaugmented-epochs 2
 train longer rerendered --init "$out/runs/half/checkpoints/best" --seed 1 --epochs 18 --lr 2e-3 --warmup-epochs 0.3 \

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from shards import InputError, Lineage, write_file
 from shards.output.ownership import MARKER_NAME, listed, marker_with
 from tools.ingest import originals
-from tools.ingest.originals import NO_SPLIT, SPLITS, Originals, check_seed, read_originals
-from tools.ingest.split_protocols import RULES, by_fractions, folded, halved
+from tools.ingest.originals import NO_SPLIT, SPLITS, Origin, Originals, check_seed, read_originals
+from tools.ingest.split_protocols import RULES, by_fractions, folded, halved, halved_with_fractions_order
 from tools.ingest.tables import parse_csv, write_csv, write_facts
 
 FILES = (originals.SPLIT_FACTS_NAME, originals.SPLIT_TABLE_NAME)
 SHOWN = 3  # ids quoted in a message
+Protocol = Literal["fractions", "half", "half-2026"]
 
 
 class Division(NamedTuple):
@@ -40,7 +41,7 @@ def split(
     test: float = 0.0,
     folds: int | None = None,
     fold: int | None = None,
-    protocol: Literal["fractions", "half"] = "fractions",
+    protocol: Protocol = "fractions",
     from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None,
     seed: int = 0,
     overwrite: bool = False,
@@ -60,6 +61,7 @@ def split(
         fold: Number of the fold that is val, from 0 to FOLDS - 1.
         protocol: Rule of the division: fractions (--val and --test) or half, the published protocol on Kuzushiji-Kanji:
             half of every class is train and half test; classes with one image are excluded, with their rendered images.
+            half-2026 is the division on which models/kuzushiji-kanji-half was tested.
         from_: A split.csv of the same originals, made elsewhere, to adopt id by id.
         seed: Seed of the division, 0 or more.
         overwrite: Replace an earlier split.
@@ -69,8 +71,8 @@ def split(
     _refuse_existing(folder, overwrite)
     if from_ is not None:
         division = adopted(combined, from_)
-    elif protocol == "half":
-        division = _by_half(combined, seed)
+    elif protocol != "fractions":
+        division = _by_half(combined, protocol, seed)
     elif folds is not None and fold is not None:
         division = _by_folds(combined, folds, fold, seed)
     else:
@@ -81,7 +83,11 @@ def split(
 
 
 def adopted(combined: Originals, path: Path) -> Division:
-    """The division in a split.csv. Raises InputError unless it has exactly these originals."""
+    """The division in a split.csv. Raises InputError unless it has exactly these originals.
+
+    It may have been made before images were rendered from fonts: those that it lacks are for training, unless it leaves
+    their whole class out.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -89,14 +95,27 @@ def adopted(combined: Originals, path: Path) -> Division:
     rows = parse_csv(data, originals.SPLIT_COLUMNS, path)
     numbers = dict(zip((row[0] for row in rows), originals.split_numbers([row[1] for row in rows], path), strict=True))
     ids = [f"{number:016x}" for number in combined.ids.tolist()]
+    rendered = combined.origins == Origin.FONT.number
+    written = {number for number, other in zip(ids, rendered.tolist(), strict=True) if not other}
     _require_same(path, numbers.keys() - set(ids), f"are not in {combined.folder}", len(rows))
-    _require_same(path, set(ids) - numbers.keys(), f"of {combined.folder} are not in it", len(ids))
-    if len(rows) != len(ids):
-        raise InputError(f"{path}: {len(rows)} lines for {len(ids)} ids: some occur twice; expected each id once")
-    division = np.array([numbers[number] for number in ids], np.int8)
+    _require_same(path, written - numbers.keys(), f"of {combined.folder} are not in it", len(ids))
+    if len(rows) != len(numbers):
+        raise InputError(f"{path}: {len(rows)} lines for {len(numbers)} ids: some occur twice; expected each id once")
+    division = np.array([numbers.get(number, NO_SPLIT) for number in ids], np.int8)
+    added = np.array([number not in numbers for number in ids]) & ~_left_out(combined, division)
+    division[added] = SPLITS.index("train")
     _require_official(combined, division, path)
     fractions = {name: float((division == number).mean()) for number, name in enumerate(SPLITS)}
     return Division(division, _options("file", None, fractions["val"], fractions["test"]), fractions)
+
+
+def _left_out(combined: Originals, division: NDArray[np.int8]) -> NDArray[np.bool_]:
+    """Whether each image is of a class whose originals are all in no split, bool [N]."""
+    every = np.arange(len(division))
+    written = combined.counts(every) - combined.rendered(every)
+    kept = combined.counts(every[division != NO_SPLIT])
+    left_out: NDArray[np.bool_] = ((written > 0) & (kept == 0))[combined.labels]
+    return left_out
 
 
 def _require_same(path: Path, strange: set[str], found: str, total: int) -> None:
@@ -136,9 +155,9 @@ def _by_folds(combined: Originals, folds: int, fold: int, seed: int) -> Division
     return Division(numbers, options, {"train": 1 - 1 / folds, "val": 1 / folds})
 
 
-def _by_half(combined: Originals, seed: int) -> Division:
-    numbers = halved(combined, seed=seed)
-    return Division(numbers, _options("half", seed, 0.0, 0.5), {"train": 0.5, "test": 0.5})
+def _by_half(combined: Originals, protocol: Protocol, seed: int) -> Division:
+    halve = halved if protocol == "half" else halved_with_fractions_order
+    return Division(halve(combined, seed=seed), _options(protocol, seed, 0.0, 0.5), {"train": 0.5, "test": 0.5})
 
 
 def _options(protocol: str, seed: int | None, val: float, test: float) -> dict[str, object]:
@@ -197,6 +216,9 @@ def _per_split(combined: Originals, numbers: NDArray[np.int8]) -> tuple[dict[str
 
 
 def _require_some(combined: Originals, division: Division) -> None:
+    """A set of official test images alone is for evaluation: nothing of it is trained on."""
+    if (combined.official == SPLITS.index("test")).all():
+        return
     images, _ = _per_split(combined, division.numbers)
     empty = [name for name, fraction in division.requested.items() if fraction > 0 and not images[name]]
     if empty:

@@ -18,6 +18,7 @@ from tools.ingest import originals
 from tools.ingest.originals import NO_SPLIT, SPLITS, Origin, Originals
 
 TRAIN, VAL, TEST = range(len(SPLITS))
+HALF = int.from_bytes(b"half")
 RULES = {
     "fractions": (
         "stratified by class over distinct originals; classes with one image to train only, every class keeps one in "
@@ -30,6 +31,9 @@ RULES = {
     "half": (
         "classes with one original left out; of every other class half is train, half test; the odd image of a class "
         "falls to either by seed and code point; order within a class depends on seed and id"
+    ),
+    "half-2026": (
+        "as half, but in the order within a class of fractions: all its validation images are test images here"
     ),
     "file": "as a file has it, original by original",
 }
@@ -67,7 +71,16 @@ def folded(combined: Originals, *, folds: int, fold: int, seed: int) -> NDArray[
 
 
 def halved(combined: Originals, *, seed: int) -> NDArray[np.int8]:
-    """The split number of each original [N] by the published protocol (cgn-shinkirou/kkanji, 2022)."""
+    """The split number of each original [N] by the published protocol (cgn-shinkirou/kkanji, 2022).
+
+    Its order within a class has nothing to do with that of `by_fractions`, so that settings which were chosen on the
+    validation images of the one favour no half of the other.
+    """
+    return halved_with_fractions_order(combined, seed=mix(seed ^ HALF))
+
+
+def halved_with_fractions_order(combined: Originals, *, seed: int) -> NDArray[np.int8]:
+    """As `halved` until December 2026: the test half has every validation image of `by_fractions`, of the same seed."""
     official = int((combined.official != NO_SPLIT).sum())
     if official:
         raise InputError(

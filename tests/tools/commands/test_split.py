@@ -1,6 +1,7 @@
 """split: no original in two splits, one of every class in train, the fractions hold, other classes change nothing."""
 
 import csv
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +22,7 @@ from tools.commands.split import adopted, split
 from tools.commands.verify import verify
 from tools.ingest.originals import NO_SPLIT, SPLITS, Originals, SplitTable, read_originals, read_split
 from tools.ingest.split_protocols import by_fractions as assign
-from tools.ingest.split_protocols import folded, halved, quotas
+from tools.ingest.split_protocols import folded, halved, halved_with_fractions_order, quotas
 
 TRAIN, VAL, TEST = range(3)
 class_counts = st.dictionaries(st.integers(0x4E00, 0x9FFF), st.integers(1, 40), min_size=1, max_size=30)
@@ -203,6 +204,23 @@ def test_halves_are_even_and_leave_single_images_out(counts: dict[int, int], see
     assert by_id(smaller, halved(smaller, seed=seed)).items() <= by_id(combined, numbers).items()
 
 
+@given(seeds)
+def test_the_halves_have_nothing_to_do_with_the_fractions(seed: int) -> None:
+    """Of the validation images that chose a recipe, about half are test images; by half-2026 all of them are."""
+    combined = originals_of({0x4E00 + number: 20 for number in range(50)})
+    chosen = assign(combined, val=0.2, test=0.0, seed=seed) == VAL
+    assert chosen.sum() == 200
+    assert 70 <= (halved(combined, seed=seed)[chosen] == TEST).sum() <= 130  # 4 standard deviations of a fair coin
+    assert np.all(halved_with_fractions_order(combined, seed=seed)[chosen] == TEST)
+
+
+def test_half_2026_stays_what_it_was(originals_folder: Callable[..., Path]) -> None:
+    """The test images of a published figure, by a digest of the table."""
+    folder = originals_folder({"U+4E00": 20, "U+4E01": 5, "U+4E02": 1})
+    split(folder, protocol="half-2026", overwrite=True)
+    assert hashlib.sha256((folder / "split.csv").read_bytes()).hexdigest()[:16] == "9b9b74808405eafd"
+
+
 def test_odd_images_fall_to_both_halves_alike() -> None:
     combined = originals_of({0x4E00 + number: 3 for number in range(4000)})
     numbers = halved(combined, seed=0)
@@ -277,6 +295,17 @@ def test_a_split_is_adopted_by_ids(originals_folder: Callable[..., Path], tmp_pa
     assert (there / "split.csv").read_bytes() == (here / "split.csv").read_bytes()
     facts = json.loads((there / "split.json").read_text())
     assert (facts["protocol"], facts["seed"], facts["rule"]) == ("file", None, "as a file has it, original by original")
+
+
+def test_a_split_from_before_images_were_rendered_is_adopted_after_it(tmp_path: Path) -> None:
+    """Rendered images are for training; those of a class that the split leaves out are left out too."""
+    counts = {0x4E00: 6, 0x4E01: 3}
+    combined = replace(originals_of(counts), origins=np.array([0, 0, 0, 0, 2, 2, 0, 2, 2], np.int8))
+    names = ("train", "val", "test", "train", *2 * ("",), "none", *2 * ("",))
+    lines = [f"{number:016x},{name}" for number, name in zip(combined.ids.tolist(), names, strict=True) if name]
+    (tmp_path / "split.csv").write_text("\n".join(["id,split", *lines]) + "\n")
+    expected = [TRAIN, VAL, TEST, TRAIN, TRAIN, TRAIN, NO_SPLIT, NO_SPLIT, NO_SPLIT]
+    assert adopted(combined, tmp_path / "split.csv").numbers.tolist() == expected
 
 
 def test_splits_of_other_originals_are_refused(originals_folder: Callable[..., Path], tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from shards import read_manifest
 from shards.errors import InputError
 from tools.commands.combine import combine
 from tools.commands.pack import pack
@@ -253,3 +254,11 @@ def test_an_archive_of_another_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "images.npz").write_bytes(GOOD)
     with pytest.raises(InputError, match=r"images.npz: expected a name as in k49-train-imgs.npz"):
         combine((tmp_path / "images.npz",), output=tmp_path / "originals")
+
+
+def test_official_test_images_alone_are_a_set_to_evaluate_on(arrays: MakeNpz, tmp_path: Path) -> None:
+    combine((arrays("kmnist", test=pixels(9, 0)),), output=tmp_path / "originals")
+    split(tmp_path / "originals")
+    pack(tmp_path / "originals", output=tmp_path / "set", block_size=125)
+    verify(tmp_path / "set")
+    assert {name: part.samples for name, part in read_manifest(tmp_path / "set").splits.items()} == {"test": 9}
