@@ -16,7 +16,7 @@ from kkanji.checkpoint.load import load_trained
 from kkanji.classes import ClassMap
 from kkanji.config import strict_json
 from kkanji.data.training_set import class_map, open_set
-from kkanji.evaluation.calibration import TemperatureScan
+from kkanji.evaluation.calibration import TEMPERATURES, TemperatureScan
 from kkanji.evaluation.metrics import MEASURES, interval, summarise
 from kkanji.evaluation.predict_split import predict_split, unaugmented_feed
 from kkanji.evaluation.predictions import Predictions
@@ -42,12 +42,14 @@ def evaluate_checkpoint(
     reader, accelerator = data.split(split), Accelerator()
     numbers = np.array([classes.ids[code_point] for code_point in own.code_points])
     feed = unaugmented_feed(reader, len(classes), numbers)
-    scan = TemperatureScan(accelerator.device) if temperature else None
+    stored = float(checkpoint.read_state(path).get("temperature", 1.0))
+    scan = TemperatureScan(accelerator.device, sorted({1.0, stored} | set(TEMPERATURES if temperature else ())))
     with DataCheck(accelerator, data, split) as check:
         model = accelerator.prepare(load_trained(path))
         start = perf_counter()
         predictions = predict_split(accelerator, model, feed, views=views, scan=scan)
-        fit = asdict(scan.fit(accelerator)) if scan else None
+        fit = asdict(scan.fit(accelerator)) if temperature else None
+        errors = scan.errors(accelerator)
         seconds = perf_counter() - start
         check.finish()
     if not accelerator.is_main_process:
@@ -60,6 +62,8 @@ def evaluate_checkpoint(
         "tta": views,
         "seconds": seconds,
         "temperature": fit,
+        "stored_temperature": stored,
+        "stored_calibration_error": errors[stored],
         **summarise(predictions, originals),
         **_classes(classes, predictions, originals + rendered),
     }
@@ -126,6 +130,11 @@ def _text(summary: dict[str, Any], verdict: lineage.Independence) -> str:
     if summary["without_training"]:
         named = first_of(summary["without_training"], "without_training in evaluation.json")
         lines.append(f"{'never trained on':20} {named}")
+    if summary["stored_temperature"] != 1:
+        error = f"calibration_error {summary['stored_calibration_error']:.4f} as predict and ONNX state probabilities"
+        lines.append(
+            f"{'stored temperature':20} {summary['stored_temperature']:.3f}: {error}; the figures above are at 1"
+        )
     if summary["temperature"]:
         fit = summary["temperature"]
         error = f"calibration_error {fit['calibration_error_before']:.4f} to {fit['calibration_error_after']:.4f}"

@@ -147,7 +147,8 @@ def _calibration(evaluation: dict[str, Any]) -> str:
     after = f"{fit['calibration_error_after']:.1%} instead of {fit['calibration_error_before']:.1%}"
     return (
         f"Temperature {fit['value']:.3f}, fitted on {fit['images']:,} images of split `{evaluation['split']}`: "
-        f"expected calibration error {after}, each half of them measured with the other half's temperature."
+        f"expected calibration error {after}, each half of them measured with the other half's temperature. "
+        "`kkanji predict` and the ONNX file apply it; the logits of the timm model are without it."
     )
 
 

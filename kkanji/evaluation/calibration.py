@@ -111,9 +111,11 @@ class TemperatureScan:
     Temperature scaling: Guo et al. 2017, arXiv:1706.04599, section 4.2.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._losses = torch.zeros(FOLDS, len(TEMPERATURES), dtype=torch.float64, device=device)
-        self._bins = torch.zeros(FOLDS, len(TEMPERATURES), 3, BINS, dtype=torch.float64, device=device)
+    def __init__(self, device: torch.device, temperatures: Sequence[float] = TEMPERATURES) -> None:
+        """temperatures: to choose from, with 1 among them."""
+        self._temperatures = tuple(temperatures)
+        self._losses = torch.zeros(FOLDS, len(temperatures), dtype=torch.float64, device=device)
+        self._bins = torch.zeros(FOLDS, len(temperatures), 3, BINS, dtype=torch.float64, device=device)
 
     def add(self, logits: Tensor, labels: Tensor, first: int) -> None:
         """Add a batch: logits [B, C], which may be off by a constant for each image, and labels [B].
@@ -122,7 +124,7 @@ class TemperatureScan:
         """
         for fold in range(FOLDS):
             part = slice((fold - first) % FOLDS, None, FOLDS)  # by position, so that ranks do not change the folds
-            for number, temperature in enumerate(TEMPERATURES):
+            for number, temperature in enumerate(self._temperatures):
                 self._add(fold, number, (logits[part] / temperature).log_softmax(dim=1), labels[part])
 
     def _add(self, fold: int, number: int, log_probability: Tensor, labels: Tensor) -> None:
@@ -130,16 +132,21 @@ class TemperatureScan:
         best = log_probability.max(dim=1)
         self._bins[fold, number] += _reliability(best.values.exp(), best.indices == labels)
 
+    def errors(self, accelerator: Accelerator) -> dict[float, float]:
+        """The expected calibration error of all ranks' images at each temperature. Every rank must call it."""
+        bins = accelerator.reduce(self._bins, reduction="sum").sum(dim=0).cpu().numpy()
+        return {number: _calibration(sums).error for number, sums in zip(self._temperatures, bins, strict=True)}
+
     def fit(self, accelerator: Accelerator) -> Temperature:
         """The best temperature for the images of all ranks. Every rank must call it."""
         losses = accelerator.reduce(self._losses, reduction="sum").cpu().numpy()
         bins = accelerator.reduce(self._bins, reduction="sum").cpu().numpy()
         folds = np.arange(FOLDS)
         images = int(bins[:, 0, 0].sum())
-        unscaled = TEMPERATURES.index(1.0)
+        unscaled = self._temperatures.index(1.0)
         chosen = losses[::-1].argmin(axis=1)  # reversed: each fold gets the best temperature of the other
         return Temperature(
-            value=TEMPERATURES[losses.sum(axis=0).argmin()],
+            value=self._temperatures[losses.sum(axis=0).argmin()],
             images=images,
             loss_before=float(losses[:, unscaled].sum() / images),
             loss_after=float(losses[folds, chosen].sum() / images),

@@ -136,6 +136,22 @@ def test_a_class_of_rendered_images_alone_was_trained_on_but_has_no_originals(be
     assert evaluation(best)["bins"][0]["training_images"] == "0" and evaluation(best)["bins"][0]["images"] == 6
 
 
+def test_the_temperature_of_a_folder_is_stated_beside_that_of_1(
+    best: Path, tiny_set: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate(EvaluateConfig(checkpoint=best, data=str(tiny_set)))
+    plain = evaluation(best)
+    assert plain["stored_temperature"] == 1 and "stored temperature" not in capsys.readouterr().out
+    say(best, temperature=0.5)
+    evaluate(EvaluateConfig(checkpoint=best, data=str(tiny_set)))
+    found = evaluation(best)
+    assert found["calibration_error"] == plain["calibration_error"] != found["stored_calibration_error"]
+    stated = (
+        f"stored temperature   0.500: calibration_error {found['stored_calibration_error']:.4f} as predict and ONNX"
+    )
+    assert stated in capsys.readouterr().out
+
+
 def test_the_card_has_the_figures_and_the_folder_the_temperature(best: Path, tiny_set: Path, tmp_path: Path) -> None:
     evaluate(EvaluateConfig(checkpoint=best, data=str(tiny_set), temperature=True))
     export(ExportConfig(checkpoint=best, output=tmp_path / "model"))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from kkanji.evaluation.calibration import BINS, TEMPERATURES, TemperatureScan, accept, calibrate
-from tests.kkanji.evaluation.synthetic import confident
+from tests.kkanji.evaluation.synthetic import confident, predictions_from
 
 
 def test_the_error_is_the_weighted_distance() -> None:
@@ -75,3 +75,12 @@ def test_each_half_is_measured_with_the_other_halfs_temperature() -> None:
     wrong = float(nn.functional.cross_entropy(logits[:1] / cold, labels[1:2]))
     assert fit.loss_after == pytest.approx((right + wrong) / 2)
     assert fit.loss_after > fit.loss_before
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_errors_are_those_of_the_probabilities_at_each_temperature(temperature: float) -> None:
+    logits, labels = honest(2000, 5)
+    scan = TemperatureScan(torch.device("cpu"), sorted({1.0, temperature}))
+    scan.add(logits, labels, 0)
+    expected = calibrate(predictions_from((logits / temperature).softmax(dim=1), labels)).error
+    assert scan.errors(Accelerator(cpu=True))[temperature] == pytest.approx(expected, abs=1e-6)
