@@ -64,7 +64,7 @@ def evaluate_checkpoint(
         "temperature": fit,
         "stored_temperature": stored,
         "stored_calibration_error": errors[stored],
-        **summarise(predictions, originals),
+        **summarise(predictions, originals, classes.characters),
         **_classes(classes, predictions, originals + rendered),
     }
     _save(results, summary, predictions)

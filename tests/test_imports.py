@@ -29,7 +29,7 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
         {"read", "verify"},
     ),
     "kkanji": (
-        {"classes", "cli", "config", "environment", "glyphs", "pixels", "pretrained", "threads"},
+        {"classes", "cli", "config", "environment", "glyphs", "pixels", "pretrained", "threads", "variants"},
         {"models"},
         {"augment"},
         {"data"},
@@ -46,7 +46,7 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
         {"table", "chart", "everything"},
     ),
     "launch": ({"evaluation"}, {"average", "evaluate", "export", "predict", "train"}),
-    "docs": ({"predictions", "rooms"},),
+    "docs": ({"predictions", "rooms", "variants"},),
 }
 DISJOINT = {("kkanji.training", "kkanji.inference")}  # a run never needs the reader of image files
 FREE = {"", "__version__"}  # what a room may import from the `__init__` of its own package

@@ -4,6 +4,7 @@ They are counted on the device of the predictions; only one table with a row for
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +15,14 @@ from torch import Tensor
 
 from kkanji.evaluation.calibration import calibrate
 from kkanji.evaluation.predictions import Predictions
+from kkanji.variants import family_numbers
 
 PER_CLASS = ("precision", "recall", "f1")
 """Measures of one class, each averaged in two ways: macro and weighted."""
 MEASURES = (
     "loss",
     "top1",
+    "top1_family",
     "top5",
     "balanced_accuracy",
     *(f"{name}_macro" for name in PER_CLASS),
@@ -42,6 +45,8 @@ class ClassCounts:
     """Evaluated images of the class."""
     right: NDArray[np.int64]
     """Images of the class that were predicted as it."""
+    right_family: NDArray[np.int64]
+    """Images of the class that were predicted as it or another form of its character."""
     among_top: NDArray[np.int64]
     """Images of the class that have it among their five most probable classes."""
     predicted: NDArray[np.int64]
@@ -50,42 +55,54 @@ class ClassCounts:
     """Cross-entropy in nats, summed over the images of the class."""
 
 
-def count_by_class(predictions: Predictions, classes: int) -> ClassCounts:
-    """Count on the device of the predictions, and copy the counts to the host at once."""
-    label, first = predictions.label, predictions.predicted[:, 0]
+def count_by_class(predictions: Predictions, families: NDArray[np.int64]) -> ClassCounts:
+    """Count on the device of the predictions, and copy the counts to the host at once.
+
+    families: number of each class's family, [classes].
+    """
+    classes, label, first = len(families), predictions.label, predictions.predicted[:, 0]
+    family = torch.from_numpy(families).to(label.device)
     columns = [
         label.bincount(minlength=classes),
         label[~predictions.wrong()].bincount(minlength=classes),
+        label[family[first] == family[label]].bincount(minlength=classes),
         label[predictions.among_top()].bincount(minlength=classes),
         first.bincount(minlength=classes),
         label.bincount(_losses(predictions), minlength=classes),
     ]
-    images, right, among_top, predicted, loss = torch.stack([column.double() for column in columns]).cpu().numpy()
+    table = torch.stack([column.double() for column in columns]).cpu().numpy()
+    images, right, right_family, among_top, predicted, loss = table
     return ClassCounts(
         images=images.astype(np.int64),  # counts below 2 ** 53 are exact in float64
         right=right.astype(np.int64),
+        right_family=right_family.astype(np.int64),
         among_top=among_top.astype(np.int64),
         predicted=predicted.astype(np.int64),
         loss=loss,
     )
 
 
-def summarise(predictions: Predictions, training_originals: NDArray[np.int64]) -> dict[str, Any]:
+def summarise(
+    predictions: Predictions, training_originals: NDArray[np.int64], characters: Sequence[str]
+) -> dict[str, Any]:
     """All measures as plain numbers: MEASURES, counts and bins. Rates are fractions from 0 to 1.
 
     training_originals: number of training originals of each class, [classes].
+    characters: the character of each class. `top1_family` also counts a prediction of another form of the character as
+    correct (see kkanji/variants.py).
 
     As in scikit-learn, macro averages count each class once that has an image or is predicted: without an image its
     recall is 0, and if it is never predicted its precision is 0. `balanced_accuracy` is the mean recall of the
     `evaluated_classes`, those with an image.
     """
-    counts = count_by_class(predictions, len(training_originals))
+    counts = count_by_class(predictions, family_numbers(characters))
     images = int(counts.images.sum())
     return {
         "images": images,
         "evaluated_classes": int((counts.images > 0).sum()),
         "loss": float(counts.loss.sum() / images),
         "top1": float(counts.right.sum() / images),
+        "top1_family": float(counts.right_family.sum() / images),
         "top5": float(counts.among_top.sum() / images),
         **_per_class_averages(counts),
         "calibration_error": calibrate(predictions).error,
@@ -135,7 +152,7 @@ def _bin(counts: ClassCounts, training_originals: NDArray[np.int64], low: int, h
     if high is not None:
         inside &= training_originals <= high
     images = int(counts.images[inside].sum())
-    sums = {"top1": counts.right, "top5": counts.among_top, "loss": counts.loss}
+    sums = {"top1": counts.right, "top1_family": counts.right_family, "top5": counts.among_top, "loss": counts.loss}
     return {
         "training_images": _bin_name(low, high),
         "low": low,

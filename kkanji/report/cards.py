@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from kkanji.evaluation.confusion import Confusion
 from kkanji.evaluation.predictions import Predictions
+from kkanji.variants import family_numbers
 from shards.format.layout import IMAGE_SIZE
 
 ImagesOf = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
@@ -28,6 +29,8 @@ class Card:
     """Misclassified images [1 to 3, 64, 64], the most confident mistakes first."""
     probabilities: tuple[float, ...]
     """Probability of the wrong prediction, for each image."""
+    variants: bool
+    """Whether the two classes are forms of one character (see kkanji/variants.py)."""
 
     @property
     def fraction(self) -> float:
@@ -49,6 +52,7 @@ def make_cards(
     rows = [row for confusion in confusions for row in confusion.examples]
     images = _fetch(images_of, predictions.position[rows].cpu().numpy())
     probability = dict(zip(rows, predictions.probability[rows, 0].tolist(), strict=True))
+    families = family_numbers(characters)
     ends = np.cumsum([len(confusion.examples) for confusion in confusions])
     return tuple(
         Card(
@@ -60,6 +64,7 @@ def make_cards(
             confusion=confusion,
             images=images[end - len(confusion.examples) : end],
             probabilities=tuple(probability[row] for row in confusion.examples),
+            variants=bool(families[confusion.true] == families[confusion.predicted]),
         )
         for rank, (confusion, end) in enumerate(zip(confusions, ends, strict=True), start=1)
     )

@@ -85,7 +85,8 @@ def _shown(content: Content) -> list[str]:
     in_table = {part for entry in content.weakest for part in content.characters[entry.label]}
     rivals = {part for entry in content.weakest for part in content.characters[entry.rival]}
     in_words = {part for part in f"{content.run.data.description} {content.run.config}" if part >= FIRST_EAST_ASIAN}
-    return sorted(in_cards | in_table | rivals | in_words)
+    in_template = set("來来")
+    return sorted(in_cards | in_table | rivals | in_words | in_template)
 
 
 def _resource(name: str) -> str:

@@ -144,7 +144,7 @@ class Saver:
         reader = data.shards.split("val")
         feed = unaugmented_feed(reader, len(data.classes))
         predictions = predict_split(run.accelerator, run.learner.evaluated, feed)
-        summary = summarise(predictions, data.originals)
+        summary = summarise(predictions, data.originals, data.classes.characters)
         rate = summary["images"] / (perf_counter() - start)
         del summary["bins"]
         at = position(run)

@@ -16,7 +16,7 @@ from PIL import Image
 from kkanji.evaluation.predictions import Predictions, load_predictions
 from kkanji.report import write_report
 
-CHARACTERS = tuple("\U00024fa3一二三人入大犬太土士己已巳日目白百千干于天夫末")
+CHARACTERS = tuple("\U00024fa3一二三人入大犬太土士己已巳日目白百千干于天来來")
 IMAGES_EACH = 12
 STEPS_PER_EPOCH = 100
 PICTURES = {
@@ -32,7 +32,7 @@ PICTURES = {
     "confusions",
 }
 # (true, predicted, how often, probability), in the order the report must put them: by count, then by confidence.
-CONFUSIONS = ((9, 10, 6, 0.6), (4, 5, 5, 0.9), (11, 12, 5, 0.7), (0, 7, 1, 0.5))
+CONFUSIONS = ((9, 10, 6, 0.6), (4, 5, 5, 0.9), (11, 12, 5, 0.7), (0, 7, 1, 0.5), (22, 23, 1, 0.4))
 VOID_TAGS = {"meta", "img", "source", "br", "link"}
 TAGS_WITHIN_WORDS = {"b", "code", "span"}
 LOADING = {"src", "srcset", "href", "data", "poster", "action"}
@@ -184,6 +184,7 @@ def make_evaluation(images: int, top1: float) -> dict[str, Any]:
         "temperature": None,
         "loss": 0.31,
         "top1": top1,
+        "top1_family": top1 + 1 / images,
         **dict.fromkeys(("top5", "balanced_accuracy", *macro, *weighted, "calibration_error"), 0.93),
         "bins": [
             {"training_images": "1", "low": 1, "high": 1, **measured},
