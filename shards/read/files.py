@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from shards.cache.cache import Cache, Entry
+from shards.cache.entry import beside
 from shards.errors import ChangedShard, CorruptShard, MissingShard, StorageError
 from shards.format.compression import check_plain, unpack_shard
 from shards.format.manifest import Manifest, Shard
@@ -107,7 +108,7 @@ class SplitFiles:
                 raise MissingShard(f"{stored}: named in the manifest but not there; copy it again or pack the set anew")
             unpack_shard(shard, self._compression, stored, path)
             return
-        stored = path.with_name(f"{path.name}.stored")
+        stored = beside(path)
         try:
             self._store.download(shard.name, shard.bytes, stored)
             unpack_shard(shard, self._compression, stored, path)
