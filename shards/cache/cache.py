@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from pathlib import Path
@@ -92,7 +92,7 @@ class Cache:
         with self._counting:
             return self._counts
 
-    def obtain(self, entry: Entry, *, ahead: bool) -> Path | None:
+    def obtain(self, entry: Entry, *, ahead: bool, let_go: Callable[[], object] = lambda: None) -> Path | None:
         """The path of the file, whole and verified; the file is made if it is missing.
 
         ahead=False: the file is needed now. The call waits for room, or for another process that is making the file.
@@ -102,6 +102,9 @@ class Cache:
         that is needed now may take its place. The call does not wait: it returns None, and holds nothing, while another
         process is making the file or while files that are held take all the room. A later call with ahead=False turns
         this hold into one for use.
+
+        let_go: called before the call waits for room, to release what the caller can do without: if all users waited
+        for each other, nobody would get any.
 
         Raises: CorruptShard if the file is damaged even when made again, StorageError if the disk fails or there is no
         room, and whatever `entry.make` raises.
@@ -114,6 +117,7 @@ class Cache:
                 if claim in (_Claim.BUSY, _Claim.FULL):
                     if ahead:
                         return None
+                    let_go()
                     self._wait(claim, entry, deadline)
         finally:
             self._stop_waiting(entry.key)  # however the wait ends, or others would never fetch ahead again

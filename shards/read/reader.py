@@ -13,7 +13,7 @@ from shards.format.samples import Samples
 from shards.order.sequential import cut
 from shards.read.address_range import AddressRange
 from shards.read.files import SplitFiles
-from shards.read.prefetch import Numbers, Prefetcher
+from shards.read.prefetch import Numbers, Prefetcher, Shards
 
 
 class SplitReader(ABC):
@@ -114,7 +114,7 @@ class SplitReader(ABC):
 
     def _checked(self, requests: Iterable[Numbers]) -> Iterator[Numbers]:
         for numbers in requests:
-            for shard in self._shards_of(numbers) if self._unchecked.any() else ():
+            for shard in self._shards_of(numbers).tolist() if self._unchecked.any() else ():
                 if self._unchecked[shard]:
                     self._files.check(shard)
                     self._unchecked[shard] = False
@@ -125,12 +125,15 @@ class SplitReader(ABC):
             found = f"{numbers.min()}..{numbers.max()}"
             raise IndexError(f"sample numbers {found}; the split has 0..{self.samples - 1}")
         if not self._files.in_place:
-            absent = [shard for shard in self._shards_of(numbers) if not self._mapped[shard]]
-            if absent:
+            shards = self._shard_of(numbers)
+            absent = shards[~self._mapped[shards]]
+            if len(absent):
                 raise IndexError(f"{self._files.where(absent[0])} is not at hand; gather what `follow` gives back")
 
-    def _shards_of(self, numbers: Numbers) -> list[int]:
-        return [int(shard) for shard in np.unique(self._shard_of(numbers))]
+    def _shards_of(self, numbers: Numbers) -> Shards:
+        needed = np.zeros(len(self._mapped), bool)
+        needed[self._shard_of(numbers)] = True  # faster than np.unique, which sorts: 12 us instead of 250 for 6,250
+        return np.flatnonzero(needed)
 
     def _shard_of(self, numbers: Numbers) -> NDArray[np.intp]:
         return np.searchsorted(self._last_of_shard, numbers, side="right")
