@@ -64,9 +64,13 @@ class SplitFiles:
         Raises: CorruptShard, MissingShard, ChangedShard, StorageError.
         """
         if self._cache is None:
-            assert self._store.folder is not None  # noqa: S101  (only local sets are in place)
-            return self._store.folder / self.shards[number].name
+            return self.path(number)
         return self._cache.obtain(self._entry(number), ahead=ahead, let_go=let_go)
+
+    def path(self, number: int) -> Path:
+        """Where a shard that is used in place lies."""
+        assert self._store.folder is not None  # noqa: S101  (only local sets are in place)
+        return self._store.folder / self.shards[number].name
 
     def check(self, number: int) -> None:
         """Compare every byte of a shard that is used in place with the manifest. The cache has verified its own.

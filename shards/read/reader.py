@@ -13,6 +13,7 @@ from shards.format.samples import Samples
 from shards.order.sequential import cut
 from shards.read.address_range import AddressRange
 from shards.read.files import SplitFiles
+from shards.read.page_cache import PageAhead
 from shards.read.prefetch import Numbers, Prefetcher, Shards
 
 
@@ -71,7 +72,8 @@ class SplitReader(ABC):
         Raises: what fetching raises, and InputError if a request needs more than the cache can hold.
         """
         if self._files.in_place:
-            yield from self._checked(requests)
+            ahead = PageAhead(self._files, self._range, self._shards_of, self._addresses_of)
+            yield from self._checked(ahead.serve(requests))
             return
         self._prefetcher = Prefetcher(self._files, self, self._shards_of)
         yield from self._prefetcher.serve(requests, keep=keep)
@@ -100,7 +102,7 @@ class SplitReader(ABC):
 
     def put(self, number: int, path: Path) -> None:
         """Map a shard's file."""
-        self._range.map(number, path)
+        self._range.map(number, path, random=self._files.in_place)
         self._mapped[number] = True
 
     def take_off(self, number: int) -> None:
@@ -111,6 +113,10 @@ class SplitReader(ABC):
     @abstractmethod
     def _fill(self, numbers: Numbers, samples: Samples) -> None:
         """Write these samples into arrays of their length; of no length for sources that are not wanted."""
+
+    @abstractmethod
+    def _addresses_of(self, numbers: Numbers) -> NDArray[np.int64]:
+        """Addresses of the bytes that these samples are read from, one or more in each page."""
 
     def _checked(self, requests: Iterable[Numbers]) -> Iterator[Numbers]:
         for numbers in requests:
