@@ -23,8 +23,18 @@ from pathlib import Path
 from shards.cache.entry import beside
 from shards.cache.leases import Leases, Survey
 from shards.cache.ledger import Ledger, read_ledger, spoil_ledger, write_ledger
-from shards.cache.names import KEY, LEASE_NAME, LOCK_NAME, MARK_NAME, PARTIAL_NAME
-from shards.cache.names import lease_path, leased_key, mark_path, partial_path, waiting_path
+from shards.cache.names import (
+    KEY,
+    LEASE_NAME,
+    LOCK_NAME,
+    MARK_NAME,
+    PARTIAL_NAME,
+    lease_path,
+    leased_key,
+    mark_path,
+    partial_path,
+    waiting_path,
+)
 from shards.cache.own_leases import OwnLeases
 from shards.errors import StorageError
 from shards.output.lock import is_named, leave_in_children, open_locked, try_lock, unlock

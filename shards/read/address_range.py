@@ -79,7 +79,6 @@ class AddressRange:
         address, size = self._base + self.starts[number], self._sizes[number]
         _mmap(address, size, _RESERVE | _MAP_FIXED, -1, "room for a file")
 
-
     def read_ahead(self, number: int, path: Path) -> None:
         """Read a whole file, mapped from this path, into the page cache, in huge pages if the kernel can."""
         self._advise(number, _HUGE_PAGE)

@@ -55,9 +55,7 @@ class SplitFiles:
         """A shard's file, for messages."""
         return f"{self._store.location}/{self.shards[number].name}"
 
-    def obtain(
-        self, number: int, *, ahead: bool = False, let_go: Callable[[], object] = lambda: None
-    ) -> Path | None:
+    def obtain(self, number: int, *, ahead: bool = False, let_go: Callable[[], object] = lambda: None) -> Path | None:
         """A file, verified, and not evicted before it is released.
 
         ahead: it is needed later; None then if the cache has no room to spare. let_go: see `Cache.obtain`.

@@ -91,7 +91,7 @@ class PageAhead:
             yield from self._while_all_is_read(first, source)
             return
         ahead = size * self._queued_numbers // max(1, self._samples)
-        whole = needed <= WHOLE_SHARDS * ahead
+        whole = needed <= min(WHOLE_SHARDS * ahead, MEMORY_FRACTION * memory_bytes())
         bring, leave = (self._bring_shards, self._leave_shards) if whole else (self._bring_pages, self._leave_pages)
         for numbers in first:
             bring(numbers)

@@ -44,9 +44,7 @@ class Bench:
     def is_short(self) -> bool:
         return self.short
 
-    def obtain(
-        self, number: int, *, ahead: bool = False, let_go: Callable[[], object] = lambda: None
-    ) -> Path | None:
+    def obtain(self, number: int, *, ahead: bool = False, let_go: Callable[[], object] = lambda: None) -> Path | None:
         if number == self.broken:
             raise StorageError(f"shard {number} cannot be read")
         with self.lock:
