@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from pathlib import Path
@@ -18,8 +19,8 @@ from threading import Lock
 from types import TracebackType
 from typing import Self
 
-from shards.cache.entry import Entry, make_at, touch, version_of, what_is_wrong
-from shards.cache.leases import Survey
+from shards.cache.entry import Entry, make_at, version_of, what_is_wrong
+from shards.cache.eviction import Unheld, choose
 from shards.cache.shared_folder import SharedFolder
 from shards.errors import DISK_FULL, CorruptShard, StorageError
 
@@ -27,7 +28,7 @@ __all__ = ["Cache", "Counts", "Entry"]
 
 _LOOK_S = 0.01  # between two looks for a file that another process is making
 _MAKER_POLL_S = 0.5  # between two checks that this process is alive; each takes the folder's lock
-_ROOM_POLL_S = 0.1  # between two looks for room; with 600 files of 17 users each takes 3.5 ms under the lock
+_ROOM_POLL_S = 0.1  # between two looks for room, each a survey under the lock
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,10 +74,9 @@ class Cache:
         self.limit_bytes, self.wait_s = limit_bytes, wait_s
         self._shared = SharedFolder(self.folder, wait_s)
         self._right: dict[str, tuple[int, ...]] = {}  # key -> the version of the file that was verified
+        self._unheld = Unheld(self._shared)
         self._counts = Counts()
         self._counting = Lock()
-        with self._shared.locked():
-            self._shared.survey()
 
     def __enter__(self) -> Self:
         return self
@@ -92,7 +92,7 @@ class Cache:
         with self._counting:
             return self._counts
 
-    def obtain(self, entry: Entry, *, ahead: bool) -> Path | None:
+    def obtain(self, entry: Entry, *, ahead: bool, let_go: Callable[[], object] = lambda: None) -> Path | None:
         """The path of the file, whole and verified; the file is made if it is missing.
 
         ahead=False: the file is needed now. The call waits for room, or for another process that is making the file.
@@ -102,6 +102,9 @@ class Cache:
         that is needed now may take its place. The call does not wait: it returns None, and holds nothing, while another
         process is making the file or while files that are held take all the room. A later call with ahead=False turns
         this hold into one for use.
+
+        let_go: called before the call waits for room, to release what the caller can do without: if all users waited
+        for each other, nobody would get any.
 
         Raises: CorruptShard if the file is damaged even when made again, StorageError if the disk fails or there is no
         room, and whatever `entry.make` raises.
@@ -114,6 +117,7 @@ class Cache:
                 if claim in (_Claim.BUSY, _Claim.FULL):
                     if ahead:
                         return None
+                    let_go()
                     self._wait(claim, entry, deadline)
         finally:
             self._stop_waiting(entry.key)  # however the wait ends, or others would never fetch ahead again
@@ -123,11 +127,18 @@ class Cache:
 
     def release(self, key: str) -> None:
         """End one use of a file; if it is not in use, end the hold ahead of use. Without either nothing happens."""
-        if not self._shared.is_mine():
-            return
+        if self._shared.is_mine():
+            self._shared.drop(key, ahead=not self._shared.own.is_in_use(key))
+
+    def share_bytes(self) -> int:
+        """The part of the room for each object that uses the folder now."""
         with self._shared.locked():
-            leases = self._shared.leases
-            self._shared.save(leases.drop(key, ahead=key not in leases.in_use))
+            return self.limit_bytes // max(1, len(self._shared.ledger.users))
+
+    def is_short(self) -> bool:
+        """Whether somebody waits for room. Takes the folder's lock: not for every batch."""
+        with self._shared.locked():
+            return self._shared.anybody_waits()
 
     def close(self) -> None:
         """Release everything. Other threads give up the files that they are making."""
@@ -147,40 +158,42 @@ class Cache:
 
     def _claim(self, entry: Entry, ahead: bool) -> _Claim:
         """Hold the file if it is there; otherwise reserve room to make it, if there is room."""
-        # One lock from the look to the lease: nobody can evict the file, or take the room, in between.
+        if self._shared.hold(entry.key, ahead=ahead):
+            return _Claim.PRESENT
+        # One lock from the second look to the reservation: nobody can make the file, or take the room, in between.
         with self._shared.locked():
-            leases = self._shared.leases
-            if touch(self.folder / entry.key):
-                self._shared.save(leases.hold(entry.key, ahead=ahead))
+            if self._shared.hold(entry.key, ahead=ahead):
                 return _Claim.PRESENT
-            survey = self._shared.survey()
-            if survey.maker(entry.key):
+            if self._shared.maker(entry.key):
                 return _Claim.BUSY
-            if not self._make_room(entry, ahead, survey):
+            if not self._make_room(entry.size + entry.extra, ahead):
                 # On record, so that nobody fetches ahead into the room that this file waits for.
-                self._shared.save(leases.wait(entry.key, waiting=not ahead))
+                if not ahead:
+                    self._shared.own.wait(entry.key, waiting=True)
                 return _Claim.FULL
-            self._shared.save(leases.hold(entry.key, ahead=ahead).make(entry.key, entry.size + entry.extra))
+            self._shared.reserve(entry.key, entry.size + entry.extra, ahead=ahead)
             return _Claim.TO_MAKE
 
-    def _make_room(self, entry: Entry, ahead: bool, survey: Survey) -> bool:
+    def _make_room(self, needed: int, ahead: bool) -> bool:
         """Remove files until there is room; remove nothing if that cannot make enough room."""
-        if ahead and survey.waiting:
+        if ahead and self._shared.anybody_waits():
             return False  # or those who bring in files ahead of use would take the room that others wait for
-        missing = survey.total + entry.size + entry.extra - self.limit_bytes
-        # Choose first and remove afterwards: a removal that does not make enough room would only cost downloads.
-        victims = []
-        for key in survey.victims(ahead=ahead):
-            if missing <= 0:
-                break
-            victims.append(key)
-            missing -= survey.files[key].st_size
-        if missing > 0:
-            return False
-        for key in victims:
-            (self.folder / key).unlink(missing_ok=True)
-        self._count(evicted=len(victims))
-        return True
+        missing = self._shared.ledger.taken + needed - self.limit_bytes
+        if missing <= 0 or self._evict(self._unheld.take(missing), missing, ahead=True):
+            return True
+        # What is known of the folder may be old: users were killed, files were let go of or removed by hand.
+        survey = self._shared.survey()
+        self._unheld.learn(survey)
+        missing = self._shared.ledger.taken + needed - self.limit_bytes
+        if missing <= 0 or self._evict(self._unheld.take(missing), missing, ahead=True):
+            return True
+        return not ahead and self._evict(choose(survey, missing), missing, ahead=False)
+
+    def _evict(self, victims: Iterable[str], missing: int, *, ahead: bool) -> bool:
+        """Remove these files, except what is held by now. Returns whether that gave `missing` bytes."""
+        freed = [self._shared.remove(key, ahead=ahead) for key in victims]
+        self._count(evicted=sum(size > 0 for size in freed))
+        return sum(freed) >= missing
 
     def _verify(self, entry: Entry, ahead: bool, faults: list[str]) -> bool:
         """Whether a file that is held is undamaged. A damaged one is removed, and so is the hold.
@@ -195,7 +208,7 @@ class Cache:
         try:
             wrong = what_is_wrong(entry, path)
         except BaseException:  # Ctrl-C too: a hold that nobody releases would keep the file until the process ends
-            self._drop(entry.key, ahead)
+            self._shared.drop(entry.key, ahead=ahead)
             raise
         if wrong is None and version is not None:
             self._right[entry.key] = version
@@ -206,17 +219,12 @@ class Cache:
 
     def _discard(self, key: str, ahead: bool, version: tuple[int, ...] | None) -> bool:
         """Remove this version of a file. False if somebody has replaced or removed it meanwhile: theirs may be good."""
+        self._shared.drop(key, ahead=ahead)
         with self._shared.locked():
-            self._shared.save(self._shared.leases.drop(key, ahead=ahead))
             if version is None or version_of(self.folder / key) != version:
                 return False
-            (self.folder / key).unlink()
+            self._shared.discard(key)
             return True
-
-    def _drop(self, key: str, ahead: bool) -> None:
-        """End a hold."""
-        with self._shared.locked():
-            self._shared.save(self._shared.leases.drop(key, ahead=ahead))
 
     def _make(self, entry: Entry, ahead: bool, faults: list[str]) -> bool:
         """Make a file for which room is reserved. False if the result is damaged."""
@@ -224,7 +232,7 @@ class Cache:
         try:
             wrong = make_at(entry, partial)
             if wrong is None:
-                self._publish(entry.key, partial)
+                self._publish(entry, partial)
                 return True
         except OSError as error:
             self._give_up(entry.key, ahead)
@@ -236,19 +244,15 @@ class Cache:
         self._blame(f"{self.folder / entry.key}: as made just now: {wrong}", faults)
         return False
 
-    def _publish(self, key: str, partial: Path) -> None:
-        """Give a file its final name.
-
-        Under the lock, so that nobody sees both the file and the room reserved for it, or neither.
-        """
+    def _publish(self, entry: Entry, partial: Path) -> None:
+        """Give a file its final name."""
         with self._shared.locked():
             # The version before the rename, which changes none of its parts: afterwards somebody may replace the file.
             version = version_of(partial)
-            partial.rename(self.folder / key)
-            self._shared.save(self._shared.leases.made(key))
-        self._shared.remove_partial(key)  # files that `make` put beside it
+            self._shared.publish(entry.key, entry.size)
+        self._shared.remove_partial(entry.key)  # the file that `make` may have put beside it
         if version is not None:
-            self._right[key] = version
+            self._right[entry.key] = version
         self._count(made=1)
 
     def _give_up(self, key: str, ahead: bool) -> None:
@@ -256,7 +260,8 @@ class Cache:
         self._shared.remove_partial(key)
         if not self._shared.closed:
             with self._shared.locked():
-                self._shared.save(self._shared.leases.made(key).drop(key, ahead=ahead))
+                self._shared.give_up(key)
+            self._shared.drop(key, ahead=ahead)
 
     def _blame(self, fault: str, faults: list[str]) -> None:
         """Warn of the first fault, after which the file is made again; the second one is an error."""
@@ -276,9 +281,8 @@ class Cache:
             time.sleep(_LOOK_S)
 
     def _stop_waiting(self, key: str) -> None:
-        if key in self._shared.leases.waiting and not self._shared.closed:
-            with self._shared.locked():
-                self._shared.save(self._shared.leases.wait(key, waiting=False))
+        if key in self._shared.own.waiting and not self._shared.closed:
+            self._shared.own.wait(key, waiting=False)
 
     def _refused(self, entry: Entry, error: OSError) -> str:
         if error.errno not in DISK_FULL:
@@ -297,8 +301,8 @@ class Cache:
 
     def _stuck(self, entry: Entry) -> str:
         with self._shared.locked():
-            maker = self._shared.survey().maker(entry.key)
-        who = "another process" if maker is None else f"process {maker.pid}"
+            maker = self._shared.maker(entry.key)
+        who = "another process" if maker is None else f"process {maker}"
         found = f"{who} is making it and has written nothing for {self.wait_s:g} s"
         return f"{self.folder / entry.key}: {found}; end that process and start again"
 

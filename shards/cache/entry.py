@@ -1,12 +1,10 @@
 """A file of the cache: how it is made, and how it is verified."""
 
-import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.cache.shared_folder import KEY
+from shards.cache.names import KEY
 from shards.errors import CorruptShard
 
 
@@ -19,7 +17,7 @@ class Entry:
     size: int
     """Bytes of the file."""
     make: Callable[[Path], None]
-    """Writes the file at a new path. It may use other files whose names begin with that path: they are removed too."""
+    """Writes the file at a new path. It may use one more file, `beside` that path, which is removed too."""
     check: Callable[[Path], str | None]
     """Verifies the file at a path: returns what is wrong, None if nothing is."""
     extra: int = 0
@@ -29,6 +27,11 @@ class Entry:
         if not KEY.fullmatch(self.key) or self.size < 0 or self.extra < 0:
             found = f"key {self.key!r}, size {self.size}, extra {self.extra}"
             raise ValueError(f"{found}; expected a key of 64 hex digits, a dot and a form, and no size below 0")
+
+
+def beside(path: Path) -> Path:
+    """The other file that may be used while a file is made at a path."""
+    return path.with_name(f"{path.name}.stored")
 
 
 def make_at(entry: Entry, partial: Path) -> str | None:
@@ -49,19 +52,6 @@ def what_is_wrong(entry: Entry, path: Path) -> str | None:
         return f"{size} bytes, expected {entry.size}" if size != entry.size else entry.check(path)
     except OSError as error:
         return str(error)
-
-
-def touch(path: Path) -> bool:
-    """Mark a file as used just now; False if there is none.
-
-    Access times are set by hand, as most systems mount their disks with `relatime` or `noatime`.
-    """
-    try:
-        # The modification time must stay as it is: it is part of the version that spares a second verification.
-        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
-        return True
-    except FileNotFoundError:
-        return False
 
 
 def version_of(path: Path) -> tuple[int, ...] | None:

@@ -1,67 +1,24 @@
-"""Who holds what in a folder that processes share. These are values; `shards.cache.shared_folder` stores them."""
+"""Who holds what in a folder that processes share, as found at one moment; `shards.cache.shared_folder` looks."""
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
-
-from shards.json_reading import parse_json
+from dataclasses import dataclass, field
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class Leases:
-    """What one user holds. The methods return the leases after a change."""
+    """What one user holds."""
 
     pid: int
     """Process of the user."""
-    in_use: Mapping[str, int] = field(default_factory=dict)
-    """Key of each file that is needed now -> how often it was obtained and not yet released."""
-    ahead: frozenset[str] = frozenset()
+    in_use: set[str] = field(default_factory=set)
+    """Keys of the files that are needed now."""
+    ahead: set[str] = field(default_factory=set)
     """Keys of the files that were made before they are needed."""
-    making: Mapping[str, int] = field(default_factory=dict)
+    making: dict[str, int] = field(default_factory=dict)
     """Key of each file that is being made -> bytes reserved for it."""
-    waiting: frozenset[str] = frozenset()
-    """Keys of the files that are needed now and for which there is no room."""
-
-    def hold(self, key: str, *, ahead: bool) -> "Leases":
-        """One hold more. A file that comes into use is no longer held ahead: one hold has become the other."""
-        if ahead:
-            return replace(self, ahead=self.ahead | {key})
-        # Counted, since several threads of a user may read one file: the first to release it must not free it for all.
-        uses = {**self.in_use, key: self.in_use.get(key, 0) + 1}
-        return replace(self, in_use=uses, ahead=self.ahead - {key}, waiting=self.waiting - {key})
-
-    def drop(self, key: str, *, ahead: bool) -> "Leases":
-        """One hold less, if there is any."""
-        if ahead:
-            return replace(self, ahead=self.ahead - {key})
-        uses = {**self.in_use, key: self.in_use.get(key, 0) - 1}
-        # Without the zeros: a key in `in_use` protects its file from eviction.
-        return replace(self, in_use={key: count for key, count in uses.items() if count > 0})
-
-    def make(self, key: str, size: int) -> "Leases":
-        """With room reserved for a file that this user is going to make."""
-        return replace(self, making={**self.making, key: size})
-
-    def made(self, key: str) -> "Leases":
-        """Without that room."""
-        return replace(self, making={other: size for other, size in self.making.items() if other != key})
-
-    def wait(self, key: str, *, waiting: bool) -> "Leases":
-        """With a file that waits for room, or without it."""
-        return replace(self, waiting=self.waiting | {key} if waiting else self.waiting - {key})
-
-    def to_json(self) -> bytes:
-        """The content of the user's file."""
-        return json.dumps(asdict(self), default=sorted, separators=(",", ":")).encode()
-
-    @classmethod
-    def from_json(cls, data: bytes) -> "Leases":
-        """Raises ValueError, TypeError or KeyError if another version wrote the file."""
-        found = parse_json(data)
-        # All fields of the file, unknown ones too: another version's leases must end in an error. Leases that are
-        # misread would let this process evict files that are in use.
-        return cls(**{**found, "ahead": frozenset(found["ahead"]), "waiting": frozenset(found["waiting"])})
+    waiting: bool = False
+    """Whether the user needs a file now for which there is no room."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

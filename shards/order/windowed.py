@@ -9,6 +9,7 @@ part from each lane, in their order. A rank's part of a batch is a span of it, s
 own lanes if the number of nodes divides the number of lanes. The stream depends on neither ranks nor nodes.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
@@ -104,7 +105,7 @@ class _Lane:
 
     def at(self, start: int, stop: int) -> NDArray[np.int64]:
         """The sample numbers at positions start..stop-1 of the lane's epoch."""
-        group = int(np.searchsorted(self._starts, start, side="right")) - 1
+        group = bisect_right(self._starts, start) - 1
         parts = []
         while start < stop:
             first, end = self._starts[group], min(stop, self._starts[group + 1])

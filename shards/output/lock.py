@@ -95,10 +95,13 @@ def open_locked(path: Path, *, wait: bool = False) -> int | None:
     return descriptor if locked else None
 
 
-def try_lock(descriptor: int) -> bool:
-    """Lock an open file or folder for this process alone. Returns False if another process has it locked."""
+def try_lock(descriptor: int, *, shared: bool = False) -> bool:
+    """Lock an open file or folder for this process alone. Returns False if another process has it locked.
+
+    shared: together with others that share it.
+    """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         return True
     except BlockingIOError:
         return False

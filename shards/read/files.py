@@ -1,10 +1,11 @@
 """The shards of a split as files that can be mapped: in place, or in the node's cache."""
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from shards.cache.cache import Cache, Entry
+from shards.cache.entry import beside
 from shards.errors import ChangedShard, CorruptShard, MissingShard, StorageError
 from shards.format.compression import check_plain, unpack_shard
 from shards.format.manifest import Manifest, Shard
@@ -25,6 +26,7 @@ class SplitFiles:
         self.shards: Sequence[Shard] = manifest.splits[split].shards
         self.sizes = [shard.plain_bytes for shard in self.shards]
         self._store, self._compression, self._cache = store, manifest.compression, cache
+        self._whole_bytes = sum(shard.plain_bytes for part in manifest.splits.values() for shard in part.shards)
 
     @property
     def in_place(self) -> bool:
@@ -36,20 +38,37 @@ class SplitFiles:
         """Most bytes of files that can be held at once."""
         return self._cache.limit_bytes if self._cache else sum(self.sizes)
 
+    @property
+    def whole_set_fits(self) -> bool:
+        """Whether all splits can be held at once."""
+        return self._cache is None or self._whole_bytes <= self._cache.limit_bytes
+
+    def share_bytes(self) -> int:
+        """The part of the room for each object that uses the cache now."""
+        return self._cache.share_bytes() if self._cache else self.room_bytes
+
+    def is_short(self) -> bool:
+        """Whether somebody waits for room in the cache. Not for every batch: it takes a lock."""
+        return self._cache is not None and self._cache.is_short()
+
     def where(self, number: int) -> str:
         """A shard's file, for messages."""
         return f"{self._store.location}/{self.shards[number].name}"
 
-    def obtain(self, number: int, *, ahead: bool = False) -> Path | None:
+    def obtain(self, number: int, *, ahead: bool = False, let_go: Callable[[], object] = lambda: None) -> Path | None:
         """A file, verified, and not evicted before it is released.
 
-        ahead: it is needed later; None then if the cache has no room to spare.
+        ahead: it is needed later; None then if the cache has no room to spare. let_go: see `Cache.obtain`.
         Raises: CorruptShard, MissingShard, ChangedShard, StorageError.
         """
         if self._cache is None:
-            assert self._store.folder is not None  # noqa: S101  (only local sets are in place)
-            return self._store.folder / self.shards[number].name
-        return self._cache.obtain(self._entry(number), ahead=ahead)
+            return self.path(number)
+        return self._cache.obtain(self._entry(number), ahead=ahead, let_go=let_go)
+
+    def path(self, number: int) -> Path:
+        """Where a shard that is used in place lies."""
+        assert self._store.folder is not None  # noqa: S101  (only local sets are in place)
+        return self._store.folder / self.shards[number].name
 
     def check(self, number: int) -> None:
         """Compare every byte of a shard that is used in place with the manifest. The cache has verified its own.
@@ -107,7 +126,7 @@ class SplitFiles:
                 raise MissingShard(f"{stored}: named in the manifest but not there; copy it again or pack the set anew")
             unpack_shard(shard, self._compression, stored, path)
             return
-        stored = path.with_name(f"{path.name}.stored")
+        stored = beside(path)
         try:
             self._store.download(shard.name, shard.bytes, stored)
             unpack_shard(shard, self._compression, stored, path)

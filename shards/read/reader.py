@@ -13,7 +13,8 @@ from shards.format.samples import Samples
 from shards.order.sequential import cut
 from shards.read.address_range import AddressRange
 from shards.read.files import SplitFiles
-from shards.read.prefetch import Numbers, Prefetcher
+from shards.read.page_cache import PageAhead
+from shards.read.prefetch import Numbers, Prefetcher, Shards
 
 
 class SplitReader(ABC):
@@ -71,7 +72,8 @@ class SplitReader(ABC):
         Raises: what fetching raises, and InputError if a request needs more than the cache can hold.
         """
         if self._files.in_place:
-            yield from self._checked(requests)
+            ahead = PageAhead(self._files, self._range, self._shards_of, self._addresses_of)
+            yield from self._checked(ahead.serve(requests))
             return
         self._prefetcher = Prefetcher(self._files, self, self._shards_of)
         yield from self._prefetcher.serve(requests, keep=keep)
@@ -100,7 +102,7 @@ class SplitReader(ABC):
 
     def put(self, number: int, path: Path) -> None:
         """Map a shard's file."""
-        self._range.map(number, path)
+        self._range.map(number, path, random=self._files.in_place)
         self._mapped[number] = True
 
     def take_off(self, number: int) -> None:
@@ -112,9 +114,13 @@ class SplitReader(ABC):
     def _fill(self, numbers: Numbers, samples: Samples) -> None:
         """Write these samples into arrays of their length; of no length for sources that are not wanted."""
 
+    @abstractmethod
+    def _addresses_of(self, numbers: Numbers) -> NDArray[np.int64]:
+        """Addresses of the bytes that these samples are read from, one or more in each page."""
+
     def _checked(self, requests: Iterable[Numbers]) -> Iterator[Numbers]:
         for numbers in requests:
-            for shard in self._shards_of(numbers) if self._unchecked.any() else ():
+            for shard in self._shards_of(numbers).tolist() if self._unchecked.any() else ():
                 if self._unchecked[shard]:
                     self._files.check(shard)
                     self._unchecked[shard] = False
@@ -125,12 +131,15 @@ class SplitReader(ABC):
             found = f"{numbers.min()}..{numbers.max()}"
             raise IndexError(f"sample numbers {found}; the split has 0..{self.samples - 1}")
         if not self._files.in_place:
-            absent = [shard for shard in self._shards_of(numbers) if not self._mapped[shard]]
-            if absent:
+            shards = self._shard_of(numbers)
+            absent = shards[~self._mapped[shards]]
+            if len(absent):
                 raise IndexError(f"{self._files.where(absent[0])} is not at hand; gather what `follow` gives back")
 
-    def _shards_of(self, numbers: Numbers) -> list[int]:
-        return [int(shard) for shard in np.unique(self._shard_of(numbers))]
+    def _shards_of(self, numbers: Numbers) -> Shards:
+        needed = np.zeros(len(self._mapped), bool)
+        needed[self._shard_of(numbers)] = True  # faster than np.unique, which sorts: 12 us instead of 250 for 6,250
+        return np.flatnonzero(needed)
 
     def _shard_of(self, numbers: Numbers) -> NDArray[np.intp]:
         return np.searchsorted(self._last_of_shard, numbers, side="right")

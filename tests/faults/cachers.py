@@ -33,7 +33,7 @@ from pathlib import Path
 
 from shards import InputError
 from shards.cache.cache import Cache, Entry
-from shards.cache.leases import Leases
+from shards.cache.names import LEASE_NAME, leased_key
 from tests.faults.injector import answer
 from tests.faults.writers import fork, wait
 
@@ -298,18 +298,10 @@ def together(folder: Path, processes: int) -> dict[str, object]:
     return {"codes": codes, "makes": log.read_text().split(), "files": len(names(folder)) - 2}
 
 
-def leases(folder: Path) -> list[Leases]:
-    """What the users of a cache hold, by the file that each of them keeps in the folder."""
-    while True:
-        try:
-            return [Leases.from_json(path.read_bytes()) for path in folder.glob(".pins.*")]
-        except (ValueError, FileNotFoundError):  # being rewritten or removed at this moment
-            continue
-
-
 def held_bytes(folder: Path) -> int:
     """Bytes of the files that users of a cache hold."""
-    held = {key for each in leases(folder) for key in (*each.in_use, *each.ahead)}
+    leases = filter(None, map(LEASE_NAME.fullmatch, names(folder)))
+    held = {leased_key(match) for match in leases if match[2] in ("use", "ahead")}
     return sum((folder / key).stat().st_size for key in held)
 
 

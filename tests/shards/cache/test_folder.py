@@ -76,7 +76,7 @@ def test_a_user_of_another_version_is_refused(tmp_path: Path) -> None:
         file.write('{"pid": 1, "new": []}')
         file.flush()
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(StorageError, match=r"not understood .* another version of kkanji"):
+        with pytest.raises(StorageError, match=r"not understood .*another version of kkanji"):
             Cache(tmp_path, 100)
 
 

@@ -151,18 +151,14 @@ def test_a_disk_too_full_for_what_is_held_leaves_it_as_it_was(
     """The list of what is in use must stay readable to others, or they would remove it."""
     cache, other = open_cache(2), open_cache(2)
     cache.obtain(source.entry(1), ahead=False)
-    (used,) = (
-        held for path in cache.folder.glob(".pins.*") if source.entry(1).key.encode() in (held := path.read_bytes())
-    )
-    write = os.pwrite
+    create = os.open
 
-    def refuse(descriptor: int, data: bytes, offset: int) -> int:
-        if len(data) > len(used):
-            write(descriptor, data[: len(used)], offset)
+    def refuse(path: str, flags: int, mode: int = 0o777) -> int:
+        if ".use." in str(path):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write(descriptor, data, offset)
+        return create(path, flags, mode)
 
-    monkeypatch.setattr(os, "pwrite", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(StorageError, match="No space left on device"):
         cache.obtain(source.entry(2), ahead=False)
     monkeypatch.undo()

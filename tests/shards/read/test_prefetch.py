@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from shards import InputError, StorageError, WindowedOrder
 from shards.read.files import SplitFiles
-from shards.read.prefetch import AHEAD_BYTES, Numbers, Prefetcher, shards_ahead
+from shards.read.prefetch import AHEAD_BYTES, WINDOW_FRACTION, Numbers, Prefetcher, Shards, shards_ahead
 
 SAMPLES = 10  # of each shard
 
@@ -28,6 +28,9 @@ class Bench:
         self.shards = [SimpleNamespace(samples=SAMPLES)] * shards
         self.sizes = [size] * shards
         self.room_bytes = room
+        self.whole_set_fits = shards * size <= room
+        self.short = self.full = False
+        self.put_count = 0
         self.refuse, self.broken = refuse, broken
         self.lock = threading.Lock()
         self.ahead: list[int] = []
@@ -35,13 +38,22 @@ class Bench:
         self.shelved: set[int] = set()
         self.most = 0
 
-    def obtain(self, number: int, *, ahead: bool = False) -> Path | None:
+    def share_bytes(self) -> int:
+        return self.room_bytes
+
+    def is_short(self) -> bool:
+        return self.short
+
+    def obtain(self, number: int, *, ahead: bool = False, let_go: Callable[[], object] = lambda: None) -> Path | None:
         if number == self.broken:
             raise StorageError(f"shard {number} cannot be read")
         with self.lock:
             if ahead:
                 self.ahead.append(number)
                 return None if self.refuse else Path(str(number))
+        if self.full:
+            let_go()
+        with self.lock:
             self.held.append(number)
         return Path(str(number))
 
@@ -53,6 +65,7 @@ class Bench:
     def put(self, number: int, path: Path) -> None:
         assert path == Path(str(number)) and number in self.held and number not in self.shelved
         self.shelved.add(number)
+        self.put_count += 1
         self.most = max(self.most, len(self.shelved))
 
     def take_off(self, number: int) -> None:
@@ -62,8 +75,8 @@ class Bench:
         return Prefetcher(cast(SplitFiles, self), self, shards_of).serve(requests)
 
 
-def shards_of(numbers: Numbers) -> list[int]:
-    return sorted({int(number) // SAMPLES for number in numbers})
+def shards_of(numbers: Numbers) -> Shards:
+    return np.unique(numbers // SAMPLES)
 
 
 def requests(*shards: list[int]) -> Iterator[Numbers]:
@@ -85,7 +98,7 @@ def test_every_request_finds_its_shards(shards: int, window: int, batch: int, se
     served = 0
     for numbers, span in zip(bench.serve(order.at(*each) for each in spans), spans, strict=True):
         assert np.array_equal(numbers, order.at(*span))
-        assert bench.shelved >= {*shards_of(numbers)}
+        assert bench.shelved >= {*shards_of(numbers).tolist()}
         served += 1
     assert served == len(spans)
     assert not bench.shelved and not bench.held
@@ -111,10 +124,42 @@ def test_a_shard_stays_while_the_queue_needs_it() -> None:
     assert sorted(bench.ahead) == sorted({*bench.ahead})
 
 
-def test_few_shards_are_in_use_at_a_time() -> None:
+def test_what_fits_is_never_let_go() -> None:
+    """However small the requests: each shard is brought once, in three epochs of one sample at a time."""
+    bench = Bench(30)
+    list(bench.serve(requests(*([number] for number in [*range(30)] * 3))))
+    assert (bench.put_count, bench.most) == (30, 30)
+
+
+def test_of_a_larger_set_the_room_is_kept_and_no_more() -> None:
+    """Those used last stay, within half of the room, and are not brought again."""
+    bench = Bench(20, room=10)
+    list(bench.serve(requests(*([number, number + 1] for number in range(19)), [18], [16])))
+    assert bench.most <= 10 * WINDOW_FRACTION + 2
+    assert bench.put_count == 20
+
+
+def test_who_waits_for_room_gets_what_nobody_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shards.read.prefetch.LOOK_S", 0.0)
     bench = Bench(20)
-    list(bench.serve(requests(*([number, number + 1] for number in range(19)))))
-    assert bench.most <= 3
+    stream = bench.serve(requests(*([number // 10] for number in range(200))))
+    for _ in range(150):
+        next(stream)
+    assert len(bench.shelved) == 15
+    bench.short = True
+    next(stream)
+    assert len(bench.shelved) <= 2
+
+
+def test_room_is_given_back_before_more_is_waited_for() -> None:
+    """Or users of one cache that keep what they do not need would wait for each other."""
+    bench = Bench(20)
+    stream = bench.serve(requests(*([number] for number in range(20))))
+    for _ in range(15):
+        next(stream)
+    bench.full = True
+    next(stream)
+    assert bench.shelved == {15}
 
 
 def test_an_error_is_raised_where_the_shard_is_needed() -> None:

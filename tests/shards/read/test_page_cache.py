@@ -1,0 +1,157 @@
+"""The kernel is told to read what the requests to come need, and no more."""
+
+import ctypes
+import mmap
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from shards import Samples, ShardSet, SplitReader, WindowedOrder
+from shards.read import page_cache
+from shards.read.address_range import HUGE_PAGE, AddressRange
+from shards.read.files import SplitFiles
+from shards.read.page_cache import BEHIND, PageAhead
+from shards.read.prefetch import Numbers
+
+SAMPLES = 1000  # of each shard
+SIZE = SAMPLES * 4096
+
+
+class Bench:
+    """Shards of which it is only noted what is done to them."""
+
+    def __init__(self, shards: int) -> None:
+        self.shards = [SimpleNamespace(samples=SAMPLES)] * shards
+        self.sizes = [SIZE] * shards
+        self.read: list[int] = []
+        self.forgotten: list[int] = []
+        self.pages: list[int] = []
+
+    def path(self, number: int) -> Path:
+        return Path(str(number))
+
+    def read_ahead(self, number: int, _: Path) -> None:
+        self.read.append(number)
+
+    def forget(self, number: int, _: Path) -> None:
+        self.forgotten.append(number)
+
+    def serve(self, requests: Iterator[Numbers]) -> Iterator[Numbers]:
+        ahead = PageAhead(cast(SplitFiles, self), cast(AddressRange, self), shards_of, lambda numbers: numbers * 4096)
+        return ahead.serve(requests)
+
+
+def shards_of(numbers: Numbers) -> NDArray[np.intp]:
+    return np.unique(numbers // SAMPLES)
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """100 shards in a memory of 50."""
+    bench = Bench(100)
+    monkeypatch.setattr(page_cache, "LEAST_NUMBERS", 4 * SAMPLES)
+    monkeypatch.setattr(page_cache, "memory_bytes", lambda: 50 * SIZE)
+    monkeypatch.setattr(page_cache, "ask_for_pages", lambda pages, _: bench.pages.extend((pages // 4096).tolist()))
+    return bench
+
+
+def test_a_windowed_order_has_its_shards_read_ahead_and_let_go_of_behind(bench: Bench) -> None:
+    order = WindowedOrder([SAMPLES] * 100, seed=0, window=4)
+    spans = [(start, start + 500) for start in range(0, order.samples, 500)]
+    for served, numbers in enumerate(bench.serve(order.at(*span) for span in spans)):
+        assert np.array_equal(numbers, order.at(*spans[served]))
+    wait_until(lambda: len(bench.read) == 100)
+    assert sorted(bench.read) == list(range(100)), "each once"
+    assert len({*bench.forgotten}) == len(bench.forgotten) == 100 - BEHIND
+    assert not bench.pages
+
+
+def test_a_full_order_of_a_set_larger_than_memory_has_its_pages_asked_for(bench: Bench) -> None:
+    numbers = np.random.default_rng(0).permutation(100 * SAMPLES)[:50_000]
+    stream = bench.serve(iter(np.split(numbers, 100)))
+    next(stream)
+    wait_until(lambda: len(bench.pages) >= 16 * SAMPLES)
+    assert {*bench.pages} <= {*numbers.tolist()}
+    assert len(list(stream)) == 99
+    wait_until(lambda: len(bench.pages) == 50_000)
+    assert not bench.read and not bench.forgotten
+
+
+def test_a_full_order_of_a_set_that_fits_has_all_of_it_read_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_cache, "memory_bytes", lambda: 200 * SIZE)
+    numbers = np.random.default_rng(0).permutation(100 * SAMPLES)[:50_000]
+    stream = bench.serve(iter(np.split(numbers, 100)))
+    served = [next(stream)]
+    wait_until(lambda: len(bench.read) == 100)
+    assert bench.read == list(range(100)), "in the order in which they lie"
+    assert np.array_equal(np.concatenate([*served, *stream]), numbers)
+    assert not bench.forgotten
+
+
+@pytest.fixture(scope="module")
+def reader(write_set: Callable[..., Path], make_samples: Callable[..., Samples]) -> SplitReader:
+    """2,000 images in one shard of 8 MB, which is not in the page cache."""
+    folder = write_set({"train": make_samples(2000)}, [[1250, 750]])
+    reader = ShardSet(folder).split("train")
+    reader._range.forget(0, folder / "train-00000.tar")
+    if resident(reader) > 300:
+        pytest.skip("this file system keeps its files in memory")
+    return reader
+
+
+def resident(reader: SplitReader) -> int:
+    """Pages of the first shard that are in memory."""
+    size = 2000 * 4096
+    flags = (ctypes.c_uint8 * (size // mmap.PAGESIZE))()
+    libc = ctypes.CDLL(None)
+    libc.mincore(ctypes.c_void_p(reader._range.bytes.ctypes.data), ctypes.c_size_t(size), flags)
+    return sum(flag & 1 for flag in flags)
+
+
+def test_a_few_images_of_a_cold_shard_read_a_few_pages(reader: SplitReader) -> None:
+    before = resident(reader)
+    reader.gather(np.arange(0, 1000, 100))
+    assert resident(reader) - before <= 40
+
+
+def test_pages_that_requests_ask_for_come(reader: SplitReader) -> None:
+    before = resident(reader)
+    pages = reader._addresses_of(np.arange(1300, 1500)) // mmap.PAGESIZE * mmap.PAGESIZE
+    assert page_cache.ask_for_pages(pages, mmap.PAGESIZE) == 0
+    wait_until(lambda: resident(reader) - before >= 200)
+
+
+def test_large_files_start_on_huge_pages(tmp_path: Path) -> None:
+    sizes = [5, HUGE_PAGE + 1, 7000, 3 * HUGE_PAGE]
+    mapped = AddressRange(sizes)
+    address = mapped.bytes.ctypes.data
+    assert [(address + start) % HUGE_PAGE == 0 for start in mapped.starts[1::2]] == [True, True]
+    for number, size in enumerate(sizes):
+        (tmp_path / str(number)).write_bytes(bytes([number + 1]) * size)
+        mapped.map(number, tmp_path / str(number))
+        mapped.read_ahead(number, tmp_path / str(number))
+    for number, (start, size) in enumerate(zip(mapped.starts, sizes, strict=True)):
+        assert {*np.unique(mapped.bytes[start : start + size]).tolist()} == {number + 1}
+        mapped.forget(number, tmp_path / str(number))
+        assert mapped.bytes[start] == number + 1
+
+
+def test_a_container_has_the_memory_that_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "1048576\n")
+    assert page_cache.memory_bytes() == 1 << 20
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "max\n")
+    assert page_cache.memory_bytes() == os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
