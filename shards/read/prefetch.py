@@ -61,7 +61,7 @@ class Prefetcher:
         self._wanted: dict[int, None] = {}  # needed by the queue, the soonest first, and not yet coming
         self._coming: dict[int, Future[Path | None]] = {}
         self._shelved: set[int] = set()
-        samples = sum(shard.samples for shard in files.shards)
+        samples = sum(files.samples)
         size = sum(files.sizes)
         fits = size <= files.room_bytes
         self._room_bytes = files.room_bytes if fits else int(files.room_bytes * WINDOW_FRACTION)

@@ -14,6 +14,7 @@ import pytest
 
 from shards import CorruptShard, Lineage, MissingShard, Samples, read_manifest, verify, write_shard
 from shards.verify.shard import byte_problems
+from tests.shards.kinds import as_older
 
 MakeSamples = Callable[..., Samples]
 WriteSet = Callable[..., Path]
@@ -145,7 +146,8 @@ def test_a_label_outside_the_classes(write_set: WriteSet, make_samples: MakeSamp
 
 
 def replace_shard(folder: Path, samples: Samples) -> None:
-    """Put other samples into a set of one shard, with right checksums."""
+    """Put other samples into a set of one shard and no columns, with right checksums."""
+    as_older(folder)
     shard = write_shard(folder / "train-00000.tar", [samples])
     block = shard.blocks[0]
 
