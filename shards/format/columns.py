@@ -54,8 +54,8 @@ class ColumnFile(NamedTuple):
     samples: int
 
     @property
-    def bytes(self) -> int:
-        """Length of the file."""
+    def size(self) -> int:
+        """Length of the file in bytes."""
         return NPY_HEADER + self.samples * self.dtype.itemsize
 
     @property
@@ -91,10 +91,10 @@ def map_column(path: Path, file: ColumnFile, *, check: bool = True, where: str =
     try:
         with path.open("rb") as opened:
             size = os.fstat(opened.fileno()).st_size
-            if size != file.bytes:
-                raise ChangedShard(f"{where}: {size} bytes, expected {file.bytes}; {REMEDY}")
+            if size != file.size:
+                raise ChangedShard(f"{where}: {size} bytes, expected {file.size}; {REMEDY}")
             problem = column_problem(path, file) if check else None
-            mapped = mmap.mmap(opened.fileno(), file.bytes, prot=mmap.PROT_READ)
+            mapped = mmap.mmap(opened.fileno(), file.size, prot=mmap.PROT_READ)
     except FileNotFoundError as error:
         raise MissingShard(f"{where}: named in {MANIFEST_NAME} but not there; {REMEDY}") from error
     except OSError as error:

@@ -55,14 +55,16 @@ def encode_block(
     key: str, images: NDArray[np.uint8], labels: NDArray[np.integer], sources: NDArray[np.uint64]
 ) -> bytes:
     """The bytes of one block: images [n, 64, 64], labels [n], sources [n]."""
-    count = len(images)
+    pixels = _member(images_head(key, len(images)), np.ascontiguousarray(images, PIXEL_TYPE))
+    return pixels + encode_columns(key, labels, sources)
+
+
+def encode_columns(key: str, labels: NDArray[np.integer], sources: NDArray[np.uint64]) -> bytes:
+    """The bytes of one block after its pixels: labels [n], sources [n]."""
+    count = len(labels)
     sources_header = sources_data_offset(count) - sources_offset(count) - TAR_BLOCK
-    members = (
-        _member(images_head(key, count), np.ascontiguousarray(images, PIXEL_TYPE)),
-        _member(labels_head(key, count), labels.astype(LABEL_TYPE)),
-        _member(_head(f"{key}.sources.npy", SOURCE_TYPE, (count,), sources_header), sources.astype(SOURCE_TYPE)),
-    )
-    return b"".join(members)
+    head = _head(f"{key}.sources.npy", SOURCE_TYPE, (count,), sources_header)
+    return _member(labels_head(key, count), labels.astype(LABEL_TYPE)) + _member(head, sources.astype(SOURCE_TYPE))
 
 
 def tar_header(name: str, size: int) -> bytes:

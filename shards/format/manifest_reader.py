@@ -1,6 +1,6 @@
 """A manifest read and checked, from a folder or a store."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
@@ -81,14 +81,20 @@ def parse_manifest(text: bytes | str) -> Manifest:
 
 
 def _split(data: dict[str, Any], version: int, layout: Layout, compression: Compression) -> Split:
-    counts = {name: _counts(data, name) for name in ("samples_per_class", "originals_per_class")}
-    if version > 2:
-        counts["rendered_per_class"] = _counts(data, "rendered_per_class" if version > 3 else "drawn_per_class")
+    shards: Sequence[Shard]
     if version > 3:
-        shards = field(data, "shards", dict)
-        return Split(shards=_table(shards, layout, compression), columns=field(data, "columns", dict), **counts)
-    fields = row_fields(compression != "none")
-    return Split(shards=[_shard(shard, fields, layout == "image") for shard in data["shards"]], **counts)
+        shards = _table(field(data, "shards", dict), layout, compression)
+    else:
+        fields = row_fields(compression != "none")
+        shards = [_shard(shard, fields, layout == "image") for shard in data["shards"]]
+    rendered = {1: None, 2: None, 3: "drawn_per_class"}.get(version, "rendered_per_class")
+    return Split(
+        shards=shards,
+        samples_per_class=_counts(data, "samples_per_class"),
+        originals_per_class=_counts(data, "originals_per_class"),
+        rendered_per_class=_counts(data, rendered) if rendered else (),
+        columns=field(data, "columns", dict) if version > 3 else {},
+    )
 
 
 def _shard(data: dict[str, Any], fields: tuple[str, ...], tables: bool) -> Shard:

@@ -106,9 +106,12 @@ def _check_ends(manifest: Manifest, table: ShardTable, ends: Counts) -> None:
 
 
 def _fits(manifest: Manifest, blocks: BlockColumns) -> NDArray[np.bool_]:
+    plain: Counts = block_bytes(blocks.samples)
+    fits: NDArray[np.bool_] = blocks.bytes % TAR_BLOCK == 0
     if manifest.layout == "image":
-        return (blocks.bytes % TAR_BLOCK == 0) & (blocks.bytes >= blocks.samples * LEAST_SAMPLE)
-    plain = block_bytes(blocks.samples)
-    if manifest.compression == "none":
-        return blocks.bytes == plain
-    return (blocks.bytes % TAR_BLOCK == 0) & (blocks.bytes <= 2 * plain) & (blocks.samples <= MOST_COMPRESSED)
+        fits &= blocks.bytes >= blocks.samples * LEAST_SAMPLE
+    elif manifest.compression == "none":
+        fits &= blocks.bytes == plain
+    else:
+        fits &= (blocks.bytes <= 2 * plain) & (blocks.samples <= MOST_COMPRESSED)
+    return fits

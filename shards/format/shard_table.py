@@ -219,7 +219,7 @@ def counts(values: Iterable[int]) -> Counts:
 
 def starts_within(block_starts: Counts, sizes: Counts) -> Counts:
     """Where each block starts in its shard if blocks follow each other. block_starts: as in `ShardTable`."""
-    starts = np.concatenate([[0], np.cumsum(sizes)])
+    starts: Counts = np.concatenate([[0], np.cumsum(sizes)])
     return starts[:-1] - np.repeat(starts[block_starts[:-1]], np.diff(block_starts))
 
 

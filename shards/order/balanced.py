@@ -86,9 +86,9 @@ def sort_by_class(labels: Labels, counts: NDArray[np.int64]) -> Numbers:
     """Numbers of all samples [n], class after class, in stored order within a class.
 
     counts: as `count_labels` gives them. The type is the smallest that holds the numbers, of 4 or 8 bytes. A counting
-    sort: 0.2 s for 39 million labels, where a stable argsort takes 5 s and 12 bytes a sample.
+    sort: 0.9 s for 39 million labels, where a stable argsort takes 5 s and 12 bytes a sample.
     """
-    by_class = np.empty(len(labels), np.uint32 if len(labels) <= 1 << 32 else np.uint64)
+    by_class: Numbers = np.empty(len(labels), np.uint32 if len(labels) <= 1 << 32 else np.uint64)
     _place(labels, np.cumsum(counts) - counts, by_class)
     return by_class
 

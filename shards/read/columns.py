@@ -81,8 +81,8 @@ class SplitColumns:
         assert self._cache is not None  # noqa: S101  (columns of an object store are cached)
         entry = Entry(
             key=f"{file.sha256}.npy",
-            size=file.bytes,
-            make=lambda path: self._store.download(file.name, file.bytes, path),
+            size=file.size,
+            make=lambda path: self._store.download(file.name, file.size, path),
             check=lambda path: column_problem(path, file),
         )
         path = self._cache.obtain(entry, ahead=False)

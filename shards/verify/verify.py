@@ -128,7 +128,7 @@ def _column_problems(
         where, path = store.url(file.name), (store.folder or folder) / file.name
         try:
             if store.folder is None:
-                store.download(file.name, file.bytes, path)
+                store.download(file.name, file.size, path)
             values = map_column(path, file, where=where)
         except (MissingShard, ChangedShard, CorruptShard) as error:
             yield str(error)
