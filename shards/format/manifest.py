@@ -22,6 +22,7 @@ FORMAT = "kkanji-shards"
 VERSIONS = (1, 2, 3, 4)
 MANIFEST_NAME = "dataset.json"
 CLASSES_NAME = "index.json"
+SHORT, LONG = np.dtype(">u4"), np.dtype(">u8")  # numbers of 8 and of 16 hexadecimal digits
 COLUMNS = ("labels", "sources", "by_class")
 BLOCK_FIELDS = ("offset", "bytes", "samples", "crc32")
 COMPRESSED_FIELDS = (*BLOCK_FIELDS, "plain_crc32")
@@ -160,9 +161,9 @@ def _shard_to_dict(manifest: Manifest, shard: Shard, fields: tuple[str, ...]) ->
 
 
 def _table_to_dict(manifest: Manifest, table: ShardTable) -> dict[str, Any]:
-    """The shards of version 4, column by column.
+    """The shards of version 4, column by column; what there is of each block, in hexadecimal digits without a gap.
 
-    Offsets follow from sizes, as do the sizes of plain packed blocks from their images. A checksum has eight digits.
+    Offsets follow from sizes, as do the sizes of plain packed blocks from their images.
     """
     blocks = table.blocks
     return {
@@ -171,10 +172,14 @@ def _table_to_dict(manifest: Manifest, table: ShardTable) -> dict[str, Any]:
         "sha256": list(table.sha256),
         **({"table_sha256": list(table.table_sha256)} if manifest.layout == "image" else {}),
         "blocks": table.block_counts.tolist(),
-        "block_samples": blocks.samples.tolist(),
-        **({} if has_plain_blocks(manifest.layout, manifest.compression) else {"block_bytes": blocks.bytes.tolist()}),
-        "block_crc32": _digits(blocks.crc32),
-        **({} if blocks.plain_crc32 is None else {"block_plain_crc32": _digits(blocks.plain_crc32)}),
+        "block_samples": _digits(blocks.samples, SHORT),
+        **(
+            {}
+            if has_plain_blocks(manifest.layout, manifest.compression)
+            else {"block_bytes": _digits(blocks.bytes, LONG)}
+        ),
+        "block_crc32": _digits(blocks.crc32, SHORT),
+        **({} if blocks.plain_crc32 is None else {"block_plain_crc32": _digits(blocks.plain_crc32, SHORT)}),
     }
 
 
@@ -188,6 +193,6 @@ def row_fields(compressed: bool) -> tuple[str, ...]:
     return COMPRESSED_FIELDS if compressed else BLOCK_FIELDS
 
 
-def _digits(checksums: Counts) -> str:
-    """Checksums as hexadecimal digits, eight for each."""
-    return checksums.astype(np.dtype(">u4")).tobytes().hex()
+def _digits(numbers: Counts, kind: np.dtype[np.unsignedinteger[Any]]) -> str:
+    """Numbers in as many hexadecimal digits each as a type has."""
+    return numbers.astype(kind).tobytes().hex()

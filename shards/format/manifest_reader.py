@@ -10,7 +10,9 @@ from shards.errors import CorruptShard, MissingShard, StorageError
 from shards.format.layout import IMAGE_SIZE, block_bytes
 from shards.format.manifest import (
     FORMAT,
+    LONG,
     MANIFEST_NAME,
+    SHORT,
     VERSIONS,
     Compression,
     Layout,
@@ -122,10 +124,10 @@ def _table(data: dict[str, Any], layout: Layout, compression: Compression) -> Sh
 
 
 def _blocks(data: dict[str, Any], starts: Counts, plain: bool, compressed: bool) -> BlockColumns:
-    samples = _numbers(data, "block_samples")
-    size = block_bytes(samples) if plain else _numbers(data, "block_bytes")
-    crc32 = _checksums(data, "block_crc32")
-    plain_crc32 = _checksums(data, "block_plain_crc32") if compressed and len(samples) else None
+    samples = _digits(data, "block_samples", SHORT)
+    size = block_bytes(samples) if plain else _digits(data, "block_bytes", LONG)
+    crc32 = _digits(data, "block_crc32", SHORT)
+    plain_crc32 = _digits(data, "block_plain_crc32", SHORT) if compressed and len(samples) else None
     lengths = {len(column) for column in (samples, size, crc32, plain_crc32) if column is not None}
     if lengths != {starts[-1]}:
         raise ValueError(f"{starts[-1]} blocks, but columns of {' and '.join(map(str, sorted(lengths)))}")
@@ -149,9 +151,9 @@ def _numbers(data: dict[str, Any], name: str) -> Counts:
     return np.array(values, np.int64)
 
 
-def _checksums(data: dict[str, Any], name: str) -> Counts:
-    """Checksums of eight hexadecimal digits each, one after another."""
-    return np.frombuffer(bytes.fromhex(field(data, name, str)), np.dtype(">u4")).astype(np.int64)
+def _digits(data: dict[str, Any], name: str, kind: np.dtype[np.unsignedinteger[Any]]) -> Counts:
+    """Numbers in hexadecimal digits without a gap, as many each as a type has. Those beyond 2**63 become negative."""
+    return np.frombuffer(bytes.fromhex(field(data, name, str)), kind).astype(np.int64)
 
 
 def _counts(data: Mapping[str, Any], name: str) -> tuple[int, ...]:

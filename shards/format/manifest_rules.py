@@ -11,6 +11,7 @@ from shards.format.manifest import COLUMNS, Manifest, Split
 from shards.format.shard_table import BlockColumns, Counts, ShardTable
 from shards.json_reading import MOST_COUNT
 
+MOST_SHORT = 1 << 32  # what eight hexadecimal digits hold
 SHA256 = re.compile("[0-9a-f]{64}")
 SPLIT_NAME = re.compile(r"\w[\w-]*")  # begins the names of its columns' files
 SHARD_NAME = re.compile(r"\w[\w.-]*\.tar")  # a plain file name: nothing outside the folder, nothing hidden
@@ -88,7 +89,8 @@ def _check_blocks(manifest: Manifest, table: ShardTable) -> None:
     first[table.block_starts[:-1][per_shard > 0]] = True
     stops = blocks.offset + blocks.bytes
     expected = np.where(first, 0, np.roll(stops, 1))
-    outside = (blocks.offset < 0) | (blocks.offset > MOST_COUNT)
+    outside = (blocks.offset < 0) | (blocks.offset > MOST_COUNT) | (blocks.bytes < 0) | (blocks.bytes > MOST_COUNT)
+    outside |= (blocks.samples >= MOST_SHORT) | (blocks.crc32 >= MOST_SHORT)
     wrong = np.flatnonzero((blocks.offset != expected) | outside | (blocks.samples < 1) | ~_fits(manifest, blocks))
     if len(wrong):
         name = table.names[int(np.searchsorted(table.block_starts, wrong[0], side="right")) - 1]

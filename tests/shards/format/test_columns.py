@@ -22,7 +22,7 @@ GOLDEN = {
     "train.labels.npy": "632f8fe94eef4ab50d4d197406a8e233eba2191c1a0f40547c84f38ddabcd6e4",
     "train.sources.npy": "95c40c2e7d8eb031fa6c0c17fd5857b6e1b2ddfcd2e51a50bb13ea39590be247",
     "train.by_class.npy": "d6061cca2bfbb54f14f61c5d4501b501b5d654ab304acac83794b4a8190122ab",
-    MANIFEST_NAME: "1625d2c5b5b7b4389cdd4b46721f3c2f106acf0a9bbec05ff08289d3c15bdf18",
+    MANIFEST_NAME: "abc7aff0430b0904ced8932011804bf6deae698126edcf554bbd7aeffa494b65",
 }
 
 
