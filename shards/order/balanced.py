@@ -18,7 +18,7 @@ from shards.order.permutation import mix, permute
 from shards.order.sequential import by_epoch
 
 Labels = NDArray[np.integer[Any]]
-Numbers = NDArray[np.unsignedinteger[Any]]
+Numbers = NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
