@@ -1,4 +1,4 @@
-"""`python -m benchmarks <loader|models|prepare|stream|train|scale|accuracy|table|chart|all>`"""
+"""`python -m benchmarks <loader|models|prepare|stream|train|scale|size|accuracy|table|chart|all>`"""
 
 import tyro
 
@@ -9,13 +9,15 @@ from benchmarks.loader import loader
 from benchmarks.models.models import models
 from benchmarks.prepare import prepare
 from benchmarks.simulation.scale import scale
+from benchmarks.size.size import size
 from benchmarks.stream.stream import stream
 from benchmarks.table import table
 from benchmarks.train.train import train
 from kkanji import cli
 
 COMMANDS = {"all": everything} | {
-    command.__name__: command for command in (accuracy, chart, loader, models, prepare, scale, stream, table, train)
+    command.__name__: command
+    for command in (accuracy, chart, loader, models, prepare, scale, size, stream, table, train)
 }
 
 

@@ -15,10 +15,11 @@ from benchmarks.accuracy import accuracy
 from benchmarks.bars import digest, finish, svg, whiskers
 from benchmarks.rows import Row, caption, read_result
 from benchmarks.simulation import scale_chart
+from benchmarks.size import size_chart
 from shards import InputError, write_file
 
-RESULTS = ("loader", "stream", "prepare", "train", "scale", "accuracy")
-OWN = {"scale": scale_chart.figure, "accuracy": accuracy.figure}
+RESULTS = ("loader", "stream", "prepare", "train", "scale", "size", "accuracy")
+OWN = {"scale": scale_chart.figure, "size": size_chart.figure, "accuracy": accuracy.figure}
 OURS, OTHERS, LIMIT = "#b5342a", "#8f9aa5", "#3d4a57"
 BAR_INCHES, WIDTH = 0.27, 11
 MANY_TIMES = 20  # ratio of the highest to the lowest bar above which the axis is logarithmic

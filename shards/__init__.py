@@ -6,10 +6,12 @@ imports neither torch nor DALI.
 
 from shards.errors import ChangedShard, CorruptShard, InputError, MissingShard, ShardError, StorageError
 from shards.format.layout import BLOCK_SIZES, IMAGE_BYTES, IMAGE_SIZE
-from shards.format.manifest import Block, Lineage, Manifest, Shard, Split
+from shards.format.manifest import Lineage, Manifest, Split
 from shards.format.manifest_reader import read_manifest
+from shards.format.manifest_writer import write_manifest
 from shards.format.samples import Samples
-from shards.format.writer import shard_name, write_manifest, write_shard
+from shards.format.shard_table import Block, Shard
+from shards.format.writer import shard_name, write_shard
 from shards.order.balanced import BalancedOrder
 from shards.order.sequential import Order, Plan, SampleOrder
 from shards.order.windowed import WindowedOrder

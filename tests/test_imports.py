@@ -42,7 +42,7 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
         {"peers", "bars", "rows"},
         {"subject"},
         {"measure"},
-        {"loader", "stream", "prepare", "train", "accuracy", "models", "simulation"},
+        {"loader", "stream", "prepare", "train", "accuracy", "models", "simulation", "size"},
         {"table", "chart", "everything"},
     ),
     "launch": ({"evaluation"}, {"average", "evaluate", "export", "predict", "train"}),

@@ -27,6 +27,7 @@ from shards import Plan, WindowedOrder, read_manifest
 from shards.cache.cache import Cache
 from shards.format.layout import IMAGE_BYTES
 from shards.order.sequential import cut, numbers_of
+from shards.read.columns import SplitColumns
 from shards.read.files import SplitFiles
 from shards.read.packed import PackedReader
 from shards.read.prefetch import shards_ahead
@@ -160,8 +161,9 @@ def _is_consequence(error: BaseException) -> bool:
 
 
 def _open(pace: Pace, folder: Path, cache: Path) -> PackedReader:
-    files = SplitFiles(SlowStore(folder, pace.fetch_s), read_manifest(folder), "train", Cache(cache, 1 << 40))
-    return PackedReader(files)
+    store, manifest, kept = SlowStore(folder, pace.fetch_s), read_manifest(folder), Cache(cache, 1 << 40)
+    files = SplitFiles(store, manifest, "train", kept)
+    return PackedReader(files, SplitColumns(store, store, manifest, "train", files, kept))
 
 
 def _train(pace: Pace, rank: int, reader: PackedReader, barrier: threading.Barrier) -> int:

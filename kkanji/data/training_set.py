@@ -5,14 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kkanji.classes import ClassMap, parse_class_map
 from kkanji.config import OrderOptions, TrainConfig
 from kkanji.data.codec import decode_into
 from shards import (
     BalancedOrder,
-    CorruptShard,
     InputError,
     Order,
     SampleOrder,
@@ -48,7 +46,7 @@ def class_map(data: ShardSet) -> ClassMap:
 
 def whole_bytes(data: ShardSet) -> int:
     """Size of all shards of all splits, unpacked."""
-    return sum(shard.plain_bytes for split in data.manifest.splits.values() for shard in split.shards)
+    return sum(int(split.table.plain_bytes.sum()) for split in data.manifest.splits.values())
 
 
 def fits(data: ShardSet) -> bool:
@@ -91,19 +89,20 @@ def require_room(config: TrainConfig, data: ShardSet) -> None:
 
 def _window_bytes(sampling: OrderOptions, data: ShardSet, *, shards: int) -> float:
     """Cache for this number of the largest shards in each lane."""
-    largest = max(shard.plain_bytes for shard in data.manifest.splits["train"].shards)
+    largest = int(data.manifest.splits["train"].table.plain_bytes.max())
     return shards * sampling.lanes * largest / WINDOW_FRACTION
 
 
 def training_order(config: TrainConfig, data: ShardSet, reader: SplitReader) -> Order:
     """The order of the training images that a resolved config describes.
 
-    reader: of the training split. Raises CorruptShard if order balanced finds other labels than the manifest counts.
+    reader: of the training split. Raises CorruptShard if order balanced finds a damaged column, or, in a set without
+    columns, other labels than the manifest counts.
     """
     sampling, seed = config.sampling, config.runtime.seed
     if sampling.order == "windowed":
         return WindowedOrder(
-            [shard.samples for shard in data.manifest.splits["train"].shards],
+            data.manifest.splits["train"].table.samples.tolist(),
             seed=seed,
             window=sampling.window,
             lanes=sampling.lanes,
@@ -112,16 +111,6 @@ def training_order(config: TrainConfig, data: ShardSet, reader: SplitReader) -> 
     if sampling.order == "balanced":
         samples = data.manifest.splits["train"].samples_per_class
         draws = draws_per_class(samples, sampling.draws_per_class, exponent=sampling.draw_exponent)
-        return BalancedOrder(labels=_checked_labels(data, reader), draws=draws, seed=seed)
+        counts = np.array(samples, np.int64)
+        return BalancedOrder(by_class=reader.columns.by_class(), counts=counts, draws=draws, seed=seed)
     return SampleOrder(samples=reader.samples, seed=seed)
-
-
-def _checked_labels(data: ShardSet, reader: SplitReader) -> NDArray[np.int32]:
-    """Labels of all training images. A damaged one could name a class of 2**31 and take its counts' memory."""
-    labels = reader.labels()
-    known = labels[(labels >= 0) & (labels < data.manifest.classes)]
-    samples = data.manifest.splits["train"].samples_per_class
-    if not np.array_equal(np.bincount(known, minlength=data.manifest.classes), samples):
-        found = "the labels in the shards of train are not as many of each class as dataset.json says"
-        raise CorruptShard(f"{data.location}: {found}; run `kkanji verify` on it")
-    return labels

@@ -23,7 +23,8 @@ from shards.checksums import crc32, next_crc32
 from shards.errors import CorruptShard
 from shards.format import layout
 from shards.format.layout import IMAGE_BYTES, PIXELS_OFFSET, TAR_BLOCK
-from shards.format.manifest import Block, Compression, Shard
+from shards.format.manifest import Compression
+from shards.format.shard_table import Block, Shard
 
 SUFFIXES = {"zstd": "zst", "lz4": "lz4"}
 UNPACK_THREADS = 4

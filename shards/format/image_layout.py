@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from shards.errors import CorruptShard, InputError
 from shards.format import layout, ustar
 from shards.format.layout import TAR_BLOCK
-from shards.format.manifest import Shard
 from shards.format.manifest_reader import Readable
+from shards.format.shard_table import Shard
 from shards.format.tar_headers import MAX_MEMBER_BYTES, Member
 from shards.format.ustar import MAX_MEMBERS, Archive
 from shards.format.writer import StoredBlock, write_tar

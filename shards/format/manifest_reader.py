@@ -1,27 +1,31 @@
 """A manifest read and checked, from a folder or a store."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
+import numpy as np
+
 from shards.errors import CorruptShard, MissingShard, StorageError
-from shards.format.layout import IMAGE_SIZE
+from shards.format.layout import IMAGE_SIZE, block_bytes
 from shards.format.manifest import (
     FORMAT,
+    LONG,
     MANIFEST_NAME,
+    SHORT,
     VERSIONS,
-    Block,
     Compression,
     Layout,
     Lineage,
     Manifest,
-    Shard,
     Split,
-    _fields,
-    _manifest_to_dict,
+    has_plain_blocks,
+    manifest_to_dict,
+    row_fields,
 )
 from shards.format.manifest_rules import check_manifest
-from shards.json_reading import choice, count, field, parse_json, read_bounded
+from shards.format.shard_table import Block, BlockColumns, Counts, Shard, ShardTable, starts_within
+from shards.json_reading import MOST_COUNT, choice, count, field, parse_json, read_bounded
 
 
 class Readable(Protocol):
@@ -57,37 +61,46 @@ def parse_manifest(text: bytes | str) -> Manifest:
     if data["image_shape"] != [IMAGE_SIZE, IMAGE_SIZE]:
         raise ValueError(f"images of shape {data['image_shape']}, expected {[IMAGE_SIZE, IMAGE_SIZE]}")
     stored = data if data["version"] > 1 else {"layout": "packed", "compression": "none", "base": ""}
+    layout = choice(stored, "layout", get_args(Layout))
+    compression = choice(stored, "compression", get_args(Compression))
     splits = field(data, "splits", dict)
-    fields = _fields(stored["compression"] != "none")
-    tables = stored["layout"] == "image"
-    rendered = data["version"] > 2
     manifest = Manifest(
         name=field(data, "name", str),
         licence=field(data, "licence", str),
         lineage=Lineage(choice(data, "lineage", tuple(Lineage))),
         classes=count(data["classes"], "classes"),
         seed=field(data, "seed", int),
-        layout=choice(stored, "layout", get_args(Layout)),
-        compression=choice(stored, "compression", get_args(Compression)),
+        layout=layout,
+        compression=compression,
         base=field(stored, "base", str),
         history=field(data, "history", dict),
-        splits={name: _split_from_dict(split, fields, tables, rendered) for name, split in splits.items()},
+        splits={name: _split(split, data["version"], layout, compression) for name, split in splits.items()},
     )
     check_manifest(manifest)
-    if _manifest_to_dict(manifest) != data:
+    if manifest_to_dict(manifest) != data:
         raise ValueError("fields that contradict each other, or that this version does not write")
     return manifest
 
 
-def _split_from_dict(data: dict[str, Any], fields: tuple[str, ...], tables: bool, rendered: bool) -> Split:
-    counts = {name: _counts(data, name) for name in ("samples_per_class", "originals_per_class")}
-    if rendered:
-        # Version 3 is written under this name too: a rename would change the identity of the sets that exist.
-        counts["rendered_per_class"] = _counts(data, "drawn_per_class")
-    return Split(shards=tuple(_shard_from_dict(shard, fields, tables) for shard in data["shards"]), **counts)
+def _split(data: dict[str, Any], version: int, layout: Layout, compression: Compression) -> Split:
+    shards: Sequence[Shard]
+    if version > 3:
+        shards = _table(field(data, "shards", dict), layout, compression)
+    else:
+        fields = row_fields(compression != "none")
+        shards = [_shard(shard, fields, layout == "image") for shard in data["shards"]]
+    rendered = {1: None, 2: None, 3: "drawn_per_class"}.get(version, "rendered_per_class")
+    return Split(
+        shards=shards,
+        samples_per_class=_counts(data, "samples_per_class"),
+        originals_per_class=_counts(data, "originals_per_class"),
+        rendered_per_class=_counts(data, rendered) if rendered else (),
+        columns=field(data, "columns", dict) if version > 3 else {},
+    )
 
 
-def _shard_from_dict(data: dict[str, Any], fields: tuple[str, ...], tables: bool) -> Shard:
+def _shard(data: dict[str, Any], fields: tuple[str, ...], tables: bool) -> Shard:
+    """A shard of version 3 or lower."""
     blocks = (dict(zip(fields, map(count, row, fields), strict=True)) for row in data["blocks"])
     return Shard(
         name=data["name"],
@@ -96,6 +109,51 @@ def _shard_from_dict(data: dict[str, Any], fields: tuple[str, ...], tables: bool
         blocks=tuple(Block(**block) for block in blocks),
         table_sha256=field(data, "table_sha256", str) if tables else None,
     )
+
+
+def _table(data: dict[str, Any], layout: Layout, compression: Compression) -> ShardTable:
+    """The shards of version 4. What the columns say is checked by `check_manifest`, except that they fit together."""
+    names, sha256 = _texts(data, "name"), _texts(data, "sha256")
+    size, per_shard = _numbers(data, "bytes"), _numbers(data, "blocks")
+    tables = _texts(data, "table_sha256") if layout == "image" else (None,) * len(names)
+    if len({len(names), len(sha256), len(size), len(per_shard), len(tables)}) > 1:
+        raise ValueError(f"{len(names)} names of shards, but another number of their sizes, sha256 or blocks")
+    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(per_shard)])
+    blocks = _blocks(data, starts, has_plain_blocks(layout, compression), compression != "none")
+    return ShardTable(names=names, bytes=size, sha256=sha256, table_sha256=tables, block_starts=starts, blocks=blocks)
+
+
+def _blocks(data: dict[str, Any], starts: Counts, plain: bool, compressed: bool) -> BlockColumns:
+    samples = _digits(data, "block_samples", SHORT)
+    size = block_bytes(samples) if plain else _digits(data, "block_bytes", LONG)
+    crc32 = _digits(data, "block_crc32", SHORT)
+    plain_crc32 = _digits(data, "block_plain_crc32", SHORT) if compressed and len(samples) else None
+    lengths = {len(column) for column in (samples, size, crc32, plain_crc32) if column is not None}
+    if lengths != {starts[-1]}:
+        raise ValueError(f"{starts[-1]} blocks, but columns of {' and '.join(map(str, sorted(lengths)))}")
+    return BlockColumns(
+        offset=starts_within(starts, size), bytes=size, samples=samples, crc32=crc32, plain_crc32=plain_crc32
+    )
+
+
+def _texts(data: dict[str, Any], name: str) -> tuple[str, ...]:
+    values = field(data, name, list)
+    if not set(map(type, values)) <= {str}:
+        raise ValueError(f"{name} has a value that is no text")
+    return tuple(values)
+
+
+def _numbers(data: dict[str, Any], name: str) -> Counts:
+    """A list of whole numbers, checked as `count` does, but by columns: there may be millions."""
+    values = field(data, name, list)
+    if set(map(type, values)) - {int} or (values and not 0 <= min(values) <= max(values) <= MOST_COUNT):
+        return np.array([count(value, name) for value in values], np.int64)  # raises for the first wrong one
+    return np.array(values, np.int64)
+
+
+def _digits(data: dict[str, Any], name: str, kind: np.dtype[np.unsignedinteger[Any]]) -> Counts:
+    """Numbers in hexadecimal digits without a gap, as many each as a type has. Those beyond 2**63 become negative."""
+    return np.frombuffer(bytes.fromhex(field(data, name, str)), kind).astype(np.int64)
 
 
 def _counts(data: Mapping[str, Any], name: str) -> tuple[int, ...]:

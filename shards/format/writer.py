@@ -1,4 +1,4 @@
-"""Writing shards, their indexes and the manifest."""
+"""Writing shards and their indexes."""
 
 import hashlib
 from collections.abc import Iterable
@@ -11,10 +11,10 @@ from shards.checksums import crc32
 from shards.errors import InputError
 from shards.format import layout, ustar
 from shards.format.compression import compress_block
-from shards.format.manifest import CLASSES_NAME, MANIFEST_NAME, Block, Compression, Manifest, Shard
-from shards.format.manifest_rules import MOST_COMPRESSED, check_manifest
+from shards.format.manifest import Compression
+from shards.format.manifest_rules import MOST_COMPRESSED
 from shards.format.samples import Samples
-from shards.json_reading import MOST_BYTES
+from shards.format.shard_table import Block, Shard
 from shards.output.files import sync_file, write_file
 
 
@@ -62,21 +62,6 @@ def write_tar(path: Path, blocks: Iterable[StoredBlock]) -> Shard:
     archive = ustar.read_archive(path, max_member_bytes=ustar.MAX_SIZE)
     write_file(path.with_suffix(".idx"), ustar.dali_index(archive))
     return Shard(name=path.name, bytes=archive.bytes, sha256=digest.hexdigest(), blocks=tuple(table))
-
-
-def write_manifest(folder: Path, manifest: Manifest, classes_json: str) -> None:
-    """Complete a set: write the class map and then the manifest. Raises InputError if no reader would accept it."""
-    try:
-        check_manifest(manifest)
-    except ValueError as error:
-        raise InputError(f"{folder / MANIFEST_NAME}: {error}") from error
-    content = manifest.to_json().encode()
-    if len(content) > MOST_BYTES:
-        found = f"{len(content):,} bytes, expected at most {MOST_BYTES:,}"
-        raise InputError(f"{folder / MANIFEST_NAME}: {found}; give larger blocks, or make several sets")
-    write_file(folder / CLASSES_NAME, classes_json)
-    # Last: readers take a folder with a manifest for a complete set.
-    write_file(folder / MANIFEST_NAME, content)
 
 
 def shard_name(split: str, number: int) -> str:

@@ -8,20 +8,27 @@ all of them in turn. The draws of an epoch are then shuffled as a whole.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from shards.order.permutation import mix, permute
 from shards.order.sequential import by_epoch
 
+Labels = NDArray[np.integer[Any]]
+Numbers = NDArray[np.integer[Any]]
+
 
 @dataclass(frozen=True, kw_only=True)
 class BalancedOrder:
-    """Draws from labelled samples. Memory: 8 bytes for each sample, for the samples sorted by class."""
+    """Draws from labelled samples. Memory: that of `by_class`, which processes of a node can share."""
 
-    labels: NDArray[np.int32]
-    """Labels of all samples [n], in stored order."""
+    by_class: Numbers
+    """Numbers of all samples sorted by class [n], as `sort_by_class` and the column of that name have them."""
+    counts: NDArray[np.int64]
+    """Samples of each class [classes]."""
     draws: NDArray[np.int64]
     """Draws of each class in an epoch [classes]; 0 for a class without samples."""
     seed: int
@@ -30,8 +37,10 @@ class BalancedOrder:
     def __post_init__(self) -> None:
         if self.draws.sum() < 1 or self.draws.min() < 0:
             raise ValueError(f"{self.draws.sum()} draws an epoch; expected at least one, and none below 0")
-        if len(self._counts) > len(self.draws) or np.any(self.draws[self._counts == 0] > 0):
+        if len(self.counts) != len(self.draws) or np.any(self.draws[self.counts == 0] > 0):
             raise ValueError("draws of a class that has no samples, or samples of a class beyond the draws")
+        if self.counts.sum() != len(self.by_class):
+            raise ValueError(f"{len(self.by_class)} samples by class, but counts of {self.counts.sum()}")
 
     @cached_property
     def samples(self) -> int:
@@ -49,12 +58,8 @@ class BalancedOrder:
         label = np.searchsorted(self._last_draw, numbers, side="right")
         # With it a number counts on from the draws of the class before this epoch, so that no sample is left out.
         offset = (epoch + 1) * self.draws - self._last_draw
-        turn = (numbers + offset[label]) % self._counts[label]
-        return np.take(self._by_class, self._first_of_class[label] + turn)
-
-    @cached_property
-    def _counts(self) -> NDArray[np.int64]:
-        return np.bincount(self.labels, minlength=len(self.draws))
+        turn = (numbers + offset[label]) % self.counts[label]
+        return np.take(self.by_class, self._first_of_class[label] + turn).astype(np.int64)
 
     @cached_property
     def _last_draw(self) -> NDArray[np.int64]:
@@ -62,12 +67,48 @@ class BalancedOrder:
 
     @cached_property
     def _first_of_class(self) -> NDArray[np.int64]:
-        return np.cumsum(self._counts) - self._counts
+        return np.cumsum(self.counts) - self.counts
 
-    @cached_property
-    def _by_class(self) -> NDArray[np.int64]:
-        """Sample numbers, class after class."""
-        return np.argsort(self.labels, kind="stable")
+
+def count_labels(labels: Labels, classes: int) -> NDArray[np.int64]:
+    """Samples of each class [classes]. Raises ValueError for a label outside 0..classes-1.
+
+    One pass without copies; NumPy's bincount would make 8 bytes of every label.
+    """
+    counts = np.zeros(classes, np.int64)
+    wrong = _count(labels, counts)
+    if wrong < len(labels):
+        raise ValueError(f"sample {wrong} has label {labels[wrong]}, expected 0..{classes - 1}")
+    return counts
+
+
+def sort_by_class(labels: Labels, counts: NDArray[np.int64]) -> Numbers:
+    """Numbers of all samples [n], class after class, in stored order within a class.
+
+    counts: as `count_labels` gives them. The type is the smallest that holds the numbers, of 4 or 8 bytes. A counting
+    sort: 0.9 s for 39 million labels, where a stable argsort takes 5 s and 12 bytes a sample.
+    """
+    by_class: Numbers = np.empty(len(labels), np.uint32 if len(labels) <= 1 << 32 else np.uint64)
+    _place(labels, np.cumsum(counts) - counts, by_class)
+    return by_class
+
+
+@njit(cache=True, nogil=True)
+def _count(labels, counts):  # type: ignore[no-untyped-def]
+    """Add up labels; the number of the first that no count is for, or the number of labels."""
+    for number in range(len(labels)):
+        if labels[number] < 0 or labels[number] >= len(counts):
+            return number
+        counts[labels[number]] += 1
+    return len(labels)
+
+
+@njit(cache=True, nogil=True)
+def _place(labels, places, by_class):  # type: ignore[no-untyped-def]
+    """Write each sample's number to the next place of its class."""
+    for number in range(len(labels)):
+        by_class[places[labels[number]]] = number
+        places[labels[number]] += 1
 
 
 def draws_per_class(samples: Sequence[int], draws: int, *, exponent: float = 0.0) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from shards.errors import CorruptShard, InputError
 from shards.format.image_layout import TABLE_TYPE
 from shards.format.samples import Samples
+from shards.read.columns import SplitColumns
 from shards.read.files import SplitFiles
 from shards.read.prefetch import Numbers
 from shards.read.reader import SplitReader
@@ -23,6 +24,7 @@ class EncodedReader(SplitReader):
     def __init__(
         self,
         files: SplitFiles,
+        columns: SplitColumns,
         tables: Sequence[NDArray[Any]],
         decode: Decode | None,
         *,
@@ -30,7 +32,7 @@ class EncodedReader(SplitReader):
         check: bool = False,
     ) -> None:
         """tables: of each shard, as `shards.format.image_layout.read_table` gives them."""
-        super().__init__(files, threads=threads, check=check)
+        super().__init__(files, columns, threads=threads, check=check)
         self._decode = decode
         self._table: NDArray[Any] = np.concatenate([np.empty(0, TABLE_TYPE), *tables])
         starts = np.repeat(self._range.starts, [len(table) for table in tables])
@@ -67,11 +69,3 @@ class EncodedReader(SplitReader):
         """Of their files' first and last bytes: most are smaller than a page."""
         starts = self._offsets[numbers] + self._range.bytes.ctypes.data
         return np.concatenate([starts, starts + np.maximum(self._table["bytes"][numbers], 1).astype(np.int64) - 1])
-
-    def labels(self) -> NDArray[np.int32]:
-        """The labels of all samples [n]."""
-        return self._table["label"].astype(np.int32)
-
-    def sources(self) -> NDArray[np.uint64]:
-        """The originals of all samples [n]."""
-        return self._table["source"].astype(np.uint64)

@@ -1,14 +1,15 @@
 """The shards of a split as files that can be mapped: in place, or in the node's cache."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from shards.cache.cache import Cache, Entry
 from shards.cache.entry import beside
 from shards.errors import ChangedShard, CorruptShard, MissingShard, StorageError
 from shards.format.compression import check_plain, unpack_shard
-from shards.format.manifest import Manifest, Shard
+from shards.format.manifest import Manifest
+from shards.format.shard_table import Shard, ShardTable
 from shards.store.store import Store
 
 COPY_AGAIN = "copy it again or pack the set anew"
@@ -23,10 +24,11 @@ class SplitFiles:
 
     def __init__(self, store: Store, manifest: Manifest, split: str, cache: Cache | None) -> None:
         """store: has the tars. cache: None for a set that is used in place."""
-        self.shards: Sequence[Shard] = manifest.splits[split].shards
-        self.sizes = [shard.plain_bytes for shard in self.shards]
+        self.shards = manifest.splits[split].table
+        self.sizes: list[int] = self.shards.plain_bytes.tolist()
+        self.samples: list[int] = self.shards.samples.tolist()
         self._store, self._compression, self._cache = store, manifest.compression, cache
-        self._whole_bytes = sum(shard.plain_bytes for part in manifest.splits.values() for shard in part.shards)
+        self._whole_bytes = sum(int(part.table.plain_bytes.sum()) for part in manifest.splits.values())
 
     @property
     def in_place(self) -> bool:
@@ -53,7 +55,7 @@ class SplitFiles:
 
     def where(self, number: int) -> str:
         """A shard's file, for messages."""
-        return f"{self._store.location}/{self.shards[number].name}"
+        return f"{self._store.location}/{self.shards.names[number]}"
 
     def obtain(self, number: int, *, ahead: bool = False, let_go: Callable[[], object] = lambda: None) -> Path | None:
         """A file, verified, and not evicted before it is released.
@@ -68,7 +70,7 @@ class SplitFiles:
     def path(self, number: int) -> Path:
         """Where a shard that is used in place lies."""
         assert self._store.folder is not None  # noqa: S101  (only local sets are in place)
-        return self._store.folder / self.shards[number].name
+        return self._store.folder / self.shards.names[number]
 
     def check(self, number: int) -> None:
         """Compare every byte of a shard that is used in place with the manifest. The cache has verified its own.
@@ -104,7 +106,7 @@ class SplitFiles:
 
     def _key(self, number: int) -> str:
         """The shard's name in the cache: its checksum, so that sets and runs use the same file."""
-        return f"{self.shards[number].sha256}{'.tar' if self._compression == 'none' else '.plain.tar'}"
+        return f"{self.shards.sha256[number]}{'.tar' if self._compression == 'none' else '.plain.tar'}"
 
     def _entry(self, number: int) -> Entry:
         shard = self.shards[number]
@@ -152,21 +154,21 @@ def check_listing(store: Store, manifest: Manifest, split: str) -> None:
         )
         return
     if store.folder is None or manifest.compression != "none":  # others are all mapped at once
-        _compare(store, found, manifest.splits[split].shards)
+        _compare(store, found, manifest.splits[split].table)
     if not manifest.base:
-        known = {shard.name for part in manifest.splits.values() for shard in part.shards}
+        known = {name for part in manifest.splits.values() for name in part.table.names}
         _refuse_strangers(store, sorted(found.keys() - known))
 
 
-def _compare(store: Store, found: Mapping[str, int], shards: Iterable[Shard]) -> None:
-    for shard in shards:
-        size = found.get(shard.name)
+def _compare(store: Store, found: Mapping[str, int], shards: ShardTable) -> None:
+    for name, expected in zip(shards.names, shards.bytes.tolist(), strict=True):
+        size = found.get(name)
         if size is None:
             remedy = "copy or push the set again"
-            raise MissingShard(f"{store.url(shard.name)}: named in the manifest but not there; {remedy}")
-        if size != shard.bytes:
+            raise MissingShard(f"{store.url(name)}: named in the manifest but not there; {remedy}")
+        if size != expected:
             remedy = "not the shard that dataset.json describes; copy or push the set again"
-            raise ChangedShard(f"{store.url(shard.name)}: {size} bytes, expected {shard.bytes}: {remedy}")
+            raise ChangedShard(f"{store.url(name)}: {size} bytes, expected {expected}: {remedy}")
 
 
 def _refuse_strangers(store: Store, names: Sequence[str]) -> None:

@@ -1,15 +1,11 @@
 """Packed shards read at the speed of memory: their images are rows of one range of addresses."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.checksums import crc32
-from shards.errors import ChangedShard
 from shards.format import layout
 from shards.format.samples import Samples
+from shards.read.columns import SplitColumns
 from shards.read.copy_kernels import copy_rows
 from shards.read.files import SplitFiles
 from shards.read.prefetch import Numbers
@@ -19,48 +15,19 @@ from shards.read.reader import SplitReader
 class PackedReader(SplitReader):
     """Reads the packed layout: seen as rows of 4,096 bytes, the range of addresses has one image per row."""
 
-    def __init__(self, files: SplitFiles, *, threads: int = 1, check: bool = False) -> None:
-        super().__init__(files, threads=threads, check=check)
+    def __init__(self, files: SplitFiles, columns: SplitColumns, *, threads: int = 1, check: bool = False) -> None:
+        super().__init__(files, columns, threads=threads, check=check)
         self._start = self._range.bytes.ctypes.data
         self._labels = self._range.bytes.view(layout.LABEL_TYPE)
         self._sources = self._range.bytes.view(layout.SOURCE_TYPE)
         self._index_blocks()
 
-    def put(self, number: int, path: Path) -> None:
-        """Map a shard's file, unless it is another version than the manifest's.
-
-        A shard packed anew has its old size, so the smallest block, the last, is compared as well. (The cache compares
-        all blocks; those of a set used in place are checked by `follow` or in the background.)
-        """
-        super().put(number, path)
-        start = self._range.starts[number]
-        for block in self._files.shards[number].plain[-1:]:
-            found = crc32(self._range.bytes[start + block.offset :][: block.bytes].data)
-            expected = block.crc32
-            if found != expected:
-                where = f"{path}: block at byte {block.offset} has crc32 {found:08x}, expected {expected:08x}"
-                remedy = "not the shard that dataset.json describes; copy or pack the set again"
-                raise ChangedShard(f"{where}: {remedy}")
-
-    def labels(self) -> NDArray[np.int32]:
-        """The labels of all samples [n]; fetches all shards of a remote split."""
-        return np.concatenate([np.empty(0, np.int32), *(samples.labels for samples in self._columns())])
-
-    def sources(self) -> NDArray[np.uint64]:
-        """The originals of all samples [n]; fetches all shards of a remote split."""
-        return np.concatenate([np.empty(0, np.uint64), *(samples.sources for samples in self._columns())])
-
     def _index_blocks(self) -> None:
         """Per block: its last sample, and what to add to a sample's number for its row, label and source."""
-        blocks = [
-            (start + block.offset, block.samples)
-            for start, shard in zip(self._range.starts, self._files.shards, strict=True)
-            for block in shard.plain
-        ]
-        offsets = np.array([offset for offset, _ in blocks], np.int64)
-        counts = np.array([samples for _, samples in blocks], np.int64)
-        labels = np.array([layout.labels_offset(samples) for _, samples in blocks], np.int64)
-        sources = np.array([layout.sources_data_offset(samples) for _, samples in blocks], np.int64)
+        table = self._files.shards
+        offsets = np.repeat(np.array(self._range.starts, np.int64), table.block_counts) + table.plain_offsets
+        counts = table.blocks.samples
+        labels, sources = layout.labels_offset(counts), layout.sources_data_offset(counts)
         self._last_sample = np.cumsum(counts)
         first = self._last_sample - counts
         self._block_size = (
@@ -102,16 +69,3 @@ class PackedReader(SplitReader):
         if self._block_size:
             return numbers // self._block_size
         return np.searchsorted(self._last_sample, numbers, side="right")
-
-    def _columns(self) -> Iterator[Samples]:
-        """All samples, shard after shard, without their pixels."""
-        stops = self._last_of_shard
-        shards = [number for number, shard in enumerate(self._files.shards) if shard.samples]
-        for number, last in zip(shards, self.follow(stops[[number]] - 1 for number in shards), strict=True):
-            numbers = np.arange(last[0] + 1 - self._files.shards[number].samples, last[0] + 1)
-            block = self._block_of(numbers)
-            labels, sources = numbers + self._to_label[block], numbers + self._to_source[block]
-            yield Samples(_NO_IMAGES, self._labels[labels], self._sources[sources])
-
-
-_NO_IMAGES = np.empty((0, layout.IMAGE_SIZE, layout.IMAGE_SIZE), np.uint8)

@@ -73,7 +73,7 @@ class Prefetcher:
         self._turn = 0
         self._last_turn = np.zeros(len(files.sizes), np.int64)  # in which a request needed the shard
         self._looked_s = time.monotonic()
-        self._plan(sum(shard.samples for shard in files.shards), sum(files.sizes))
+        self._plan(sum(files.samples), sum(files.sizes))
 
     def _plan(self, samples: int, size: int) -> None:
         """How far to look ahead, and how much to keep."""

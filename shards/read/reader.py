@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from shards.format.layout import IMAGE_SIZE
 from shards.format.samples import Samples
+from shards.order.balanced import Labels
 from shards.order.sequential import cut
 from shards.read.address_range import AddressRange
+from shards.read.columns import SplitColumns
 from shards.read.files import SplitFiles
 from shards.read.page_cache import PageAhead
 from shards.read.prefetch import Numbers, Prefetcher, Shards
@@ -24,15 +26,17 @@ class SplitReader(ABC):
     mapped while `follow` serves requests that need them; `collect` fetches what it needs itself.
     """
 
-    def __init__(self, files: SplitFiles, *, threads: int = 1, check: bool = False) -> None:
+    def __init__(self, files: SplitFiles, columns: SplitColumns, *, threads: int = 1, check: bool = False) -> None:
         """check: compare each shard that is used in place with the manifest before `follow` yields samples of it.
 
         Needed to make another set of this one: the new checksums would otherwise cover damage up.
         """
-        self.samples = sum(shard.samples for shard in files.shards)
+        self.columns = columns
+        """Labels and originals of all samples, and their numbers by class."""
+        self.samples = sum(files.samples)
         self._files = files
         self._range = AddressRange(files.sizes)
-        self._last_of_shard = np.cumsum([shard.samples for shard in files.shards], dtype=np.int64)
+        self._last_of_shard = np.cumsum(files.samples, dtype=np.int64)
         self._mapped = np.zeros(len(files.shards), bool)
         self._unchecked = np.full(len(files.shards), check and files.in_place)
         self._threads = threads
@@ -87,13 +91,13 @@ class SplitReader(ABC):
         empty = self.gather(numbers[:0])
         return Samples(*(np.concatenate(columns)[back] for columns in zip(empty, *parts, strict=True)))
 
-    @abstractmethod
-    def labels(self) -> NDArray[np.int32]:
+    def labels(self) -> Labels:
         """The labels of all samples [n]."""
+        return self.columns.labels()
 
-    @abstractmethod
     def sources(self) -> NDArray[np.uint64]:
         """The originals of all samples [n]."""
+        return self.columns.sources()
 
     def traffic(self) -> dict[str, int]:
         """Counts of what was streamed so far, and of the shards that are ready ahead; empty for a local set."""

@@ -11,8 +11,10 @@ from shards.format.image_layout import read_table
 from shards.format.manifest import Manifest
 from shards.format.manifest_reader import read_manifest
 from shards.read.background_check import BackgroundCheck
+from shards.read.columns import SplitColumns
 from shards.read.encoded import Decode, EncodedReader
 from shards.read.files import SplitFiles, check_listing
+from shards.read.opening import check_packed, require_mappings
 from shards.read.packed import PackedReader
 from shards.read.reader import SplitReader
 from shards.store.store import open_store
@@ -51,10 +53,12 @@ class ShardSet:
             raise InputError(f"{self.location}: no split {name!r}; it has: {known}")
         check_listing(self._tars, self.manifest, name)
         files = self._files(name)
+        columns = self._columns(name, files)
+        self._check_opening(name, columns)
         if self.manifest.layout == "packed":
-            return PackedReader(files, threads=threads, check=check)
+            return PackedReader(files, columns, threads=threads, check=check)
         tables = [read_table(self._store, shard) for shard in files.shards]
-        return EncodedReader(files, tables, self._decode, threads=threads, check=check)
+        return EncodedReader(files, columns, tables, self._decode, threads=threads, check=check)
 
     def check_in_background(self, *splits: str, part: int = 0, of: int = 1) -> BackgroundCheck:
         """Start to compare every byte of these splits with the manifest, unless the cache verifies them anyway.
@@ -66,6 +70,19 @@ class ShardSet:
 
     def _files(self, name: str) -> SplitFiles:
         return SplitFiles(self._tars, self.manifest, name, None if self.in_place else self.cache)
+
+    def _columns(self, name: str, files: SplitFiles) -> SplitColumns:
+        cache = self.cache if self._store.folder is None else None
+        return SplitColumns(self._store, self._tars, self.manifest, name, files, cache)
+
+    def _check_opening(self, name: str, columns: SplitColumns) -> None:
+        """Of shards that are used in place; the cache verifies its own."""
+        folder, table = self._tars.folder, self.manifest.splits[name].table
+        if folder is None or not self.in_place:
+            return
+        require_mappings(len(table), self.location)
+        if self.manifest.layout == "packed":
+            check_packed(folder, table, columns.unchecked_sources())
 
     @property
     def folders(self) -> tuple[Path, ...]:

@@ -1,46 +1,33 @@
 """Proof of one shard: every byte of it and of what lies beside it, and that they agree."""
 
 import hashlib
-import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import BinaryIO
 
 from shards.checksums import crc32
 from shards.errors import ChangedShard, CorruptShard, MissingShard, ShardError, StorageError
 from shards.format import layout, ustar
+from shards.format.columns import ShardColumns, read_image_columns, read_packed_columns
 from shards.format.compression import unpack_shard
 from shards.format.image_layout import read_table, table_problem
-from shards.format.manifest import Compression, Manifest, Shard
+from shards.format.manifest import Compression, Manifest
+from shards.format.shard_table import Shard
 from shards.format.tar_headers import MAX_MEMBER_BYTES
 from shards.store.retry import Workers
 from shards.store.store import Store
 
+PIECE_BYTES = 1 << 18
 Progress = Callable[[int], object]
 
 
-class Columns(NamedTuple):
-    """The labels and sources of a shard's samples."""
+def fetched_files(tars: Store, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Path | ShardError]]:
+    """Each shard of an object store as a file, or the error that explains why there is none.
 
-    labels: NDArray[np.int32]
-    """Class numbers [n]."""
-    sources: NDArray[np.uint64]
-    """The original that each image was made from [n]."""
-
-
-def local_files(tars: Store, shards: tuple[Shard, ...]) -> Iterator[tuple[Shard, Path | ShardError]]:
-    """Each shard as a file, or the error that explains why there is none.
-
-    Shards of an object store are fetched one ahead of the one being checked, so two are on the disk at a time.
+    They are fetched one ahead of the one being checked, so two are on the disk at a time.
     """
-    if tars.folder is not None:
-        yield from ((shard, tars.folder / shard.name) for shard in shards)
-        return
     with tempfile.TemporaryDirectory(prefix="kkanji-", ignore_cleanup_errors=True) as folder:
         paths = [Path(folder) / shard.name for shard in shards]
         coming = [_fetcher().submit(_fetch, tars, *pair) for pair in zip(shards[:1], paths[:1], strict=True)]
@@ -66,17 +53,9 @@ def check_shard(
     return [*_with_errors(store, index), *_with_errors(store, inside)]
 
 
-def read_columns(store: Store, manifest: Manifest, shard: Shard, path: Path) -> Columns:
+def read_columns(store: Store, manifest: Manifest, shard: Shard, path: Path) -> ShardColumns:
     """Labels and sources of an undamaged shard."""
-    if manifest.layout == "image":
-        table = read_table(store, shard)
-        return Columns(table["label"].astype(np.int32), table["source"].astype(np.uint64))
-    with path.open("rb") as file:
-        blocks = [_block_columns(file.fileno(), block.offset + block.bytes, block.samples) for block in shard.blocks]
-    return Columns(
-        np.concatenate([np.empty(0, np.int32), *(block.labels for block in blocks)]),
-        np.concatenate([np.empty(0, np.uint64), *(block.sources for block in blocks)]),
-    )
+    return read_image_columns(store, shard) if manifest.layout == "image" else read_packed_columns(path, shard.blocks)
 
 
 def size_problems(where: str, path: Path, shard: Shard) -> Iterator[str]:
@@ -96,10 +75,11 @@ def byte_problems(where: str, path: Path, shard: Shard, progress: Progress) -> I
     try:
         with path.open("rb") as file:
             for number, block in enumerate(shard.blocks):
-                data = file.read(block.bytes)
-                digest.update(data)
-                progress(len(data))
-                found = crc32(data)
+                found = 0
+                for data in pieces(file, block.bytes):
+                    digest.update(data)
+                    found = crc32(data, found)
+                    progress(len(data))
                 if found != block.crc32:
                     place = f"{where}: block {layout.block_key(number)} at byte {block.offset}"
                     yield f"{place}: crc32 {found:08x}, expected {block.crc32:08x}"
@@ -111,6 +91,17 @@ def byte_problems(where: str, path: Path, shard: Shard, progress: Progress) -> I
     progress(len(rest))
     if digest.hexdigest() != shard.sha256:
         yield f"{where}: sha256 {digest.hexdigest()}, expected {shard.sha256}"
+
+
+def pieces(file: BinaryIO, size: int) -> Iterator[memoryview]:
+    """The next `size` bytes of a file, fewer at its end, in pieces; each is valid until the next one is taken.
+
+    One buffer that stays in the processor's cache: reading whole blocks into new memory halves the rate.
+    """
+    buffer = memoryview(bytearray(PIECE_BYTES))
+    while size and (count := file.readinto(buffer[: min(size, PIECE_BYTES)])):  # type: ignore[attr-defined]
+        size -= count
+        yield buffer[:count]
 
 
 @cache
@@ -159,11 +150,3 @@ def _unpack(path: Path, shard: Shard, compression: Compression) -> None:
     """Unpack a shard to check it, and discard the result. Raises CorruptShard."""
     with tempfile.TemporaryDirectory(prefix="kkanji-") as folder:
         unpack_shard(shard, compression, path, Path(folder) / "plain.tar")
-
-
-def _block_columns(descriptor: int, end: int, samples: int) -> Columns:
-    """Compressed or not, labels and sources are the last of a block, and laid out as in a plain one."""
-    start = end - layout.block_bytes(samples)
-    labels = os.pread(descriptor, samples * layout.LABEL_TYPE.itemsize, start + layout.labels_offset(samples))
-    sources = os.pread(descriptor, samples * layout.SOURCE_TYPE.itemsize, start + layout.sources_data_offset(samples))
-    return Columns(np.frombuffer(labels, layout.LABEL_TYPE), np.frombuffer(sources, layout.SOURCE_TYPE))

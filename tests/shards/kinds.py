@@ -1,14 +1,17 @@
 """A small set of every kind that can be written, from the same samples."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
 from kkanji.data.codec import encode
-from shards import Lineage, Manifest, OutputFolder, Samples, Shard, Split, write_manifest, write_shard
+from shards import Lineage, Manifest, OutputFolder, Samples, Shard, Split, read_manifest, write_manifest, write_shard
+from shards.format.columns import column_files
 from shards.format.image_layout import EncodedImages, write_image_shard
+from shards.format.manifest import MANIFEST_NAME
 
 Kind = Literal["none", "zstd", "lz4", "png", "jpg"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -61,6 +64,20 @@ def write_set_of(folder: Path, kind: Kind, splits: dict[str, list[Samples]]) -> 
         }
         write_manifest(partial, manifest_of(kind, shards), CLASSES_JSON)
     return folder
+
+
+def as_older(folder: Path) -> Path:
+    """The set as a release before version 4 would have written it: without columns. Returns the folder."""
+    manifest = read_manifest(folder)
+    for column in column_files(manifest):
+        (folder / column.name).unlink()
+    (folder / MANIFEST_NAME).write_text(without_columns(manifest).to_json(), encoding="utf-8")
+    return folder
+
+
+def without_columns(manifest: Manifest) -> Manifest:
+    """The same set in the lowest version that can describe it."""
+    return replace(manifest, splits={name: replace(split, columns={}) for name, split in manifest.splits.items()})
 
 
 def _split(shard: Shard, blocks: list[Samples]) -> Split:

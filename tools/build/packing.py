@@ -194,9 +194,7 @@ def write_set(
             )
             for name, split in draft.splits.items()
         }
-        manifest = replace(draft, splits=splits)
-        write_manifest(folder, manifest, combined.classes.to_json())
-    return manifest
+        return write_manifest(folder, replace(draft, splits=splits), combined.classes.to_json())
 
 
 def require_room(folder: Path, jobs: Sequence[ShardJob], target: Target) -> None:
@@ -257,7 +255,7 @@ def summary(output: Path, manifest: Manifest, seconds: float) -> str:
     """One line about a finished set, for the screen."""
     splits = manifest.splits.values()
     images = sum(split.samples for split in splits)
-    size = sum(shard.bytes for split in splits for shard in split.shards)
+    size = sum(int(split.table.bytes.sum()) for split in splits)
     parts = ", ".join(
         f"{name} {split.samples:,} in {len(split.shards)} shards" for name, split in manifest.splits.items()
     )

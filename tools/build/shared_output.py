@@ -23,7 +23,7 @@ from typing import Any, Literal, Self
 
 from shards import Block, InputError, Manifest, Shard, ShardError, StorageError, read_manifest, write_file
 from shards.format import ustar
-from shards.format.writer import write_manifest
+from shards.format.manifest_writer import write_manifest
 from shards.json_reading import load_json
 from shards.output.lock import open_locked, try_lock, unlock, wait_for_lock
 from shards.output.ownership import Destination
@@ -238,8 +238,9 @@ class SharedOutput:
 
 
 def _with_shards(manifest: Manifest, shards: dict[str, list[Shard | None]]) -> Manifest:
+    """The manifest with these shards, and without columns, which are made when the set is complete."""
     splits = {
-        name: replace(split, shards=tuple(shard for shard in shards[name] if shard is not None))
+        name: replace(split, shards=[shard for shard in shards[name] if shard is not None], columns={})
         for name, split in manifest.splits.items()
     }
     return replace(manifest, splits=splits)

@@ -81,13 +81,12 @@ def _convert(data: ShardSet, target: Target, image_format: ImageFormat) -> Manif
         for name, split in old.splits.items():
             blocks = _counted(_blocks(data.split(name, check=True), target.block_size), progress.update)
             shards = _write_shards(folder, name, split.samples, blocks, target, image_format)
-            splits[name] = replace(split, shards=tuple(shards))
+            splits[name] = replace(split, shards=tuple(shards), columns={})
         history = {**old.history, "converted": [*old.history.get("converted", []), _step(old, target, image_format)]}
         manifest = replace(
             old, layout=target.layout, compression=target.compression, base="", history=history, splits=splits
         )
-        write_manifest(folder, manifest, data.read(CLASSES_NAME).decode())
-    return manifest
+        return write_manifest(folder, manifest, data.read(CLASSES_NAME).decode())
 
 
 def _write_shards(

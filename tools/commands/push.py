@@ -14,6 +14,7 @@ import tyro
 from kkanji.threads import map_in_order
 from shards import CorruptShard, InputError, Manifest, MissingShard, Shard, read_manifest
 from shards.checksums import file_digest
+from shards.format.columns import column_files
 from shards.format.compression import check_stored
 from shards.format.manifest import CLASSES_NAME, MANIFEST_NAME
 from shards.read.files import COPY_AGAIN
@@ -78,6 +79,7 @@ def _files(folder: Path, manifest: Manifest) -> Iterator[File]:
     if manifest.base and "://" not in manifest.base:
         raise InputError(f"{folder}: its tars lie in {manifest.base}; `kkanji convert` makes a set of its own")
     yield _file(folder / CLASSES_NAME)
+    yield from (_file(folder / column.name, sha256=column.sha256) for column in column_files(manifest))
     for split in manifest.splits.values():
         for shard in split.shards:
             yield from _shard_files(folder, manifest, shard)

@@ -30,7 +30,7 @@ def verify(location: tyro.conf.Positional[str | Path], /) -> None:
     started = time.perf_counter()
     store = open_store(location)
     manifest = read_manifest(store.folder or store)
-    total = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
+    total = sum(int(split.table.bytes.sum()) for split in manifest.splits.values())
     with count_bytes(total) as progress:
         result = verify_shards(location, progress=progress.update)
     problems = [*result.problems, *_class_problems(store, manifest)]

@@ -1,7 +1,7 @@
 """Pictures of data: contact sheets, and a plot of the images of each class."""
 
 import io
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -26,7 +26,7 @@ class Choice(NamedTuple):
     """Images to show, [n, 64, 64], and their class numbers, [n]."""
 
     images: NDArray[np.uint8]
-    labels: NDArray[np.int32]
+    labels: NDArray[np.integer[Any]]
 
 
 def draw_sheet(choice: Choice, classes: ClassMap) -> bytes:

@@ -30,7 +30,7 @@ class Subset(NamedTuple):
     """The images of one split, or all originals where there is no split yet."""
 
     name: str
-    labels: NDArray[np.int32]
+    labels: NDArray[np.integer[Any]]
     """Class numbers, [n]."""
     sources: NDArray[np.uint64]
     """Id of the original behind each image, [n]."""

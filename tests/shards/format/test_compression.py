@@ -16,7 +16,8 @@ import zstandard
 from shards import CorruptShard, InputError, Samples, Shard, write_shard
 from shards.format import layout
 from shards.format.compression import SUFFIXES, check_plain, check_stored, compress_block, damage, unpack_shard
-from shards.format.manifest import Block, Compression
+from shards.format.manifest import Compression
+from shards.format.shard_table import Block
 from tests.shards.kinds import KINDS, Kind, drawn, write_kind
 
 Compressed = Literal["zstd", "lz4"]

@@ -27,7 +27,7 @@ from shards import (
 from shards.format.manifest import MANIFEST_NAME
 from shards.format.manifest_reader import parse_manifest
 from shards.store.store import open_store
-from tests.shards.kinds import Kind, drawn, write_set_of
+from tests.shards.kinds import Kind, as_older, drawn, without_columns, write_set_of
 
 MakeSamples = Callable[..., Samples]
 WriteSet = Callable[..., Path]
@@ -46,8 +46,19 @@ def manifest(folder: Path) -> Manifest:
     return read_manifest(folder)
 
 
+@pytest.fixture(scope="module")
+def older(manifest: Manifest) -> Manifest:
+    """The same set as releases before columns wrote it."""
+    return without_columns(manifest)
+
+
 @pytest.fixture
-def valid(manifest: Manifest) -> Json:
+def valid(older: Manifest) -> Json:
+    return json.loads(older.to_json())
+
+
+@pytest.fixture
+def valid_4(manifest: Manifest) -> Json:
     return json.loads(manifest.to_json())
 
 
@@ -89,11 +100,13 @@ def assert_refused(folder: Path, message: str) -> None:
     assert str(caught.value).endswith("make the set again with `kkanji pack`")
 
 
-def test_round_trip(manifest: Manifest) -> None:
-    again = parse_manifest(manifest.to_json())
-    assert again == manifest
-    assert again.identity() == manifest.identity()
-    assert manifest.splits["train"].samples == 6
+def test_round_trip(manifest: Manifest, older: Manifest) -> None:
+    for each in (manifest, older):
+        again = parse_manifest(each.to_json())
+        assert again == each
+        assert again.identity() == each.identity()
+        assert each.splits["train"].samples == 6
+    assert manifest != older and manifest.identity() != older.identity()
 
 
 def test_round_trip_of_any_text_and_history(manifest: Manifest) -> None:
@@ -105,7 +118,7 @@ def test_round_trip_of_any_text_and_history(manifest: Manifest) -> None:
 
 def test_a_manifest_without_splits_or_samples_is_one(manifest: Manifest) -> None:
     empty = replace(manifest.splits["train"], shards=(), samples_per_class=(0,) * 7, originals_per_class=(0,) * 7)
-    for splits in ({}, {"train": empty}):
+    for splits in ({}, {"train": empty}, {"train": replace(empty, columns={})}):
         assert parse_manifest(replace(manifest, splits=splits).to_json()).splits == splits
 
 
@@ -128,11 +141,14 @@ def test_what_is_no_manifest(tmp_path: Path, content: bytes, message: str) -> No
     assert_refused(tmp_path, message)
 
 
-def test_a_manifest_cut_at_any_length(manifest: Manifest) -> None:
-    text = manifest.to_json().rstrip()
-    for length in range(len(text)):
+def test_a_manifest_cut_at_any_length(manifest: Manifest, older: Manifest) -> None:
+    for text, length in [(each, size) for each in map(to_text, (manifest, older)) for size in range(len(each))]:
         with pytest.raises(ValueError):
             parse_manifest(text[:length])
+
+
+def to_text(manifest: Manifest) -> str:
+    return manifest.to_json().rstrip()
 
 
 def test_a_manifest_that_the_disk_refuses(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,9 +167,10 @@ BLOCK: Steps = (*SHARD, "blocks", 1)
 @pytest.mark.parametrize(
     ("steps", "value", "message"),
     [
-        (("version",), 4, r"format version 4, but this kkanji reads versions \(1, 2, 3\)"),
-        (("version",), 2, "no field 'compression'"),
-        (("version",), 3, "no field 'compression'"),
+        (("version",), 5, r"format version 5, but this kkanji reads versions \(1, 2, 3, 4\)"),
+        (("version",), 2, "no field 'layout'"),
+        (("version",), 3, "no field 'layout'"),
+        (("version",), 4, "no field 'layout'"),
         (("splits", "train", "drawn_per_class"), [0] * 7, "that this version does not write"),
         (("image_shape",), [32, 32], r"images of shape \[32, 32\], expected \[64, 64\]"),
         (("lineage",), "perhaps", "lineage 'perhaps', expected 'known' or 'unknown'"),
@@ -205,11 +222,67 @@ def test_each_kind_of_damage(folder: Path, valid: Json, steps: Steps, value: Jso
     assert_refused(folder, message)
 
 
-def test_every_missing_field(folder: Path, valid: Json) -> None:
-    for steps in nodes(valid):
+SHARDS: Steps = ("splits", "train", "shards")
+COLUMNS: Steps = ("splits", "train", "columns")
+CHECKSUM = "0" * 8
+
+
+@pytest.mark.parametrize(
+    ("steps", "value", "message"),
+    [
+        (("version",), 3, "indices"),
+        (("version",), 2, "string indices|list indices"),
+        (("splits", "train", "samples"), 7, "fields that contradict"),
+        (("splits", "train", "rendered_per_class"), [9] * 7, "more rendered images than originals"),
+        (("splits", "train", "drawn_per_class"), [], "that this version does not write"),
+        (COLUMNS, {}, "expected sha256 of the columns labels, sources, by_class"),
+        (COLUMNS, None, "columns is None, expected dict"),
+        ((*COLUMNS, "labels"), "0" * 63, "expected sha256 of the columns"),
+        ((*COLUMNS, "labels"), 7, "expected sha256 of the columns"),
+        ((*COLUMNS, "pixels"), "0" * 64, "expected sha256 of the columns"),
+        (SHARDS, [], "shards is \\[\\], expected dict"),
+        ((*SHARDS, "name"), "train-00000.tar", "name is 'train-00000.tar', expected list"),
+        ((*SHARDS, "name"), ["train-00000.tar"], "1 names of shards, but another number of"),
+        ((*SHARDS, "name"), ["train-00000.tar", 1], "name has a value that is no text"),
+        ((*SHARDS, "name"), ["train-00000.tar", "../x.tar"], "not a plain file name"),
+        ((*SHARDS, "name"), ["train-00000.tar", "val-00000.tar"], "4 shards but 3 names"),
+        ((*SHARDS, "sha256", 1), "0" * 63, "expected 64 hexadecimal digits"),
+        ((*SHARDS, "bytes", 1), 4096, "4096 bytes, expected"),
+        ((*SHARDS, "bytes", 1), 4096.0, "bytes is 4096.0"),
+        ((*SHARDS, "bytes", 0), 1 << 64, "bytes is 18446744073709551616"),
+        ((*SHARDS, "blocks"), [3, 0], r"train-00000.tar: \d+ bytes, expected \d+"),
+        ((*SHARDS, "blocks"), [2, 2], "4 blocks, but columns of 3"),
+        ((*SHARDS, "blocks"), [1 << 46, 1 << 46], "blocks, but columns of 3"),
+        ((*SHARDS, "block_samples"), "00000000" * 3, "do not add up"),
+        ((*SHARDS, "block_samples"), "ffffffff" * 3, "do not add up"),
+        ((*SHARDS, "block_samples"), "00000001" * 2, "3 blocks, but columns of 2 and 3"),
+        ((*SHARDS, "block_samples"), [2, 1, 3], "expected str"),
+        ((*SHARDS, "block_bytes"), "0" * 48, "that this version does not write"),
+        ((*SHARDS, "block_crc32"), CHECKSUM * 2, "3 blocks, but columns of 2 and 3"),
+        ((*SHARDS, "block_crc32"), CHECKSUM * 2 + "0" * 7, "non-hexadecimal|buffer size|even"),
+        ((*SHARDS, "block_crc32"), CHECKSUM * 2 + "0000000x", "non-hexadecimal"),
+        ((*SHARDS, "block_crc32"), CHECKSUM * 2 + "0000 0000", "fields that contradict"),
+        ((*SHARDS, "block_crc32"), [0, 0, 0], "expected str"),
+        ((*SHARDS, "block_plain_crc32"), CHECKSUM * 3, "that this version does not write"),
+    ],
+)
+def test_each_kind_of_damage_of_version_4(folder: Path, valid_4: Json, steps: Steps, value: Json, message: str) -> None:
+    write(folder, change(valid_4, steps, value))
+    assert_refused(folder, message)
+
+
+def test_a_split_whose_name_leads_outside(folder: Path, valid_4: Json) -> None:
+    """Its columns would be files with that name."""
+    valid_4["splits"]["../train"] = valid_4["splits"].pop("train")
+    write(folder, valid_4)
+    assert_refused(folder, r"split name '../train' cannot begin a file's name")
+
+
+def test_every_missing_field(folder: Path, valid: Json, valid_4: Json) -> None:
+    for content, steps in [(each, steps) for each in (valid, valid_4) for steps in nodes(each)]:
         if isinstance(steps[-1], str) and steps[0] != "history" and len(steps) != 2:
-            write(folder, remove(valid, steps))
-            assert_refused(folder, "not a shard set|no field|contradict")
+            write(folder, remove(content, steps))
+            assert_refused(folder, "not a shard set|no field|contradict|expected sha256 of the columns")
 
 
 values = st.recursive(
@@ -229,9 +302,11 @@ values = st.recursive(
 
 @settings(max_examples=300)
 @given(data=st.data())
-def test_random_damage_is_refused_or_harmless(folder: Path, manifest: Manifest, data: st.DataObject) -> None:
+def test_random_damage_is_refused_or_harmless(
+    folder: Path, manifest: Manifest, older: Manifest, data: st.DataObject
+) -> None:
     """Where it is harmless (another name, say) nothing in the file was ignored, and opening fails as a ShardError."""
-    content = json.loads(manifest.to_json())
+    content = json.loads(data.draw(st.sampled_from([manifest, older])).to_json())
     for _ in range(data.draw(st.integers(1, 3))):
         steps = data.draw(st.sampled_from(nodes(content)))
         content = remove(content, steps) if data.draw(st.booleans()) else change(content, steps, data.draw(values))
@@ -248,17 +323,17 @@ def test_random_damage_is_refused_or_harmless(folder: Path, manifest: Manifest, 
 def assert_opens_or_refuses(found: ShardSet) -> None:
     for name, split in found.manifest.splits.items():
         try:
-            reader = found.split(name)
+            assert len(found.split(name).labels()) == split.samples
         except ShardError:
             continue
-        assert len(reader.labels()) == split.samples
 
 
 @pytest.fixture(scope="module", params=["zstd", "png"])
 def version_2(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A set that version 1 cannot describe."""
     blocks = [drawn(2), drawn(1, 1)]
-    return write_set_of(tmp_path_factory.mktemp("v2") / "set", request.param, {"train": blocks, "val": [drawn(2, 9)]})
+    folder = tmp_path_factory.mktemp("v2") / "set"
+    return as_older(write_set_of(folder, request.param, {"train": blocks, "val": [drawn(2, 9)]}))
 
 
 def test_round_trip_of_version_2(version_2: Path) -> None:
@@ -268,7 +343,18 @@ def test_round_trip_of_version_2(version_2: Path) -> None:
     assert parse_manifest(text) == found
 
 
-def test_a_plain_packed_set_is_still_version_1(valid: Json, manifest: Manifest) -> None:
+@pytest.mark.parametrize("kind", ["zstd", "png"])
+def test_round_trip_of_version_4_with_blocks_of_any_size(tmp_path: Path, kind: Kind) -> None:
+    folder = write_set_of(tmp_path / "set", kind, {"train": [drawn(2), drawn(1, 1)], "val": [drawn(2, 9)]})
+    text = (folder / MANIFEST_NAME).read_text(encoding="utf-8")
+    found = parse_manifest(text)
+    assert json.loads(text)["version"] == 4 and found.to_json() == text
+    assert found.splits["train"].shards == without_columns(found).splits["train"].shards
+    assert [block.samples for block in found.splits["train"].shards[0].blocks] == [2, 1]
+
+
+def test_a_plain_packed_set_of_before_is_still_version_1(valid: Json, older: Manifest) -> None:
+    manifest = older
     assert valid["version"] == 1 and not {"layout", "compression", "base"} & set(valid)
     assert (manifest.layout, manifest.compression, manifest.base) == ("packed", "none", "")
     elsewhere = replace(manifest, base="s3://bucket/prefix")
@@ -281,7 +367,16 @@ def with_drawn(manifest: Manifest, *counts: int) -> Manifest:
     return replace(manifest, splits={**manifest.splits, "train": train})
 
 
-def test_only_a_set_with_rendered_images_is_version_3(manifest: Manifest) -> None:
+def test_rendered_images_of_version_4_have_their_name(manifest: Manifest) -> None:
+    originals = manifest.splits["train"].originals_per_class
+    rendered = with_drawn(manifest, *originals)
+    content = json.loads(rendered.to_json())
+    assert parse_manifest(rendered.to_json()) == rendered and content["version"] == 4
+    assert content["splits"]["train"]["rendered_per_class"] == list(originals)
+
+
+def test_only_a_set_with_rendered_images_is_version_3(older: Manifest) -> None:
+    manifest = older
     originals = manifest.splits["train"].originals_per_class
     drawn = with_drawn(manifest, *originals)
     content = json.loads(drawn.to_json())
@@ -294,8 +389,8 @@ def test_only_a_set_with_rendered_images_is_version_3(manifest: Manifest) -> Non
             parse_manifest(with_drawn(manifest, *fewer).to_json())
 
 
-def test_a_version_higher_than_needed_is_refused(manifest: Manifest) -> None:
-    content = json.loads(with_drawn(manifest, *[0] * 7).to_json())
+def test_a_version_higher_than_needed_is_refused(older: Manifest) -> None:
+    content = json.loads(with_drawn(older, *[0] * 7).to_json())
     content["splits"]["train"]["drawn_per_class"] = []
     with pytest.raises(ValueError, match="this version does not write"):
         parse_manifest(json.dumps(content))
@@ -337,16 +432,16 @@ def first_block(data: Json, column: int, value: Json) -> Json:
 def test_damage_of_version_2(
     tmp_path_factory: pytest.TempPathFactory, kind: Kind, damage: Callable[[Json], Json], message: str
 ) -> None:
-    folder = write_set_of(tmp_path_factory.mktemp("v2") / "set", kind, {"train": [drawn(2), drawn(1, 1)]})
+    folder = as_older(write_set_of(tmp_path_factory.mktemp("v2") / "set", kind, {"train": [drawn(2), drawn(1, 1)]}))
     write(folder, damage(json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))))
     assert_refused(folder, message)
 
 
-def test_a_compressed_block_too_large_to_unpack_in_memory(manifest: Manifest) -> None:
+def test_a_compressed_block_too_large_to_unpack_in_memory(older: Manifest) -> None:
     block = Block(offset=0, bytes=512 * 1000, samples=1 << 20, crc32=0, plain_crc32=0)
     shard = Shard(name="a.tar", bytes=block.bytes + 4096, sha256="0" * 64, blocks=(block,))
     split = Split(shards=(shard,), samples_per_class=(1 << 20,), originals_per_class=(1,))
-    huge = replace(manifest, classes=1, compression="zstd", splits={"train": split})
+    huge = replace(older, classes=1, compression="zstd", splits={"train": split})
     with pytest.raises(ValueError, match="block at 0 does not fit"):
         parse_manifest(huge.to_json())
 

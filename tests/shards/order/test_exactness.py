@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from shards import BalancedOrder, Order, Plan, SampleOrder, WindowedOrder
+from tests.shards.order.labelled import balanced, labels_of
 
 KINDS = ("full", "windowed", "balanced")
 EPOCHS = 3
@@ -27,7 +28,7 @@ def cases(draw: st.DrawFn, kind: str) -> tuple[Order, Counter[int], Plan]:
     if kind == "balanced":
         labels = np.arange(sum(sizes), dtype=np.int32) % draw(st.integers(1, 5))
         draws = np.full(labels.max() + 1, draw(st.integers(1, 12)))
-        order = BalancedOrder(labels=labels, draws=draws, seed=seed)
+        order = balanced(labels, draws, seed)
     plan = Plan(samples=order.samples, epochs=EPOCHS, batch_size=batch_size)
     return order, counts_of(order), plan
 
@@ -37,8 +38,9 @@ def counts_of(order: Order) -> Counter[int]:
     if not isinstance(order, BalancedOrder):
         return Counter(dict.fromkeys(range(order.samples), EPOCHS))
     counts: Counter[int] = Counter()
+    labels = labels_of(order)
     for label, draws in enumerate(order.draws.tolist()):
-        members = np.flatnonzero(order.labels == label).tolist()
+        members = np.flatnonzero(labels == label).tolist()
         counts.update(members[turn % len(members)] for turn in range(EPOCHS * draws))
     return counts
 

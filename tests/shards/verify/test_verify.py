@@ -1,6 +1,7 @@
 """Verification: a clean set is clean, and no damage to it goes unseen."""
 
 import errno
+import hashlib
 import itertools
 import json
 import os
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 
 from shards import CorruptShard, Lineage, MissingShard, Samples, read_manifest, verify, write_shard
+from shards.format.manifest import COLUMNS
 from shards.verify.shard import byte_problems
+from tests.shards.kinds import as_older
 
 MakeSamples = Callable[..., Samples]
 WriteSet = Callable[..., Path]
@@ -145,7 +148,8 @@ def test_a_label_outside_the_classes(write_set: WriteSet, make_samples: MakeSamp
 
 
 def replace_shard(folder: Path, samples: Samples) -> None:
-    """Put other samples into a set of one shard, with right checksums."""
+    """Put other samples into a set of one shard and no columns, with right checksums."""
+    as_older(folder)
     shard = write_shard(folder / "train-00000.tar", [samples])
     block = shard.blocks[0]
 
@@ -188,6 +192,39 @@ def test_an_original_in_two_splits(write_set: WriteSet, make_samples: MakeSample
         f"1 originals are in both test and val, for example {shared[0]:016x}",
         f"1 originals are in both train and val, for example {shared[1]:016x}",
     )
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_no_flipped_bit_of_a_column_goes_unseen(folder: Path, column: str) -> None:
+    path = folder / f"val.{column}.npy"
+    for position, _ in itertools.islice(flips(path, every_bit=False), 0, None, 7):
+        assert problems(folder).startswith(f"{path}: sha256 "), position
+    path.unlink()
+    assert problems(folder).startswith(f"{path}: named in dataset.json but not there")
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_a_column_that_contradicts_the_shards(folder: Path, column: str) -> None:
+    """With a right checksum: only the shards can tell."""
+    path = folder / f"train.{column}.npy"
+    values = np.load(path)
+    values[[2, 3]] = values[[3, 2]] if values[2] != values[3] else values[[2, 3]] + np.array([1, 0], values.dtype)
+    np.save(path, values)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    edit(folder, lambda content: content["splits"]["train"]["columns"].update({column: sha256}))
+    assert problems(folder) == f"{path}: not the {column} of the split's shards; make the set again"
+
+
+def test_damaged_columns_and_shards_are_all_named(folder: Path) -> None:
+    for name in ("train-00000.tar", "train.labels.npy", "val-00001.tar"):
+        data = bytearray((folder / name).read_bytes())
+        data[130] ^= 1
+        (folder / name).write_bytes(data)
+    assert [line.partition(":")[0] for line in problems(folder).splitlines()] == [
+        *[str(folder / "train-00000.tar")] * 2,
+        str(folder / "train.labels.npy"),
+        *[str(folder / "val-00001.tar")] * 2,
+    ]
 
 
 def test_unknown_lineage_proves_nothing_about_leaks(write_set: WriteSet, make_samples: MakeSamples) -> None:

@@ -31,7 +31,7 @@ def make_set(folder: Path, kind: Kind = "none", *, seed: int = 0) -> Path:
 
 @pytest.fixture
 def local(tmp_path: Path) -> Path:
-    """A packed set of two shards: six files."""
+    """A packed set of two shards: twelve files."""
     return make_set(tmp_path / "set")
 
 
@@ -349,7 +349,7 @@ def test_the_disk_holds_two_shards_at_most(bucket: str, tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("command", "code", "told"),
     [
-        (("push", "SET", "BUCKET"), 0, "BUCKET: 5 files"),
+        (("push", "SET", "BUCKET"), 0, "BUCKET: 11 files"),
         (("push", "SET", "ftp://host/set"), 2, "error: ftp://host/set: unknown kind of location"),
         (("verify", "BUCKET"), 2, "error: BUCKET: no dataset.json"),
     ],

@@ -1,0 +1,1 @@
+"""What a set costs by its size."""
