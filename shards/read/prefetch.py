@@ -20,6 +20,7 @@ AHEAD_SHARDS = range(4, 17)  # the number of these shards, whatever their size
 MANY_TIMES = 4  # a cache of this many times the split's size has room for other splits too
 WINDOW_FRACTION = 0.5  # fraction of a cache smaller than the split; the rest is for evaluation and for other ranks
 LEAST_NUMBERS = 1 << 16  # sample numbers to look ahead over, even if shards are small
+MOST_REQUESTS = 1 << 12  # to look ahead over, however little each needs
 
 
 class Shelf(Protocol):
@@ -101,6 +102,7 @@ class Prefetcher:
     def _may_look_further(self, request: _Request) -> bool:
         """Not beyond what the cache can hold at a time: a shard of the next epoch must not keep others out."""
         enough = len(self._coming) + len(self._wanted) >= self._ahead or self._queued_numbers >= self._most_numbers
+        enough = enough or len(self._queue) >= MOST_REQUESTS
         return not enough and self._bytes({*self._uses, *request.shards}) <= self._room_bytes
 
     def _request(self, numbers: Numbers | None) -> _Request | None:
