@@ -7,6 +7,9 @@ A set of 140,000 characters takes 0.58 GB. With it on the device, the host sends
 import numpy as np
 import torch
 
+from kkanji.config import TrainConfig
+from kkanji.data.training_set import RESIDENT_SPLITS
+from shards import ShardSet
 from shards.format.layout import IMAGE_SIZE
 
 
@@ -26,3 +29,10 @@ class ResidentImages:
     def spare(self) -> int:
         """The number of the spare image."""
         return len(self.present)
+
+
+def resident_images(config: TrainConfig, data: ShardSet, device: torch.device) -> dict[str, ResidentImages]:
+    """For each split whose images a resolved config keeps on the device, where they will be. Takes the memory."""
+    names = RESIDENT_SPLITS if config.dataset.residence == "device" else ()
+    splits = {name: data.manifest.splits[name] for name in names if name in data.manifest.splits}
+    return {name: ResidentImages(split.samples, device) for name, split in splits.items()}

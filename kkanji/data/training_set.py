@@ -5,13 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from kkanji.classes import ClassMap, parse_class_map
 from kkanji.config import OrderOptions, TrainConfig
 from kkanji.data.codec import decode_into
-from kkanji.data.resident import ResidentImages
 from shards import (
     BalancedOrder,
     CorruptShard,
@@ -103,13 +101,6 @@ def resolve_residence(config: TrainConfig, data: ShardSet, device: str, free: fl
         found = f"{needed / 1e9:.2f} GB of images, more than half of the {free / 1e9:.2f} GB that a device has free"
         wanted, message = "host", f"{data.location}: {found}; they stay on the host"
     return config.with_options(residence=wanted), message
-
-
-def resident_images(config: TrainConfig, data: ShardSet, device: torch.device) -> dict[str, ResidentImages]:
-    """For each split whose images a resolved config keeps on the device, where they will be. Takes the memory."""
-    names = RESIDENT_SPLITS if config.dataset.residence == "device" else ()
-    splits = {name: data.manifest.splits[name] for name in names if name in data.manifest.splits}
-    return {name: ResidentImages(split.samples, device) for name, split in splits.items()}
 
 
 def require_room(config: TrainConfig, data: ShardSet) -> None:

@@ -2,7 +2,8 @@
 
 No rank decides alone what depends on its own machine. Rank 0 chooses the checkpoint to continue from; order and window
 follow from the smallest cache, residence from the smallest free memory, precision from what every device supports, and
-the micro-batch from the smallest memory (`kkanji.training.micro_batch`). Everything else is compared field by field. An error on one rank ends all ranks.
+the micro-batch from the smallest memory (`kkanji.training.micro_batch`). Everything else is compared field by field. An
+error on one rank ends all ranks.
 """
 
 import hashlib

@@ -17,8 +17,8 @@ from kkanji.classes import ClassMap
 from kkanji.config import TrainConfig
 from kkanji.data.dali import Loader
 from kkanji.data.feed import Feed
-from kkanji.data.resident import ResidentImages
-from kkanji.data.training_set import resident_images, training_order
+from kkanji.data.resident import ResidentImages, resident_images
+from kkanji.data.training_set import training_order
 from kkanji.environment import loader_threads
 from kkanji.evaluation.predict_split import training_originals, training_rendered
 from kkanji.models import create_model, stages_of
