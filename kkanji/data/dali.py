@@ -413,5 +413,5 @@ def _take_pipeline(options: GraphOptions, source: ExternalSource, resident: Resi
 
 def _to_torch(output: Any, *, in_parts: bool) -> Tensor:
     """A DALI output as a tensor that shares its memory, parts joined."""
-    tensor = dlpack.from_dlpack(output.as_tensor())
+    tensor = dlpack.from_dlpack(output.as_tensor().__dlpack__())  # a capsule spares torch its questions
     return tensor.flatten(0, 1) if in_parts else tensor
