@@ -29,6 +29,9 @@ class DataOptions:
     cache_size: float = 0.0
     """Disk space in gigabytes for shards that are streamed or unpacked, in $KKANJI_CACHE or ~/.cache/kkanji. 0 takes
     80 % of the free space."""
+    residence: Literal["auto", "device", "host"] = "auto"
+    """Where images stay once they were read. device keeps them in the device's memory, or on the host if they take more
+    than half of what is free; host reads them anew each time; auto is device on GPUs and host on CPUs."""
     trust: bool = False
     """Skip the background check of a local set's shards. Meant for a set that was verified a moment ago."""
 
@@ -281,7 +284,7 @@ GROUPS: dict[str, Any] = {group.name: group.type for group in fields(TrainConfig
 OPTIONS = [option for kind in GROUPS.values() for option in fields(kind)]
 GROUP_OF = {option.name: group for group, kind in GROUPS.items() for option in fields(kind)}
 # Options that may differ when a run is resumed: they do not change what it computes.
-FREE_TO_CHANGE = frozenset({"data", "cache_size", "trust", "stall_seconds", "profile_steps"}) | {
+FREE_TO_CHANGE = frozenset({"data", "cache_size", "residence", "trust", "stall_seconds", "profile_steps"}) | {
     option.name for option in fields(CheckpointOptions)
 }
 # Options that a run resolves at its first start, with the values that leave them open; a resumed run keeps the result.

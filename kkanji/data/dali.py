@@ -4,6 +4,7 @@ An image's way through the graph, on the CPU and on a GPU:
 
 - packed shards: compiled code copies pixels from the mapped shards into DALI's memory (`_gathered`)
 - PNG and JPEG shards: DALI decodes the files (`_decoded`); on a GPU JPEG is decoded there, PNG on the CPU
+- resident images: only those that the device lacks are sent to it; all others are read where they lie (`_resident`)
 - augmentation: on the CPU in the same pass as the copy (Numba); on a GPU after the transfer, by one Triton kernel
 - torch: the outputs are handed over by DLPack, without a copy
 
@@ -13,9 +14,10 @@ that is random about a sample follows from its position in the sample stream.
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from time import perf_counter
 from typing import Any
@@ -28,10 +30,10 @@ from torch import Tensor
 from torch.utils import dlpack
 
 from kkanji.augment import numba_kernels
-from kkanji.data.feed import PARTS, PREFETCH, Arrays, ExternalSource, Feed, Span, external_source
+from kkanji.data.feed import PARTS, PREFETCH, Arrays, ExternalSource, Feed, Inputs, Span, external_source
+from kkanji.data.resident import ResidentImages
 from shards import InputError
 from shards.format.layout import IMAGE_SIZE
-from shards.read.encoded import EncodedReader
 
 # Buffers above this size come from DALI's pool. malloc would return them to the system after each batch, and a third
 # of the time to gather went into page faults (docs/LOG.md, 2026-11-23). DALI reads this at its first allocation.
@@ -59,34 +61,37 @@ class Loader:
         """largest: samples in the longest span. threads: DALI's threads on the CPU."""
         self.wait_s = 0.0
         self._device = device
-        self._source = external_source(feed, spans)
-        encoded = isinstance(feed.reader, EncodedReader)
+        self._source = external_source(feed, spans, on_host=device.type == "cpu")
         options = GraphOptions(
             device_id=None if device.type == "cpu" else (device.index or 0),
             augmented=feed.policy is not None,
-            batch_size=largest if encoded else PARTS,
-            encoded=encoded,
+            batch_size=largest if self._source.inputs == "files" else PARTS,
+            inputs=self._source.inputs,
             threads=threads,
         )
-        self._pipeline = _take_pipeline(options, self._source)
+        self._pipeline = _take_pipeline(options, self._source, feed.resident)
         self._ended = False
-        self._in_use: deque[tuple[Batch, torch.cuda.Event]] = deque()
+        self._made_of: tuple[Tensor, ...] = ()  # DALI's memory that the last batch is computed from, not made up of
+        self._in_use: deque[tuple[Batch, tuple[Tensor, ...], torch.cuda.Event]] = deque()
+        # It does not wait for the training step, which may be long behind.
+        self._own_stream = torch.cuda.Stream(device) if options.augmented_after else None
 
     def __iter__(self) -> Iterator[Batch]:
         while (batch := self._next()) is not None:
-            yield batch
-            self._keep_until_used(batch)
+            try:
+                yield batch
+            finally:  # also where the consumer breaks off
+                self._keep_until_used(batch)
 
     def close(self) -> None:
         """Wait until the GPU is done with all batches, then free the pipeline or keep it for the next loader."""
-        if self._device.type != "cpu":
-            self._record_event().synchronize()
-        self._in_use.clear()
-        if self._ended:
-            self._pipeline.keep_for_next()
-        else:
-            self._pipeline.graph._shutdown()  # waits for copies in progress, before the shards they read are unmapped
-        self._source.close()
+        with ExitStack() as last:  # whatever the wait raises
+            last.callback(self._source.close)
+            # Shutting down waits for copies in progress, before the shards they read are unmapped.
+            last.callback(self._pipeline.keep_for_next if self._ended else self._pipeline.graph._shutdown)
+            last.callback(self._in_use.clear)
+            if self._device.type != "cpu":
+                self._record_event().synchronize()
 
     def __enter__(self) -> "Loader":
         return self
@@ -101,7 +106,7 @@ class Loader:
         """
         start = perf_counter()
         try:
-            images, labels = self._pipeline.graph.run(self._stream())
+            outputs = self._pipeline.graph.run(self._own_stream or self._stream())
         except RuntimeError:
             self._source.raise_if_damaged()
             raise
@@ -112,10 +117,22 @@ class Loader:
             return None
         finally:
             self.wait_s += perf_counter() - start
-        count = self._source.counts.popleft()
-        in_parts = not self._pipeline.options.encoded
-        pixels, numbers = (_to_torch(output, in_parts=in_parts)[:count] for output in (images, labels))
-        return Batch(images=pixels.movedim(3, 1), labels=numbers)
+        return self._batch(outputs, self._source.delivered())
+
+    def _batch(self, outputs: Sequence[Any], count: int) -> Batch:
+        in_parts = self._pipeline.options.inputs != "files"
+        pixels, labels, *rows = (_to_torch(output, in_parts=in_parts)[:count] for output in outputs)
+        if self._own_stream is not None:
+            pixels = self._augmented(self._own_stream, pixels, *rows)
+        return Batch(images=pixels.movedim(3, 1), labels=labels)
+
+    def _augmented(self, stream: torch.cuda.Stream, pixels: Tensor, rows: Tensor) -> Tensor:
+        """Decoded images, augmented on this stream; the stream that uses them waits for it."""
+        self._made_of = (pixels, rows)
+        with torch.cuda.stream(stream):
+            augmented = _augment(pixels, rows)
+        torch.cuda.current_stream(self._device).wait_stream(stream)
+        return augmented
 
     def _stream(self) -> torch.cuda.Stream | None:
         """The stream that will use the batch. DALI orders its outputs on it; without one the host waits for them."""
@@ -125,14 +142,14 @@ class Loader:
         """Hold a batch until the GPU is done with it: DALI reuses its memory as soon as nothing refers to it."""
         if self._device.type == "cpu":
             return
-        self._in_use.append((batch, self._record_event()))
-        while self._in_use and self._in_use[0][1].query():
+        self._in_use.append((batch, self._made_of, self._record_event()))
+        while self._in_use and self._in_use[0][-1].query():
             self._in_use.popleft()
 
     def _record_event(self) -> torch.cuda.Event:
         """An event that completes when the GPU has finished all work queued so far."""
         event = torch.cuda.Event()
-        event.record()
+        event.record(torch.cuda.current_stream(self._device))
         return event
 
 
@@ -145,60 +162,82 @@ class GraphOptions:
     augmented: bool = False
     """Whether the source also gives augmentation rows; false by default."""
     batch_size: int = PARTS
-    """DALI samples in a batch: parts of a packed batch (the default), or images of an encoded one."""
-    encoded: bool = False
-    """Whether images are PNG or JPEG files to decode; false by default."""
+    """DALI samples in a batch: parts of it (the default), or one for each file."""
+    inputs: Inputs = "addresses"
+    """What the source gives to make images of; addresses by default."""
     threads: int = 2
     """DALI's threads on the CPU; 2 by default."""
 
     @property
-    def device(self) -> str:
-        """DALI's name of the device."""
-        return "cpu" if self.device_id is None else "gpu"
+    def on_gpu(self) -> bool:
+        """Whether the graph ends on a GPU."""
+        return self.device_id is not None
+
+    @property
+    def augmented_after(self) -> bool:
+        """Whether images are augmented after the graph.
+
+        Of files, on a GPU: there each is a DALI sample, and a function in the graph would be given 12,500 capsules for
+        6,250 images.
+        """
+        return self.on_gpu and self.augmented and self.inputs == "files"
 
 
-def build_graph(source: Callable[[], Arrays], options: GraphOptions) -> Pipeline:
-    """Build the pipeline. Its outputs are images uint8 and labels int64.
+def build_graph(
+    source: Callable[[], Arrays], options: GraphOptions, resident: Callable[[], Tensor] | None = None
+) -> Pipeline:
+    """Build the pipeline. Its outputs are images uint8 and labels int64; after the graph's work rows float32.
 
-    Packed: [PARTS, n, 64, 64, 1] and [PARTS, n]. Encoded: [n, 64, 64, 1] and [n].
+    In parts: [PARTS, n, 64, 64, 1] and [PARTS, n]. Of files: [n, 64, 64, 1], [n] and, if they are to be augmented
+    after the graph, [n, ROW].
+    resident: for inputs of numbers: gives the images [N, 64, 64] that they number, and which the graph completes.
+    Raises InputError if Triton is needed and missing.
     """
+    if options.on_gpu and options.augmented and find_spec("triton") is None:
+        raise InputError("augmenting on a GPU needs Triton: pip install triton, or train with --augment 0")
     return _graph(
         source,
         options,
+        resident,
         batch_size=options.batch_size,
         device_id=options.device_id,
         num_threads=options.threads,
     )
 
 
-# Type and number of dimensions of the source's arrays, for one DALI sample: addresses of a part's images or the bytes
-# of a file, labels, augmentation rows.
-_PACKED_INPUTS = [(types.INT64, 1), (types.INT64, 1), (types.FLOAT, 2)]
-_ENCODED_INPUTS = [(types.UINT8, 1), (types.INT64, 0), (types.FLOAT, 1)]
+# Type and number of dimensions of the source's arrays, for one DALI sample: what images are made of, labels, rows.
+_INPUTS: dict[Inputs, list[tuple[Any, int]]] = {
+    "addresses": [(types.INT64, 1), (types.INT64, 1), (types.FLOAT, 2)],
+    "files": [(types.UINT8, 1), (types.INT64, 0), (types.FLOAT, 1)],
+    # the new images and their numbers, the numbers of all
+    "numbers": [(types.UINT8, 4), (types.INT64, 1), (types.INT64, 1), (types.INT64, 1), (types.FLOAT, 2)],
+}
 
 
 @pipeline_def(prefetch_queue_depth=PREFETCH)
-def _graph(source: Callable[[], Arrays], options: GraphOptions) -> tuple[Any, Any]:
+def _graph(
+    source: Callable[[], Arrays], options: GraphOptions, resident: Callable[[], Tensor] | None
+) -> tuple[Any, ...]:
     """A part of a packed batch is one DALI sample: with hundreds of images in it, DALI's overhead hardly counts."""
-    inputs = _ENCODED_INPUTS if options.encoded else _PACKED_INPUTS
+    inputs = _INPUTS[options.inputs]
     if not options.augmented:
-        inputs = inputs[:2]
+        inputs = inputs[:-1]
     dtypes, ndims = (list(column) for column in zip(*inputs, strict=True))
-    where, labels, *rows = fn.external_source(source, num_outputs=len(inputs), batch=True, dtype=dtypes, ndim=ndims)
-    pixels = _decoded if options.encoded else _gathered
-    if options.device == "cpu":
-        return pixels(where, rows, options.device), labels
-    images = pixels(where, [], options.device)
-    return _augmented_on_gpu(images, rows[0].gpu()) if rows else images, labels.gpu()
-
-
-def _augmented_on_gpu(images: Any, rows: Any) -> Any:
-    """Augment by Triton. DALI calls augment_parts without waiting, as that works on the stream of its inputs."""
-    if find_spec("triton") is None:
-        raise InputError("augmenting on a GPU needs Triton: pip install triton, or train with --augment 0")
-    return fn.dl_tensor_python_function(
-        images, rows, device="gpu", function=augment_parts, batch_processing=True, synchronize_stream=False
-    )
+    nodes = fn.external_source(source, num_outputs=len(inputs), batch=True, dtype=dtypes, ndim=ndims)
+    rows = [nodes.pop()] if options.augmented else []
+    *where, labels = nodes
+    if not options.on_gpu:
+        pixels = _decoded if options.inputs == "files" else _gathered
+        return pixels(*where, rows, "cpu"), labels
+    rows = [node.gpu() for node in rows]
+    if options.inputs == "files":
+        return _decoded(*where, [], "mixed"), labels.gpu(), *rows
+    if resident is not None:
+        images = _torch_function(partial(_from_resident, resident), *(node.gpu() for node in where), *rows)
+    else:
+        images = _gathered(*where, [], "gpu")
+        images = _torch_function(_augment, images, *rows) if rows else images
+    return images, labels.gpu()
 
 
 def _gathered(addresses: Any, rows: list[Any], device: str) -> Any:
@@ -216,7 +255,7 @@ def _gathered(addresses: Any, rows: list[Any], device: str) -> Any:
 
 def _decoded(files: Any, rows: list[Any], device: str) -> Any:
     """Decode PNG or JPEG files, and augment the images if there are rows."""
-    images = fn.decoders.image(files, device="cpu" if device == "cpu" else "mixed", output_type=types.GRAY)
+    images = fn.decoders.image(files, device=device, output_type=types.GRAY)
     if not rows:
         return images
     return _compiled(
@@ -278,22 +317,54 @@ def _augment_one(out, image, row):  # type: ignore[no-untyped-def]
     numba_kernels.apply(image.reshape(shape), row.reshape((1, row.size)), out.reshape(shape))
 
 
-def augment_parts(images: list[Any], rows: list[Any]) -> list[Any]:
-    """Augment the parts, or images, of a batch on their device: DLPack capsules in, DLPack capsules out.
+def _torch_function(function: Callable[..., Tensor], *inputs: Any) -> Any:
+    """An operator that runs a function of torch tensors on a GPU, in parts. DALI calls it without waiting for them."""
+    return fn.dl_tensor_python_function(
+        *inputs, device="gpu", function=TorchFunction(function), batch_processing=True, synchronize_stream=False
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TorchFunction:
+    """A function of tensors as DALI calls it: for each input the DLPack capsules of a batch's parts, and back.
 
     On a GPU all work is queued on DALI's own stream: after the work that produces the inputs, before DALI's copy of the
     result, and in parallel to the training step. DALI starts that copy after this function returns, and then drops the
     result. Its memory still lasts until the copy is done, as torch reuses it only for later work on the same stream.
     """
+
+    function: Callable[..., Tensor]
+    """Takes the parts of each input in one tensor [PARTS, n, ...], and gives one."""
+
+    def __call__(self, *inputs: list[Any]) -> list[Any]:
+        """The parts of the result."""
+        parts = [[dlpack.from_dlpack(capsule) for capsule in capsules] for capsules in inputs]
+        with _dali_stream(parts[0][0].device):
+            result = self.function(*map(torch.stack, parts))
+        return [dlpack.to_dlpack(part) for part in result]  # type: ignore[attr-defined]
+
+
+def _augment(images: Tensor, rows: Tensor) -> Tensor:
+    """Augment images [..., 64, 64, 1] by rows [..., ROW], on their device."""
     from kkanji.augment import triton_kernels  # here, as a machine without a GPU may lack Triton
 
-    parts = [dlpack.from_dlpack(capsule) for capsule in images]
-    part_rows = [dlpack.from_dlpack(capsule) for capsule in rows]
-    with _dali_stream(parts[0].device):
-        pixels = torch.stack(parts)
-        flat_rows = torch.stack(part_rows).view(-1, numba_kernels.ROW)
-        augmented = triton_kernels.augment(pixels.view(-1, IMAGE_SIZE, IMAGE_SIZE), flat_rows).view(pixels.shape)
-    return [dlpack.to_dlpack(part) for part in augmented]  # type: ignore[attr-defined]
+    flat = images.view(-1, IMAGE_SIZE, IMAGE_SIZE)
+    return triton_kernels.augment(flat, rows.view(-1, numba_kernels.ROW)).view(images.shape)
+
+
+def _from_resident(
+    resident: Callable[[], Tensor], new: Tensor, new_numbers: Tensor, numbers: Tensor, *rows: Tensor
+) -> Tensor:
+    """The images of these numbers [PARTS, n, 64, 64, 1], augmented if there are rows; the new ones become resident."""
+    images = resident()
+    images.index_copy_(0, new_numbers.flatten(), new.view(-1, IMAGE_SIZE, IMAGE_SIZE))
+    if rows:
+        from kkanji.augment import triton_kernels
+
+        found = triton_kernels.augment(images, rows[0].view(-1, numba_kernels.ROW), numbers.flatten())
+    else:
+        found = images.index_select(0, numbers.flatten())
+    return found.view(*numbers.shape, IMAGE_SIZE, IMAGE_SIZE, 1)
 
 
 def _dali_stream(device: torch.device) -> AbstractContextManager[None]:
@@ -310,11 +381,13 @@ class _Pipeline:
     def __init__(self, options: GraphOptions) -> None:
         self.options = options
         self.source: ExternalSource | None = None
-        self.graph = build_graph(self._call_source, options)
+        self.resident: ResidentImages | None = None
+        numbered = options.inputs == "numbers"
+        self.graph = build_graph(self._call_source, options, self._resident_images if numbered else None)
 
     def keep_for_next(self) -> None:
         """Keep the graph for the next loader with equal options. Only after its source has ended."""
-        self.source = None
+        self.source = self.resident = None
         self.graph.reset()
         _idle[self.options] = self
 
@@ -322,19 +395,23 @@ class _Pipeline:
         assert self.source is not None  # noqa: S101  (set before the first run)
         return self.source()
 
+    def _resident_images(self) -> Tensor:
+        assert self.resident is not None  # noqa: S101  (set before the first run)
+        return self.resident.images
+
 
 # Compiling the functions of a graph takes a second or two, and a run evaluates often.
 _idle: dict[GraphOptions, _Pipeline] = {}
 
 
-def _take_pipeline(options: GraphOptions, source: ExternalSource) -> _Pipeline:
+def _take_pipeline(options: GraphOptions, source: ExternalSource, resident: ResidentImages | None) -> _Pipeline:
     """An idle pipeline with these options, or a new one."""
     pipeline = _idle.pop(options, None) or _Pipeline(options)
-    pipeline.source = source
+    pipeline.source, pipeline.resident = source, resident
     return pipeline
 
 
 def _to_torch(output: Any, *, in_parts: bool) -> Tensor:
     """A DALI output as a tensor that shares its memory, parts joined."""
-    tensor = dlpack.from_dlpack(output.as_tensor())
+    tensor = dlpack.from_dlpack(output.as_tensor().__dlpack__())  # a capsule spares torch its questions
     return tensor.flatten(0, 1) if in_parts else tensor

@@ -10,22 +10,25 @@ An image's way through this room, for packed shards:
 4. The graph (`kkanji.data.dali`) copies the pixels from these addresses, augments them, and hands them to torch.
 
 Shards of PNG or JPEG images differ in step 3: the source gives DALI the files' bytes, and the graph decodes them.
+Where images are resident (`kkanji.data.resident`), the source reads those that no earlier batch had, and the graph is
+given only these, beside the numbers of all.
 """
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import tee
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kkanji.augment.policy import Policy, sample_rows
 from kkanji.data.codec import check_header, decode_into
+from kkanji.data.resident import ResidentImages
 from shards import CorruptShard, InputError, Order, SplitReader
-from shards.format.layout import IMAGE_SIZE
+from shards.format.layout import IMAGE_BYTES, IMAGE_SIZE
 from shards.order.sequential import by_epoch, numbers_of
 from shards.read.encoded import EncodedReader
 from shards.read.packed import PackedReader
@@ -40,6 +43,8 @@ Span = tuple[int, int]
 """(start, stop) in the sample stream, which runs on through the epochs."""
 Arrays = list[Any]
 """One entry for each input of the graph: an array, or a list of arrays of different lengths."""
+Inputs = Literal["addresses", "files", "numbers"]
+"""What a graph makes images of: their addresses, PNG or JPEG files, or numbers of resident images and the new ones."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +63,8 @@ class Feed:
     """The model's class number for each stored label [labels]; None if the model numbers classes as the set does."""
     strength: Callable[[int], float] = lambda _: 1.0
     """Factor for the policy in each epoch; 1 by default."""
+    resident: ResidentImages | None = None
+    """Where images stay once they were read; None reads them anew each time."""
 
 
 class ExternalSource(ABC):
@@ -67,14 +74,17 @@ class ExternalSource(ABC):
     stay mapped for KEEP batches.
     """
 
+    inputs: ClassVar[Inputs]
+    """What it gives in place of pixels."""
+
     def __init__(self, feed: Feed, spans: Iterable[Span]) -> None:
         self._feed = feed
         self._spans, ahead = tee(spans)
-        self._numbers = feed.reader.follow(numbers_of(feed.order, ahead), keep=KEEP)
-        self.counts: deque[int] = deque()
-        """Images in each batch that DALI has not delivered yet. The batches themselves are padded to equal parts."""
+        self._followed: Generator[Numbers]
+        self._numbers = self._follow(ahead)
+        self._under_way: deque[int] = deque()  # images in each batch that DALI has not delivered yet
         self.ended = False
-        """Whether all spans were delivered. Any other StopIteration is an error, not the end."""
+        """Whether all spans were given. Any other StopIteration is an error, not the end."""
 
     def __call__(self) -> Arrays:
         span = next(self._spans, None)
@@ -82,9 +92,13 @@ class ExternalSource(ABC):
             self.ended = True
             raise StopIteration
         numbers = next(self._numbers)
-        self.counts.append(len(numbers))
+        self._under_way.append(len(numbers))
         rows = [] if self._feed.policy is None else [np.concatenate(list(self._rows(self._feed.policy, *span)))]
         return self._arrays(numbers, rows)
+
+    def delivered(self) -> int:
+        """Called for each batch that DALI has delivered: its images. The batch itself is padded to equal parts."""
+        return self._under_way.popleft()
 
     @abstractmethod
     def _arrays(self, numbers: Numbers, rows: list[NDArray[np.float32]]) -> Arrays:
@@ -96,7 +110,12 @@ class ExternalSource(ABC):
 
     def close(self) -> None:
         """Release the shards that were fetched ahead."""
-        self._numbers.close()
+        self._followed.close()
+
+    def _follow(self, spans: Iterable[Span]) -> Iterator[Numbers]:
+        """The sample numbers of each batch, once its pixels can be read."""
+        self._followed = self._feed.reader.follow(numbers_of(self._feed.order, spans), keep=KEEP)
+        return self._followed
 
     def _rows(self, policy: Policy, start: int, stop: int) -> Iterator[NDArray[np.float32]]:
         """Augmentation rows of a span, cut at the ends of epochs, as the strength may differ between them."""
@@ -112,7 +131,8 @@ class ExternalSource(ABC):
         """
         numbers = self._feed.class_numbers
         known = self._feed.classes if numbers is None else len(numbers)
-        if labels.min() < 0 or labels.max() >= known:
+        # Seen as unsigned, a negative one is large.
+        if len(labels) and labels.view(labels.dtype.str.replace("i", "u")).max() >= known:
             found = f"labels {labels.min()}..{labels.max()}, expected 0..{known - 1}"
             raise CorruptShard(f"a sample has {found}; run `kkanji verify` on the set")
         return labels.astype(np.int64) if numbers is None else numbers[labels]
@@ -120,6 +140,8 @@ class ExternalSource(ABC):
 
 class PackedExternalSource(ExternalSource):
     """For packed shards: addresses of the pixels, in PARTS of equal length."""
+
+    inputs = "addresses"
 
     def __init__(self, reader: PackedReader, feed: Feed, spans: Iterable[Span]) -> None:
         super().__init__(feed, spans)
@@ -132,6 +154,8 @@ class PackedExternalSource(ExternalSource):
 
 class EncodedExternalSource(ExternalSource):
     """For shards of PNG or JPEG images: the bytes of each file."""
+
+    inputs = "files"
 
     def __init__(self, reader: EncodedReader, feed: Feed, spans: Iterable[Span]) -> None:
         super().__init__(feed, spans)
@@ -162,8 +186,82 @@ class EncodedExternalSource(ExternalSource):
                 raise CorruptShard(f"{self._reader.where(int(number))}: {error}") from error
 
 
-def external_source(feed: Feed, spans: Iterable[Span]) -> ExternalSource:
-    """The source for the feed's kind of reader. Raises TypeError for an unknown kind."""
+class ResidentExternalSource(ExternalSource):
+    """For images that stay on the device: the numbers of all, and the pixels of those that no earlier batch had.
+
+    It reads these itself, and once none is missing it asks the reader for nothing.
+    """
+
+    inputs = "numbers"
+
+    def __init__(self, resident: ResidentImages, feed: Feed, spans: Iterable[Span]) -> None:
+        self._resident = resident
+        self._missing = np.count_nonzero(~resident.present)
+        self._new: deque[Numbers] = deque()  # of each batch that DALI has not delivered yet
+        super().__init__(feed, spans)
+
+    def delivered(self) -> int:
+        """As above; from now on the batch's new images are present."""
+        self._resident.present[self._new.popleft()] = True
+        return super().delivered()
+
+    def _follow(self, spans: Iterable[Span]) -> Iterator[Numbers]:
+        order = self._feed.order
+        spans, ahead = tee(spans)
+        self._followed = self._feed.reader.follow(self._requests(numbers_of(order, ahead)))
+        return numbers_of(order, spans)
+
+    def _requests(self, batches: Iterable[Numbers]) -> Iterator[Numbers]:
+        """Those samples of each batch that no earlier one has, until none is missing."""
+        coming = self._resident.present.copy()
+        missing = self._missing
+        for numbers in batches if missing else ():
+            new = np.unique(numbers[~coming[numbers]])
+            coming[new] = True
+            yield new
+            missing -= len(new)
+            if not missing:
+                return
+
+    def _arrays(self, numbers: Numbers, rows: list[NDArray[np.float32]]) -> Arrays:
+        new = next(self._followed) if self._missing else _NO_NUMBERS  # an end while some are missing is an error
+        self._new.append(new)
+        self._missing -= len(new)
+        samples = self._feed.reader.gather(new, sources=False)
+        labels = self._resident.labels
+        labels[new] = self._checked(samples.labels)
+        return [*self._images(new, samples.images, numbers), _parts(labels[numbers]), *map(_parts, rows)]
+
+    def _images(self, new: Numbers, pixels: NDArray[np.uint8], numbers: Numbers) -> Arrays:
+        """The graph's inputs for a batch: pixels of the new images and their numbers, and the numbers of all."""
+        if not len(new):  # DALI has its parts of one image at least
+            new, pixels = np.array([self._resident.spare]), _BLANK
+        return [_parts(pixels[..., None]), _parts(new), _parts(numbers)]
+
+
+class ResidentOnHostSource(ResidentExternalSource):
+    """On a CPU: new images are put in their places here, and the graph finds all by their addresses."""
+
+    inputs = "addresses"
+
+    def _images(self, new: Numbers, pixels: NDArray[np.uint8], numbers: Numbers) -> Arrays:
+        images = self._resident.images.numpy()
+        images[new] = pixels
+        return [_parts(numbers * IMAGE_BYTES + images.ctypes.data)]
+
+
+_NO_NUMBERS = np.empty(0, np.int64)
+_BLANK = np.zeros((1, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+
+
+def external_source(feed: Feed, spans: Iterable[Span], *, on_host: bool) -> ExternalSource:
+    """The source for the feed's images. Raises TypeError for an unknown kind of reader.
+
+    on_host: whether the graph runs on a CPU.
+    """
+    if feed.resident is not None:
+        kind = ResidentOnHostSource if on_host else ResidentExternalSource
+        return kind(feed.resident, feed, spans)
     if isinstance(feed.reader, EncodedReader):
         return EncodedExternalSource(feed.reader, feed, spans)
     if isinstance(feed.reader, PackedReader):

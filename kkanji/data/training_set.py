@@ -19,11 +19,14 @@ from shards import (
     WindowedOrder,
     default_cache,
 )
+from shards.format.layout import IMAGE_BYTES
 from shards.format.manifest import CLASSES_NAME
 from shards.order.balanced import draws_per_class
 from shards.read.prefetch import WINDOW_FRACTION
 
 GIGABYTE = 10**9
+RESIDENT_FRACTION = 0.5  # of a device's free memory; the rest is for the network, its activations and batches
+RESIDENT_SPLITS = ("train", "val")  # which a run reads again and again
 WINDOW = 8  # shards that order windowed mixes at a time: 200,000 images of the usual 25,000 a shard
 
 
@@ -73,6 +76,29 @@ def resolve_order(config: TrainConfig, data: ShardSet, room: float) -> TrainConf
         most = len(shards) if room == math.inf else int(room / _window_bytes(sampling, data, shards=1)) - 1
         sampling = replace(sampling, window=max(1, min(WINDOW, most)))
     return replace(config, sampling=sampling)
+
+
+def resident_bytes(data: ShardSet) -> int:
+    """Size of the images that a run trains and evaluates on, as a device holds them."""
+    splits = data.manifest.splits
+    return sum(splits[name].samples * IMAGE_BYTES for name in RESIDENT_SPLITS if name in splits)
+
+
+def resolve_residence(config: TrainConfig, data: ShardSet, device: str, free: float) -> tuple[TrainConfig, str]:
+    """The config with residence resolved: device if it was asked for, or left open on a GPU, and the images fit.
+
+    They fit if they take at most half of the free memory. If they do not, a message says so; else it is empty.
+
+    device: its type. free: bytes of memory on the device that has the least.
+    """
+    wanted = config.dataset.residence
+    if wanted == "auto":
+        wanted = "host" if device == "cpu" else "device"
+    needed, message = resident_bytes(data), ""
+    if wanted == "device" and needed > free * RESIDENT_FRACTION:
+        found = f"{needed / 1e9:.2f} GB of images, more than half of the {free / 1e9:.2f} GB that a device has free"
+        wanted, message = "host", f"{data.location}: {found}; they stay on the host"
+    return config.with_options(residence=wanted), message
 
 
 def require_room(config: TrainConfig, data: ShardSet) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kkanji.data.dali import Loader
 from kkanji.data.feed import Feed
+from kkanji.data.resident import ResidentImages
 from kkanji.evaluation.calibration import TemperatureScan
 from kkanji.evaluation.predictions import TOP, Predictions
 from kkanji.pixels import normalise
@@ -24,10 +25,16 @@ Shift = tuple[int, int]
 """Pixels (down, right)."""
 
 
-def unaugmented_feed(reader: SplitReader, classes: int, class_numbers: NDArray[np.int64] | None = None) -> Feed:
-    """The images of a split in stored order, not augmented."""
+def unaugmented_feed(
+    reader: SplitReader,
+    classes: int,
+    class_numbers: NDArray[np.int64] | None = None,
+    *,
+    resident: ResidentImages | None = None,
+) -> Feed:
+    """The images of a split in stored order, not augmented. Arguments as in `Feed`."""
     order = SampleOrder(samples=reader.samples, seed=0, shuffle=False)
-    return Feed(reader=reader, order=order, classes=classes, class_numbers=class_numbers)
+    return Feed(reader=reader, order=order, classes=classes, class_numbers=class_numbers, resident=resident)
 
 
 def predict_split(

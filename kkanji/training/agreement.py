@@ -1,8 +1,9 @@
 """What all ranks of a run agree on before its first step, and again before each checkpoint.
 
 No rank decides alone what depends on its own machine. Rank 0 chooses the checkpoint to continue from; order and window
-follow from the smallest cache, precision from what every device supports, and the micro-batch from the smallest memory
-(`kkanji.training.micro_batch`). Everything else is compared field by field. An error on one rank ends all ranks.
+follow from the smallest cache, residence from the smallest free memory, precision from what every device supports, and
+the micro-batch from the smallest memory (`kkanji.training.micro_batch`). Everything else is compared field by field. An
+error on one rank ends all ranks.
 """
 
 import hashlib
@@ -24,8 +25,9 @@ from kkanji import __version__, checkpoint
 from kkanji.classes import ClassMap
 from kkanji.cli import INPUT_ERROR
 from kkanji.config import TrainConfig, read_options
-from kkanji.data.training_set import class_map, require_room, resolve_order, room_bytes
-from kkanji.environment import commit, precision_name
+from kkanji.data.training_set import class_map, require_room, resolve_order, resolve_residence, room_bytes
+from kkanji.environment import commit, local_ranks, precision_name
+from kkanji.training.micro_batch import free_bytes
 from kkanji.training.run_log import LOG_NAME, has_event
 from shards import FolderLock, InputError, ShardSet
 
@@ -43,7 +45,7 @@ class Agreement:
     """What every rank starts with. Only paths may differ."""
 
     config: TrainConfig
-    """Order and window are resolved."""
+    """Order, window and residence are resolved."""
     classes: ClassMap
     precision: str
     """Accelerate's name of the precision."""
@@ -63,6 +65,7 @@ def agree(config: TrainConfig, data: ShardSet, held: ExitStack) -> Agreement:
     config = config.resolved_as(checkpoint.read_state(last)["config"] if last else {})
     config = resolve_order(config, data, min(together(partial(room_bytes, data))))
     together(partial(require_room, config, data))
+    config = _with_residence(config, data)
     precisions = together(partial(precision_name, config.runtime.precision))
     precision = precisions[0] if len(set(precisions)) == 1 else "no"
     return Agreement(config=config, classes=class_map(data), precision=precision, checkpoint=last)
@@ -115,6 +118,17 @@ def checksum(tensors: Iterable[Tensor]) -> str:
 def _join_ranks() -> None:
     """Started by torchrun without a GPU, Accelerate would take each rank for a run of its own; this prevents it."""
     PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available())
+
+
+def _with_residence(config: TrainConfig, data: ShardSet) -> TrainConfig:
+    """Where images stay follows from the smallest free memory: all ranks keep them on their devices, or none does."""
+    state = PartialState()
+    sharing = local_ranks() if state.device.type == "cpu" else 1  # ranks on a CPU share its memory
+    free = min(together(partial(free_bytes, state.device))) / sharing
+    config, message = resolve_residence(config, data, state.device.type, free)
+    if message and state.is_main_process:
+        warnings.warn(message, UserWarning, stacklevel=2)
+    return config
 
 
 def _enter_run(config: TrainConfig, held: ExitStack) -> str | None:

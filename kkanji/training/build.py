@@ -1,7 +1,7 @@
 """A run built from its options: model, optimizer, data and progress."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
 
@@ -17,6 +17,7 @@ from kkanji.classes import ClassMap
 from kkanji.config import TrainConfig
 from kkanji.data.dali import Loader
 from kkanji.data.feed import Feed
+from kkanji.data.resident import ResidentImages, resident_images
 from kkanji.data.training_set import training_order
 from kkanji.environment import loader_threads
 from kkanji.evaluation.predict_split import training_originals, training_rendered
@@ -56,6 +57,8 @@ class TrainingData:
     """Training images of each class that are originals [C]."""
     rendered: NDArray[np.int64]
     """Training images of each class that are rendered from fonts [C]."""
+    resident: Mapping[str, ResidentImages]
+    """For each split whose images stay on the device, where they are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,13 +112,13 @@ class Run:
 def build_run(accelerator: Accelerator, config: TrainConfig, shards: ShardSet, classes: ClassMap) -> Run:
     """A run before its first step. All ranks call this. Raises InputError if the options or the data are wrong.
 
-    config: order and window resolved; the micro-batch may be left open.
+    config: order, window and residence resolved; the micro-batch may be left open.
     """
     rank = Rank(index=accelerator.process_index, count=accelerator.num_processes)
     # Every rank seeds alike: the network begins with the same weights everywhere.
     torch.manual_seed(config.runtime.seed)
     network = _network(config, classes, accelerator)
-    data = _training_data(config, shards, classes)
+    data = _training_data(config, shards, classes, accelerator.device)  # its memory counts as taken from here on
     objective = _objective(config, data, accelerator)  # before the memory that its teachers leave is measured
     config = _with_micro_batch(config, network, accelerator)
     plan = Plan(samples=data.order.samples, epochs=config.schedule.epochs, batch_size=config.optimization.batch_size)
@@ -140,7 +143,7 @@ def _with_micro_batch(config: TrainConfig, network: nn.Module, accelerator: Acce
     return replace(config, runtime=replace(config.runtime, micro_batch=fitting))
 
 
-def _training_data(config: TrainConfig, shards: ShardSet, classes: ClassMap) -> TrainingData:
+def _training_data(config: TrainConfig, shards: ShardSet, classes: ClassMap, device: torch.device) -> TrainingData:
     reader = shards.split("train", threads=loader_threads())
     return TrainingData(
         shards=shards,
@@ -149,6 +152,7 @@ def _training_data(config: TrainConfig, shards: ShardSet, classes: ClassMap) -> 
         order=training_order(config, shards, reader),
         originals=training_originals(shards),
         rendered=training_rendered(shards),
+        resident=resident_images(config, shards, device),
     )
 
 
@@ -197,6 +201,7 @@ def create_loader(run: Run, first_step: int) -> Loader:
         classes=len(run.data.classes),
         policy=Policy() if run.config.augmentation.augment else None,
         strength=partial(strength, run.config),
+        resident=run.data.resident.get("train"),
     )
     parts = spans(run.plan, first_step, run.rank, micro_batch)
     return Loader(feed, parts, run.accelerator.device, largest=micro_batch, threads=loader_threads())

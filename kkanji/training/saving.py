@@ -142,7 +142,7 @@ class Saver:
         """Evaluate the validation split and log the result."""
         run, data, start = self._run, self._run.data, perf_counter()
         reader = data.shards.split("val")
-        feed = unaugmented_feed(reader, len(data.classes))
+        feed = unaugmented_feed(reader, len(data.classes), resident=data.resident.get("val"))
         predictions = predict_split(run.accelerator, run.learner.evaluated, feed)
         summary = summarise(predictions, data.originals, data.classes.characters)
         rate = summary["images"] / (perf_counter() - start)

@@ -20,7 +20,9 @@ Words = NDArray[np.uint64]
 
 def permute(positions: Words, size: int, key: int) -> Words:
     """What the permutation of 0..size-1 chosen by `key` has at these positions."""
-    return Permutations([size], [key]).at(np.broadcast_to(np.int64(0), len(positions)), positions)
+    result = np.empty(len(positions), np.uint64)
+    _permute(positions, np.uint64(size), np.array(_halves(size), np.uint64), _keys(key), result)
+    return result
 
 
 class Permutations:
@@ -29,7 +31,7 @@ class Permutations:
     def __init__(self, sizes: Sequence[int], keys: Sequence[int]) -> None:
         self._sizes = np.array(sizes, np.uint64)
         self._halves = np.array([_halves(size) for size in sizes], np.uint64)  # [permutation, low and high]
-        self._keys = np.array([[mix(key + number) for number in range(ROUNDS)] for key in keys], np.uint64)
+        self._keys = np.array([_keys(key) for key in keys])  # [permutation, round]
 
     def at(self, which: NDArray[np.int64], positions: Words) -> Words:
         """What permutation number `which[i]` has at `positions[i]`."""
@@ -46,11 +48,26 @@ def mix(value: int) -> int:
     return value ^ (value >> 31)
 
 
+def _keys(key: int) -> Words:
+    """The keys of the rounds."""
+    return np.array([mix(key + number) for number in range(ROUNDS)], np.uint64)
+
+
 def _halves(size: int) -> tuple[int, int]:
     """Bits of the low and of the high half of the network's words."""
     bits = (size - 1).bit_length()
     low = max(1, bits // 2)
     return low, max(1, bits - low)
+
+
+@njit(cache=True, nogil=True)
+def _permute(positions, size, halves, keys, result):  # type: ignore[no-untyped-def]
+    """In two loops, as the first then becomes vector instructions: 17 ns a number instead of 26 (docs/LOG.md)."""
+    for number in range(len(positions)):
+        result[number] = _feistel(positions[number], halves, keys)
+    for number in range(len(positions)):
+        while result[number] >= size:
+            result[number] = _feistel(result[number], halves, keys)
 
 
 @njit(cache=True, nogil=True)

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from shards.format import layout
 from shards.format.samples import Samples
 from shards.read.columns import SplitColumns
-from shards.read.copy_kernels import copy_rows
+from shards.read.copy_kernels import copy_rows, locate_rows
 from shards.read.files import SplitFiles
 from shards.read.prefetch import Numbers
 from shards.read.reader import SplitReader
@@ -52,8 +52,10 @@ class PackedReader(SplitReader):
         Valid while the shards of these numbers are mapped (see `follow`).
         """
         self._check(numbers)
+        addresses, labels = np.empty(len(numbers), np.int64), np.empty(len(numbers), np.int32)
         block = self._block_of(numbers)
-        return self._addresses(numbers, block), np.take(self._labels, numbers + self._to_label[block])
+        locate_rows(numbers, block, self._to_row, self._to_label, self._start, self._labels, addresses, labels)
+        return addresses, labels
 
     def _addresses(self, numbers: Numbers, block: NDArray[np.intp]) -> NDArray[np.int64]:
         return (numbers + self._to_row[block]) * layout.IMAGE_BYTES + self._start

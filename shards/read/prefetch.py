@@ -25,6 +25,7 @@ MANY_TIMES = 4  # a cache of this many times the split's size has room for other
 WINDOW_FRACTION = 0.5  # fraction of a cache smaller than the split; the rest is for evaluation and for other ranks
 LEAST_NUMBERS = 1 << 16  # sample numbers to look ahead over, even if shards are small
 LOOK_S = 1.0  # between two looks whether somebody waits for room, each under the folder's lock
+MOST_REQUESTS = 1 << 12  # to look ahead over, however little each needs
 
 
 class Shelf(Protocol):
@@ -117,6 +118,7 @@ class Prefetcher:
     def _may_look_further(self, request: _Request) -> bool:
         """Not beyond what the cache can hold at a time: a shard of the next epoch must not keep others out."""
         enough = len(self._coming) + len(self._wanted) >= self._ahead or self._queued_numbers >= self._most_numbers
+        enough = enough or len(self._queue) >= MOST_REQUESTS
         return not enough and self._used_bytes + self._new_bytes(request.shards) <= self._room_bytes
 
     def _new_bytes(self, shards: Shards) -> int:

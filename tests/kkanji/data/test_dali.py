@@ -1,9 +1,8 @@
 import gc
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
@@ -14,17 +13,17 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from nvidia.dali import fn, ops, pipeline_def
+from nvidia.dali import ops
 from torch.utils import dlpack
 
 from kkanji.augment.numba_kernels import ROW
 from kkanji.augment.policy import Policy, apply, sample_rows
 from kkanji.data.codec import decode_into
-from kkanji.data.dali import GraphOptions, Loader, augment_parts, build_graph
+from kkanji.data.dali import GraphOptions, Loader, TorchFunction, build_graph
 from kkanji.data.feed import Feed
 from kkanji.evaluation.predict_split import unaugmented_feed
 from shards import CorruptShard, SampleOrder, ShardSet
-from tests.kkanji.augment.triton_interpreter import interpreted
+from tests.kkanji.data.stub_gpu import StubGpu, install
 from tests.shards.kinds import CLASSES, drawn, write_set_of
 
 CPU = torch.device("cpu")
@@ -109,7 +108,7 @@ def operators(options: GraphOptions) -> list[tuple[str, str]]:
     def source() -> list[np.ndarray]:
         raise StopIteration
 
-    pipeline = build_graph(source, options)
+    pipeline = build_graph(source, options, (lambda: torch.empty(0)) if options.inputs == "numbers" else None)
     pipeline._build_graph()  # checks the graph against every operator's schema, which needs no GPU
     found = []
     for operator in pipeline._ops:
@@ -120,7 +119,7 @@ def operators(options: GraphOptions) -> list[tuple[str, str]]:
     return [entry for entry in found if entry[0] != "ExternalSource" and "Copy" not in entry[0]]
 
 
-GATHER, AUGMENT, AUGMENT_GPU = ("NumbaFunction", "cpu"), ("NumbaFunction", "cpu"), ("DLTensorPythonFunction", "gpu")
+GATHER, AUGMENT, BY_TORCH = ("NumbaFunction", "cpu"), ("NumbaFunction", "cpu"), ("DLTensorPythonFunction", "gpu")
 
 
 @pytest.mark.parametrize("augmented", [False, True])
@@ -128,7 +127,7 @@ def test_the_graph_on_the_cpu(augmented: bool) -> None:
     assert operators(GraphOptions(device_id=None, augmented=augmented)) == [GATHER]
     decoder = ("Image", "cpu")
     assert (
-        operators(GraphOptions(device_id=None, augmented=augmented, encoded=True))
+        operators(GraphOptions(device_id=None, augmented=augmented, inputs="files"))
         == [decoder, AUGMENT][: 1 + augmented]
     )
 
@@ -136,12 +135,9 @@ def test_the_graph_on_the_cpu(augmented: bool) -> None:
 @pytest.mark.parametrize("augmented", [False, True])
 def test_the_graph_on_a_gpu(augmented: bool) -> None:
     """Constructed, and so checked by DALI's schemas, without a GPU; it is not run here."""
-    assert operators(GraphOptions(device_id=0, augmented=augmented)) == [GATHER, AUGMENT_GPU][: 1 + augmented]
-    decoder = ("Image", "mixed")
-    assert (
-        operators(GraphOptions(device_id=0, augmented=augmented, encoded=True))
-        == [decoder, AUGMENT_GPU][: 1 + augmented]
-    )
+    assert operators(GraphOptions(device_id=0, augmented=augmented)) == [GATHER, BY_TORCH][: 1 + augmented]
+    assert operators(GraphOptions(device_id=0, augmented=augmented, inputs="files")) == [("Image", "mixed")]
+    assert operators(GraphOptions(device_id=0, augmented=augmented, inputs="numbers")) == [BY_TORCH]
 
 
 @pytest.fixture(scope="module", params=["png", "jpg"])
@@ -192,37 +188,6 @@ def test_the_strength_follows_the_epoch(tiny_set: Path) -> None:
     assert same[5:].all()
 
 
-@pytest.fixture
-def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pipeline's Triton kernel in Triton's interpreter, which takes what is on a CPU."""
-    monkeypatch.setattr("kkanji.augment.triton_kernels", interpreted())
-
-
-@pipeline_def(batch_size=3, num_threads=1, device_id=None)
-def python_graph(parts: list[list[np.ndarray]]) -> Any:
-    """The Python function of the GPU's graph, called by DALI on the CPU."""
-    images, rows = fn.external_source(lambda: parts, num_outputs=2, batch=True)
-    return fn.dl_tensor_python_function(
-        images, rows, device="cpu", function=augment_parts, batch_processing=True, synchronize_stream=False
-    )
-
-
-@pytest.mark.parametrize("encoded", [False, True], ids=["parts", "images"])
-@pytest.mark.usefixtures("interpreter")
-def test_dali_has_its_batch_augmented_by_the_gpus_kernel(encoded: bool) -> None:
-    """Called by DALI on the CPU: what comes back is what the reference makes of it, bit for bit."""
-    images = np.random.default_rng(0).integers(0, 256, (3, 2, 64, 64, 1), np.uint8)
-    rows = sample_rows(Policy(), 0, np.arange(6)).reshape(3, 2, -1)
-    if encoded:
-        images, rows = images[:, 0], rows[:, 0]
-    graph = python_graph([list(images), list(rows)])
-    for _ in range(3):
-        (output,) = graph.run()
-        found = np.stack([np.asarray(output.at(number)) for number in range(3)])
-        expected = apply(images.reshape(-1, 64, 64), rows.reshape(-1, ROW))
-        assert np.array_equal(found, expected.reshape(images.shape))
-
-
 class OnGpu(torch.Tensor):
     """A CPU tensor that says it is on the second GPU, and notes on which stream it is computed with."""
 
@@ -257,19 +222,18 @@ def stub_gpu(monkeypatch: pytest.MonkeyPatch) -> type[OnGpu]:
     return OnGpu
 
 
-def test_on_a_gpu_all_is_queued_on_the_stream_of_dali(stub_gpu: type[OnGpu], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_all_is_queued_on_the_stream_of_dali(stub_gpu: type[OnGpu]) -> None:
     """DALI brings the inputs and copies the result on it: neither the host nor the training step is waited for.
 
     The result's memory must belong to that stream too, or torch gives it away while DALI still copies it.
     """
 
-    def augment(images: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        return images + rows[:, :1, None].byte()
+    def brightened(images: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return images + rows[..., :1, None, None].byte()
 
-    monkeypatch.setattr("kkanji.augment.triton_kernels.augment", augment)
     images, rows = torch.arange(2).byte().repeat_interleave(4096).view(2, 1, 64, 64, 1), torch.full((2, 1, ROW), 7.0)
     capsules = [[dlpack.to_dlpack(part) for part in parts] for parts in (images, rows)]  # type: ignore[attr-defined]
-    found = [dlpack.from_dlpack(part).as_subclass(torch.Tensor) for part in augment_parts(*capsules)]
+    found = [dlpack.from_dlpack(part).as_subclass(torch.Tensor) for part in TorchFunction(brightened)(*capsules)]
     assert torch.equal(torch.stack(found), images + 7)
     queued = [stream for name, stream in stub_gpu.notes if name in ("stack", "add")]
     assert queued == [(0x5EED, torch.device("cuda", 1))] * 3
@@ -283,72 +247,53 @@ def test_dali_does_not_have_the_host_wait_before_the_gpus_function() -> None:
     assert "synchronize_stream: False" in repr(function.spec)
 
 
-class StubEvent:
-    """Of a GPU that is done with what it is given at once, or not before it is waited for."""
-
-    idle = True
-    waited_for: ClassVar[list["StubEvent"]] = []
-
-    def __init__(self) -> None:
-        self.passed = self.idle
-
-    def record(self) -> None:
-        """Nothing: the GPU has no work."""
-
-    def query(self) -> bool:
-        return self.passed
-
-    def synchronize(self) -> None:
-        self.waited_for.append(self)
-
-
 @pytest.fixture
-def ran_on(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """A loader's graph for a GPU runs on the CPU; the streams that it is run on."""
-    ran_on: list[Any] = []
-
-    def build(source: Callable[[], Any], options: GraphOptions) -> Any:
-        graph = build_graph(source, replace(options, device_id=None))
-        run = graph.run
-
-        def run_on(stream: Any) -> Any:
-            ran_on.append(stream)
-            return run()
-
-        monkeypatch.setattr(graph, "run", run_on)
-        return graph
-
-    monkeypatch.setattr("kkanji.data.dali.build_graph", build)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the stream in use on {device}")
-    monkeypatch.setattr(torch.cuda, "Event", StubEvent)
-    return ran_on
+def gpu(monkeypatch: pytest.MonkeyPatch) -> StubGpu:
+    return install(monkeypatch)
 
 
-def test_a_batch_is_brought_on_the_stream_that_uses_it(tiny_set: Path, ran_on: list[Any]) -> None:
+def test_a_batch_is_brought_on_the_stream_that_uses_it(tiny_set: Path, gpu: StubGpu) -> None:
     """DALI orders its outputs on it. Run without a stream, it would have the host wait for each batch."""
     with Loader(feed(tiny_set, None), STRETCHES[:2], torch.device("cuda", 1), largest=40) as loader:
         assert len(list(loader)) == 2
-    assert set(ran_on) == {"the stream in use on cuda:1"}
+    assert set(gpu.named("run")) == {"stream in use on cuda:1"} == {stream.name for stream in gpu.named("record")}
 
 
-@pytest.mark.parametrize(("idle", "number"), [(True, 6), (False, 7)])  # a device's pipeline outlasts its loader
-@pytest.mark.usefixtures("ran_on")
-def test_batches_are_held_until_a_gpu_is_done_with_them(
-    tiny_set: Path, monkeypatch: pytest.MonkeyPatch, idle: bool, number: int
-) -> None:
+@pytest.mark.parametrize("idle", [True, False])
+def test_batches_are_held_until_a_gpu_is_done_with_them(tiny_set: Path, gpu: StubGpu, idle: bool) -> None:
     """Of a busy one all, until the loader is closed, which waits for it; an idle one needs none of them."""
-    monkeypatch.setattr(StubEvent, "idle", idle)
-    monkeypatch.setattr(StubEvent, "waited_for", [])
+    gpu.idle = idle
     held: list[weakref.ref[torch.Tensor]] = []
-    with Loader(feed(tiny_set, None), STRETCHES, torch.device("cuda", number), largest=40) as loader:
+    with Loader(feed(tiny_set, None), STRETCHES, torch.device("cuda", 6), largest=40) as loader:
         for batch in loader:
             held.append(weakref.ref(batch.images))
         del batch
         gc.collect()
         assert [each() is not None for each in held] == [not idle] * len(STRETCHES)
-        assert StubEvent.waited_for == []
-    assert len(StubEvent.waited_for) == 1
+        assert gpu.named("synchronize") == []
+    assert len(gpu.named("synchronize")) == 1
     assert not any(each() for each in held)
+
+
+def test_a_consumer_that_breaks_off_has_its_last_batch_held_as_well(tiny_set: Path, gpu: StubGpu) -> None:
+    gpu.idle = False
+    with Loader(feed(tiny_set, None), STRETCHES, torch.device("cuda", 6), largest=40) as loader:
+        batches = iter(loader)
+        last = weakref.ref(next(batches).images)
+        batches.close()  # type: ignore[attr-defined]
+        assert last() is not None
+    assert last() is None
+
+
+def test_a_gpu_that_failed_leaves_nothing_open(tiny_set: Path, gpu: StubGpu) -> None:
+    """The error that the wait raises is passed on; threads end and shards are released all the same."""
+    gpu.failed = True
+    before = active_count()
+    loader = Loader(feed(tiny_set, None), STRETCHES, torch.device("cuda", 6), largest=40)
+    next(iter(loader))
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        loader.close()
+    assert active_count() <= before
 
 
 @pytest.mark.gpu

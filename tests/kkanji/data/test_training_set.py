@@ -4,14 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from kkanji.config import TrainConfig, train_config
+from kkanji.data.resident import resident_images
 from kkanji.data.training_set import (
     class_map,
     fits,
     open_set,
     require_room,
     resolve_order,
+    resolve_residence,
     room_bytes,
     training_order,
     whole_bytes,
@@ -76,6 +79,38 @@ def test_a_smaller_room_elsewhere_decides(tiny_set: Path, compressed: Path, tmp_
     for data in (ShardSet(tiny_set), cached(compressed, tmp_path, 100)):
         config = resolve_order(CONFIG, data, whole_bytes(data) - 1)
         assert (config.sampling.order, config.sampling.window) == ("windowed", 1)
+
+
+IMAGES = (108 + 36) * 4096  # of both splits
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "free", "expected"),
+    [
+        ("auto", "cuda", 2 * IMAGES, "device"),
+        ("auto", "cpu", 2 * IMAGES, "host"),
+        ("device", "cpu", 2 * IMAGES, "device"),
+        ("host", "cuda", 2 * IMAGES, "host"),
+        ("host", "cuda", 0, "host"),
+        ("auto", "cuda", 2 * IMAGES - 1, "falls back"),
+        ("device", "cpu", 2 * IMAGES - 1, "falls back"),
+    ],
+)
+def test_images_stay_on_a_device_if_half_of_its_free_memory_holds_them(
+    tiny_set: Path, asked: str, device: str, free: int, expected: str
+) -> None:
+    config, message = resolve_residence(CONFIG.with_options(residence=asked), ShardSet(tiny_set), device, free)
+    assert config.dataset.residence == expected.replace("falls back", "host")
+    assert bool(message) == (expected == "falls back")
+    found = "0.00 GB of images, more than half of the 0.00 GB that a device has free; they stay on the host"
+    assert message in ("", f"{tiny_set}: {found}")
+
+
+def test_their_memory_is_taken_at_once(tiny_set: Path) -> None:
+    """For both splits that a run reads, and one image more of each."""
+    taken = resident_images(CONFIG.with_options(residence="device"), ShardSet(tiny_set), torch.device("cpu"))
+    assert {name: images.images.nbytes for name, images in taken.items()} == {"train": 109 * 4096, "val": 37 * 4096}
+    assert not resident_images(CONFIG.with_options(residence="host"), ShardSet(tiny_set), torch.device("cpu"))
 
 
 def test_balanced_draws(tiny_set: Path) -> None:
