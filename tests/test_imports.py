@@ -24,13 +24,13 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
     "shards": (
         {"checksums", "errors", "order"},
         {"json_reading"},
-        {"output"},
+        {"array_reading", "output"},
         {"format", "store", "cache"},
         {"read", "verify"},
     ),
     "kkanji": (
         {"classes", "cli", "config", "environment", "glyphs", "pixels", "pretrained", "threads"},
-        {"models"},
+        {"model_folder", "models"},
         {"augment"},
         {"data"},
         {"checkpoint", "evaluation"},

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from kkanji import checkpoint
 from kkanji.config import read_options
 from kkanji.data.training_set import fits, open_set
-from shards import InputError, Lineage, Manifest
+from shards import InputError, Lineage, Manifest, ShardSet, read_manifest
 
+MOST_GENERATIONS = 20  # of checkpoints that learned from one another
+REMOTE = "://"
 Independence = Literal["proven", "unknown", "trained on"]
 
 
@@ -115,15 +117,22 @@ def originals_behind(path: Path) -> NDArray[np.uint64]:
     from, distilled from or averaged with.
 
     Raises InputError if they are not known: the checkpoint lists none, and one of the training sets is gone, has
-    changed, is of unknown lineage, or is streamed and larger than the cache, so that all its images would be fetched.
+    changed, is of unknown lineage, is not on this machine, or is compressed and larger than the cache.
     """
+    return _originals_behind(path, frozenset())
+
+
+def _originals_behind(path: Path, above: frozenset[Path]) -> NDArray[np.uint64]:
+    """above: the checkpoints that led to this one."""
+    if path.resolve() in above or len(above) > MOST_GENERATIONS:
+        raise InputError(f"{path}: names itself among the checkpoints that it learned from")
     if checkpoint.has_originals(path):
         return checkpoint.read_originals(path)
     state = checkpoint.read_state(path)
-    config = read_options(state["config"])
+    config = read_options(state.get("config", {}))
     if "data" not in config:
         raise InputError(f"{path}: does not list the originals that it was trained on")
-    data = open_set(config["data"])
+    data = _open_here(config["data"])
     if data.manifest.identity() != state.get("data"):
         raise InputError(f"{config['data']}: not the set that {path} was trained on")
     if data.manifest.lineage != Lineage.KNOWN:
@@ -131,7 +140,21 @@ def originals_behind(path: Path) -> NDArray[np.uint64]:
     if not fits(data):
         raise InputError(f"{config['data']}: larger than the cache; expected a set that fits, to list its originals")
     own = np.unique(data.split("train", check=True).sources())
-    return reduce(np.union1d, map(originals_behind, learned_from(config)), own)
+    behind = (_originals_behind(each, above | {path.resolve()}) for each in learned_from(config))
+    return reduce(np.union1d, behind, own)
+
+
+def _open_here(location: str) -> ShardSet:
+    """A set on this machine. Raises InputError for any other.
+
+    A model folder may come from anybody: no address in it is called, least of all with this user's keys.
+    """
+    if REMOTE in location.removeprefix("file://"):
+        raise InputError(f"{location}: not on this machine; an address that a model folder names is not called")
+    manifest = read_manifest(Path(location.removeprefix("file://")))
+    if REMOTE in manifest.base.removeprefix("file://"):
+        raise InputError(f"{location}: its tars are not on this machine: {manifest.base}")
+    return open_set(location)
 
 
 def learned_from(config: Mapping[str, Any]) -> list[Path]:

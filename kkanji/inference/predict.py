@@ -64,7 +64,7 @@ class Predictor:
         """path: a checkpoint folder. Raises InputError if it is missing or damaged."""
         model = load_trained(path)
         self.classes: ClassMap = checkpoint.read_classes(path)
-        self.temperature = float(checkpoint.read_state(path).get("temperature", 1.0))  # only exported models have one
+        self.temperature: float = checkpoint.read_state(path).get("temperature", 1.0)  # only exported models have one
         self.device = device
         self.model = model.to(device).to(memory_format=torch.channels_last).eval()
 

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.array_reading import parse_array
 from shards.errors import CorruptShard, InputError
 from shards.format import layout, ustar
 from shards.format.layout import TAR_BLOCK
@@ -86,13 +87,13 @@ def read_table(store: Readable, shard: Shard) -> NDArray[np.void]:
     if found != shard.table_sha256:
         raise CorruptShard(f"{where}: sha256 {found}, expected {shard.table_sha256}; copy or make the set again")
     try:
-        table = np.load(io.BytesIO(data), allow_pickle=False)
+        table = parse_array(data)
     except ValueError as error:
         raise CorruptShard(f"{where}: {error}; make the set again") from error
     problem = _table_problem(table, shard)
     if problem:
         raise CorruptShard(f"{where}: {problem}; make the set again")
-    return np.asarray(table)
+    return table
 
 
 def read_samples(

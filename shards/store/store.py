@@ -17,7 +17,8 @@ import obstore
 from obstore.exceptions import AlreadyExistsError
 
 from shards.checksums import file_digest
-from shards.errors import ChangedShard, InputError, MissingShard, StorageError
+from shards.errors import ChangedShard, CorruptShard, InputError, MissingShard, StorageError
+from shards.json_reading import read_bounded
 from shards.output.files import sync_file, sync_folder
 from shards.store.credentials import connect, find_credentials, split_location
 from shards.store.download import Download, disk_error, read_whole
@@ -48,7 +49,7 @@ class Store(ABC):
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """The content of a small object. Raises MissingShard, StorageError."""
+        """The content of an object of at most MOST_BYTES. Raises MissingShard, CorruptShard if larger, StorageError."""
 
     @abstractmethod
     def size(self, name: str) -> int | None:
@@ -98,9 +99,11 @@ class FolderStore(Store):
     def read(self, name: str) -> bytes:
         path = self._path(name)
         try:
-            return path.read_bytes()
+            return read_bounded(path)
         except OSError as error:
             raise _unreadable(path, error) from error
+        except ValueError as error:
+            raise CorruptShard(f"{path}: {error}; copy or make the set again") from error
 
     def size(self, name: str) -> int | None:
         path = self._path(name)

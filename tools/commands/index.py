@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kkanji import __version__
-from kkanji.classes import ClassMap, parse_class_map
+from kkanji.classes import ClassMap, load_class_map
 from kkanji.threads import map_in_order
 from shards import (
     InputError,
@@ -97,7 +97,10 @@ def index(
         overwrite: Replace OUTPUT if `index` made it.
     """
     started = time.perf_counter()
-    budget, class_map = Budget(text=max_bad), _class_map(classes)
+    budget, class_map = (
+        Budget(text=max_bad),
+        load_class_map(classes, "expected --classes index.json, as beside a shard set"),
+    )
     store, tars = _find_tars(dict(zip(SPLITS, (train, val, test), strict=True)))
     inputs = [classes, *(store.folder / name for names in tars.values() for name in names if store.folder)]
     with OutputFolder(output, maker="index", inputs=inputs, overwrite=overwrite) as folder:
@@ -117,13 +120,6 @@ def index(
     _warn_of_twins({split: np.concatenate([part.sources for part in parts]) for split, parts in found.items()})
     print(summary(output, manifest, time.perf_counter() - started))
     print(f"bad images skipped: {sum(len(part.bad) for parts in found.values() for part in parts)}")
-
-
-def _class_map(path: Path) -> ClassMap:
-    try:
-        return parse_class_map(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--classes {path}: {error}; expected an index.json, as beside a shard set") from error
 
 
 def _find_tars(wanted: dict[str, tuple[str, ...]]) -> tuple[Store, dict[str, list[str]]]:

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from kkanji.classes import ClassMap, parse_label, read_class_map
 from shards import IMAGE_SIZE, InputError, write_file
+from shards.array_reading import map_array
 from shards.checksums import file_digest
 from shards.format.manifest import CLASSES_NAME, Lineage
 from shards.json_reading import load_json
@@ -301,7 +302,7 @@ def _column(rows: Sequence[Row], dtype: type[np.generic], value: Callable[[Row],
 
 def _map_images(path: Path, count: int) -> NDArray[np.uint8]:
     try:
-        images = np.load(path, mmap_mode="r", allow_pickle=False)
+        images = map_array(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: {error}; combine again") from error
     expected = (count, IMAGE_SIZE, IMAGE_SIZE)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from shards import InputError, write_file
-from shards.json_reading import load_json
+from shards.json_reading import load_json, read_bounded
+
+MOST_CSV_BYTES = 8 << 30  # a row of originals.csv takes some 150 bytes: 50 million images
 
 
 def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
@@ -31,9 +33,9 @@ def csv_text(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 def read_csv(path: Path, columns: tuple[str, ...], sha256: str) -> list[list[str]]:
     """The rows of a CSV file with this checksum. Raises InputError if it is missing or was changed."""
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; make it again") from error
+        data = read_bounded(path, MOST_CSV_BYTES)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {getattr(error, 'strerror', error)}; make it again") from error
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise InputError(f"{path}: sha256 {found}, expected {sha256}: changed since it was written; make it again")
@@ -45,10 +47,10 @@ def parse_csv(data: bytes, columns: tuple[str, ...], path: Path) -> list[list[st
     try:
         lines = list(csv.reader(io.StringIO(data.decode(), newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: no CSV text ({error}); expected columns {', '.join(columns)}") from error
+        raise InputError(f"{path}: no CSV text ({str(error)[:80]}); expected columns {', '.join(columns)}") from error
     header, rows = lines[:1], lines[1:]
     if header != [list(columns)]:
-        found = header[0][:10] if header else "nothing"
+        found = str(header[0][:10])[:200] if header else "nothing"
         raise InputError(f"{path}: columns {found}, expected {list(columns)}; make it again")
     for number, row in enumerate(rows, 2):
         if len(row) != len(columns):
