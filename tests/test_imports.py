@@ -22,6 +22,7 @@ MAY_IMPORT = {
 # The rooms of each package from the ground up: a room imports those below it. `__init__` and `__main__` import any.
 FLOORS: dict[str, tuple[set[str], ...]] = {
     "shards": (
+        {"compiled"},
         {"checksums", "errors", "order"},
         {"json_reading"},
         {"array_reading", "output"},
