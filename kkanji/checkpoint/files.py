@@ -33,7 +33,8 @@ from torch.optim import Optimizer
 
 from kkanji.classes import ClassMap, read_class_map
 from kkanji.config import FREE_TO_CHANGE, read_options
-from kkanji.model_folder import STATE, read_checked
+from kkanji.model_folder import STATE as STATE
+from kkanji.model_folder import read_checked
 from shards import InputError, OutputFolder, write_file
 from shards.array_reading import map_array
 from shards.checksums import file_digest

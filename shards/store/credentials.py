@@ -214,7 +214,7 @@ def _authority() -> bytes | None:
 
 def read_profile(name: str) -> dict[str, str]:
     """The fields of a profile in `~/.aws/credentials` and `~/.aws/config`; empty if neither has it."""
-    found: dict[str, str] = {}
+    keys: dict[str, str] = {}
     config = os.environ.get("AWS_CONFIG_FILE", "~/.aws/config")
     credentials = os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")
     for file, section in ((config, "default" if name == "default" else f"profile {name}"), (credentials, name)):
@@ -229,8 +229,8 @@ def read_profile(name: str) -> dict[str, str]:
                 f"{path}: {str(error)[:100]}; expected [{section}] with lines `aws_access_key_id = ...`"
             ) from error
         if parser.has_section(section):
-            found |= dict(parser[section])
-    return found
+            keys |= dict(parser[section])
+    return keys
 
 
 def _environment() -> dict[str, str]:
