@@ -109,7 +109,10 @@ def _card(facts: dict[str, Any], of: dict[str, Any], evaluation: dict[str, Any],
         for entry in evaluation["bins"]
         if entry["images"]
     )
+    from kkanji.wording import markdown
+
     values = {**evaluation, **read_options(facts["config"]), **facts["data"]}
+    values |= {name: markdown(str(values[name])) for name in ("name", "licence", "split", "model")}
     views = evaluation["tta"]
     images, epochs = of["data"]["train_images"], values["epochs"]
     return CARD.format(

@@ -13,6 +13,7 @@ import tyro
 
 from kkanji import cli
 from kkanji.pretrained import KUZUSHIJI_KANJI
+from kkanji.wording import counted
 from shards.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -61,7 +62,6 @@ def predict(config: PredictConfig) -> None:
     import torch  # takes seconds, which --help does not need
 
     from kkanji.inference.predict import Predictor, list_images, predict_files
-    from kkanji.report.text import counted
 
     listing = list_images(config.images)
     predictor = Predictor(config.checkpoint, torch.device("cuda" if torch.cuda.is_available() else "cpu"))

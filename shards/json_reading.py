@@ -17,6 +17,7 @@ MOST_BYTES = 64 << 20
 """Most bytes of a JSON file or a table. A `dataset.json` of 100 million images in blocks of 1,250 has about 4 MB."""
 MOST_COUNT = 1 << 47
 """Largest count: no process can address more bytes."""
+_SURROGATE = "\\ud"  # as JSON escapes the halves of a pair, and some Korean letters
 _SHOWN = 60  # characters of a wrong value
 
 Value = TypeVar("Value")
@@ -48,14 +49,13 @@ def load_json(path: Path) -> dict[str, Any]:
 def read_bounded(path: Path, most: int = MOST_BYTES) -> bytes:
     """A file's content. Raises OSError, or ValueError, before reading, if it is a pipe, a device or larger than `most`.
 
-    A device states no size, and a file may grow, so no more than `most` bytes are read either.
+    A device states no size, and a file may grow meanwhile, so no more than its size is read either.
     """
     with open(path, "rb", opener=open_regular) as file:
         size = os.fstat(file.fileno()).st_size
-        data = file.read(most + 1) if size <= most else b""
-    if max(size, len(data)) > most:
-        raise ValueError(f"{size:,} bytes, expected at most {most:,}")
-    return data
+        if size > most:
+            raise ValueError(f"{size:,} bytes, expected at most {most:,}")
+        return file.read(size)
 
 
 def open_regular(path: str | os.PathLike[str], flags: int) -> int:
@@ -68,9 +68,15 @@ def open_regular(path: str | os.PathLike[str], flags: int) -> int:
 
 
 def parse_json(text: bytes | str) -> dict[str, Any]:
-    """The object in a JSON text, UTF-8. Raises NotJson, or ValueError for any other value."""
+    """The object in a JSON text, UTF-8. Raises NotJson, or ValueError for any other value.
+
+    Half a surrogate pair, which JSON can escape, is refused: no file and no terminal can hold it.
+    """
     try:
-        value = json.loads(text if isinstance(text, str) else text.decode())
+        text = text if isinstance(text, str) else text.decode()
+        value = json.loads(text)
+        if _SURROGATE in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise NotJson(f"not JSON ({str(error)[:_SHOWN]})") from error
     if not isinstance(value, dict):

@@ -30,7 +30,7 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
         {"read", "verify"},
     ),
     "kkanji": (
-        {"classes", "cli", "config", "environment", "glyphs", "pixels", "pretrained", "threads"},
+        {"classes", "cli", "config", "environment", "glyphs", "pixels", "pretrained", "threads", "wording"},
         {"model_folder", "models"},
         {"augment"},
         {"data"},

@@ -14,7 +14,7 @@ import io
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +29,8 @@ from shards import IMAGE_SIZE
 from shards.checksums import file_digest
 from shards.errors import InputError
 from shards.json_reading import read_bounded
-from tools.ingest.originals import CHUNK
-from tools.ingest.sources import Found, Official, Source
+from tools.ingest.originals import CHUNK, LICENCE
+from tools.ingest.sources import UNKNOWN_LICENCE, Found, Official, Publication, Source
 
 SIZE = 28
 NAME = re.compile(r"(?P<set>.+)-(?P<part>train|test)-imgs.*\.npz")
@@ -52,6 +52,10 @@ class NpzImages(Source):
     def title(self) -> str:
         """See Source."""
         return TITLES.get(self.set, self.set)
+
+    def publication(self, images: Iterable[tuple[str, str]]) -> Publication:  # noqa: ARG002  (the files' names say it)
+        """See Source."""
+        return Publication(self.title, LICENCE if self.set in TITLES else UNKNOWN_LICENCE)
 
     @property
     def labels_path(self) -> Path:

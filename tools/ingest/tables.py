@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shards import InputError, write_file
-from shards.json_reading import load_json, read_bounded
+from shards.json_reading import field, load_json, read_bounded
 
 MOST_CSV_BYTES = 8 << 30  # a row of originals.csv takes some 150 bytes: 50 million images
 
@@ -64,8 +64,13 @@ def write_facts(path: Path, data_format: str, version: int, facts: Mapping[str, 
     write_file(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
-def read_facts(path: Path, data_format: str, versions: tuple[int, ...], command: str) -> dict[str, Any]:
-    """Facts in one of these versions of a format. Raises InputError that names the command which writes them."""
+def read_facts(
+    path: Path, data_format: str, versions: tuple[int, ...], command: str, kinds: Mapping[str, type]
+) -> dict[str, Any]:
+    """Facts in one of these versions of a format. Raises InputError that names the command which writes them.
+
+    kinds: the types of the facts that are needed.
+    """
     try:
         facts = load_json(path)
     except OSError as error:
@@ -75,5 +80,10 @@ def read_facts(path: Path, data_format: str, versions: tuple[int, ...], command:
     found = (facts.get("format"), facts.get("version"))
     if found not in [(data_format, version) for version in versions]:
         expected = (data_format, versions[-1])
-        raise InputError(f"{path}: found {found}, expected {expected}; run `{command} --overwrite`")
+        raise InputError(f"{path}: found {str(found)[:80]}, expected {expected}; run `{command} --overwrite`")
+    try:
+        for name, kind in kinds.items():
+            field(facts, name, kind)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; run `{command} --overwrite`") from error
     return facts
