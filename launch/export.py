@@ -68,6 +68,8 @@ def export(config: ExportConfig) -> None:
     from kkanji.checkpoint.export import export as write_export
 
     checkpoint.check(config.checkpoint)
+    if (config.checkpoint / "config.json").is_file():  # timm's, which only exports have
+        raise InputError(f"{config.checkpoint}: exported already; copy the folder, or give the run's checkpoint again")
     run = config.checkpoint.parent.parent
     evaluated = config.figures_of or run
     facts = read_json(run / "config.json", remedy="give a checkpoint in a run's folder, such as RUN/checkpoints/best")

@@ -19,6 +19,8 @@ def main() -> None:
     if not config.checkpointing.resume:
         check_sources(config)
     data = open_set(config.dataset.data, cache_size=config.dataset.cache_size)
+    if not config.checkpointing.resume:
+        config.check_effects(data.manifest.splits["train"].samples if "train" in data.manifest.splits else 0)
     from kkanji.training.trainer import train
 
     train(config, data)

@@ -53,12 +53,13 @@ def independence(data: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Inde
     a set is packed, and passes verification, only if its splits share no original. Or the evaluation compared its
     originals with all originals behind the weights and found none in common.
     """
-    if evaluation.get("split") == "train":
+    own_set = evaluation.get("data") == data.get("identity")
+    if evaluation.get("split") == "train" and (own_set or evaluation.get("overlapping")):
         return "trained on"
     trained, evaluated = read_lineage(data).lineage, read_lineage(evaluation).lineage
     if evaluated != Lineage.KNOWN:
         return "unknown"
-    same_set = trained == Lineage.KNOWN and evaluation.get("data") == data.get("identity")
+    same_set = trained == Lineage.KNOWN and own_set
     return "proven" if same_set or compared_disjoint(evaluation) else "unknown"
 
 
@@ -93,21 +94,27 @@ def record(path: Path, data: str, lineage: Lineage, sources: NDArray[np.uint64])
     options = read_options(state["config"])
     # Splits of the run's own set need no comparison: `independence` sees from the identity that they are disjoint.
     own_set = data == state.get("data") and not learned_from(options) and not checkpoint.has_originals(path)
-    disjoint = not own_set and proven_disjoint(path, sources)
+    overlapping = None if own_set else overlaps(path, sources)
+    disjoint = overlapping is False
     found = LineageRecord(lineage=lineage)
     # The identity of one run's set proves nothing about the other runs that the weights are averaged from.
     if options.get("averaged") and not disjoint:
         reason = "averaged with weights that are not proven to be trained without these images"
         found = LineageRecord(lineage=Lineage.UNKNOWN, reason=reason)
-    return found.to_dict() | {"disjoint": disjoint}
+    return found.to_dict() | {"disjoint": disjoint} | ({"overlapping": True} if overlapping else {})
 
 
 def proven_disjoint(path: Path, sources: NDArray[np.uint64]) -> bool:
     """Whether a checkpoint's weights are known not to have been trained on any of these originals."""
+    return overlaps(path, sources) is False
+
+
+def overlaps(path: Path, sources: NDArray[np.uint64]) -> bool | None:
+    """Whether a checkpoint's weights were trained on any of these originals; None if that is not known."""
     try:
-        return not np.isin(sources, originals_behind(path)).any()
+        return bool(np.isin(sources, originals_behind(path)).any())
     except InputError:
-        return False
+        return None
 
 
 def originals_behind(path: Path) -> NDArray[np.uint64]:

@@ -6,6 +6,7 @@ or the server in shards/store/retry.py and shards/store/download.py.
 
 import hashlib
 import os
+import re
 import shutil
 from abc import ABC, abstractmethod
 from contextlib import suppress
@@ -28,6 +29,7 @@ from shards.store.retry import REQUEST_ERRORS, Remote, RetryPolicy, Traffic, ask
 UPLOAD_RETRIES = 7  # by obstore, as only it can retry one part of a multipart upload
 UPLOAD_PART_BYTES = 8 << 20
 UPLOAD_PARTS = 4  # at once; 8 MiB each within `upload_s` need 280 kB/s
+MISTYPED = re.compile(r"(s3|gs|az|https?|file):/", re.IGNORECASE)  # a scheme that lacks a slash
 DIGEST = "sha256"  # the attribute with an object's sha256
 
 
@@ -248,6 +250,8 @@ def open_store(location: str | Path, *, retry_policy: RetryPolicy | None = None)
     """The store at a path or URL, without a first request. Raises InputError if the URL is of an unknown kind."""
     text = str(location)
     if isinstance(location, Path) or "://" not in text:
+        if mistyped := MISTYPED.match(text):
+            raise InputError(f"{text}: expected {mistyped[1]}://... for a location, or ./{text} for a folder")
         return FolderStore(Path(location))
     if not text.startswith("file://"):
         return ObjectStore(text, retry_policy or RetryPolicy())

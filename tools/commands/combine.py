@@ -12,7 +12,9 @@ import numpy as np
 import tyro
 
 from kkanji.classes import ClassMap, label
+from kkanji.wording import counted
 from shards import IMAGE_BYTES, IMAGE_SIZE, InputError, OutputFolder
+from shards.errors import printable
 from tools.ingest.codh_npz import npz_source, npz_sources
 from tools.ingest.dedupe import BLANK, CONFLICT, IDENTICAL, Candidate, Sorted, sort_out
 from tools.ingest.legacy_arrays import LegacyArrays, has_arrays
@@ -23,6 +25,7 @@ from tools.progress import count_images
 
 DROPPED_COLUMNS = ("reason", "label", "source", "member", "id", "official")
 SPOOL_NAME = "pixels.spool"
+LIGHT = 2 * IMAGE_SIZE * 160  # the sum of an image's first and last row from which its paper counts as light
 SHOWN = 10  # dropped images named on the screen; dropped.csv lists all
 
 
@@ -108,9 +111,10 @@ def _read_all(inputs: Sequence[Source], spool: BinaryIO) -> list[Candidate]:
 
 
 def _read_source(source: Source, spool: BinaryIO, row: int) -> Iterator[Candidate]:
-    name = source.name
+    name, light, number = source.name, 0, row - 1
     for number, (member, code_point, pixels) in enumerate(source.images(), row):
         spool.write(pixels)
+        light += sum(pixels[:IMAGE_SIZE]) + sum(pixels[-IMAGE_SIZE:]) > LIGHT
         yield Candidate(
             code_point=code_point,
             digest=hashlib.sha256(pixels).digest(),
@@ -121,6 +125,9 @@ def _read_source(source: Source, spool: BinaryIO, row: int) -> Iterator[Candidat
             official=source.official,
             origin=source.origin,
         )
+    if 2 * light > number + 1 - row:
+        found = f"{light:,} of {number + 1 - row:,} images are light at their edges, as dark ink on light paper is"
+        warnings.warn(f"{source.path}: {found}; white ink on black is expected: invert them", stacklevel=2)
 
 
 def _described(
@@ -211,14 +218,15 @@ def _vanished(found: Sorted, classes: ClassMap) -> list[str]:
 def _report(found: Sorted, classes: ClassMap, output: Path, seconds: float) -> None:
     counts = _counts(found, classes)
     for reason, candidate in found.dropped[:SHOWN]:
-        print(f"{reason}: {label(candidate.code_point)} {candidate.source}: {candidate.member}")
+        print(f"{reason}: {label(candidate.code_point)} {candidate.source}: {printable(candidate.member)}")
     if len(found.dropped) > SHOWN:
         print(f"... and {len(found.dropped) - SHOWN} more in {output / DROPPED_NAME}")
     vanished = _vanished(found, classes)
     if vanished:
         warnings.warn(f"{len(vanished)} classes have no image left: {' '.join(vanished[:SHOWN])}", stacklevel=2)
     print(
-        f"{output}: {counts['kept']:,} originals of {counts['classes']:,} classes from {counts['read']:,} images "
+        f"{output}: {counted(counts['kept'], 'original')} of {counted(counts['classes'], 'class', 'classes')} from "
+        f"{counted(counts['read'], 'image')} "
         f"({counts[BLANK]} blank, {counts[IDENTICAL]} identical, {counts[CONFLICT]} in conflict dropped); "
         f"{seconds:.1f} s, {counts['read'] / seconds:,.0f} images/s"
     )

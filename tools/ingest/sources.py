@@ -26,6 +26,7 @@ IGNORED = ("README*", "LICENSE*", "LICENCE*", ".DS_Store", "._*")
 
 
 UNKNOWN_LICENCE = "unknown"
+IDX = re.compile(r"-idx[13]-ubyte(\.gz)?$")
 CODH_MEMBER = re.compile(r"(?:^|/)kkanji2/U\+[0-9A-F]{4,5}/([0-9a-f]{16})\.png$")
 SAMPLE = "rendered from brush fonts that their makers gave to the public domain (`kkanji sample`)"
 
@@ -126,6 +127,10 @@ class ClassFolders(Source):
         if any(fnmatch.fnmatchcase(file_name, pattern) for pattern in IGNORED):
             return None
         where = f"{self.path}: {member.name}"
+        if IDX.search(file_name):
+            raise InputError(
+                f"{where}: MNIST's idx format, which is not read; `kkanji fetch kmnist` gets the same as .npz"
+            )
         if folders and file_name.endswith(".png"):
             if folders[-1].startswith("U+"):
                 return parse_label(folders[-1], where)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shards import InputError, write_file
+from shards.format.manifest import MANIFEST_NAME
 from shards.json_reading import field, load_json, read_bounded
 
 MOST_CSV_BYTES = 8 << 30  # a row of originals.csv takes some 150 bytes: 50 million images
@@ -74,6 +75,10 @@ def read_facts(
     try:
         facts = load_json(path)
     except OSError as error:
+        if (path.parent / MANIFEST_NAME).is_file():
+            raise InputError(
+                f"{path.parent}: a shard set; expected what `{command}` makes, from which sets are packed"
+            ) from error
         raise InputError(f"{path}: {error.strerror}; it is written last by `{command}`: run that first") from error
     except ValueError as error:
         raise InputError(f"{path}: {error}; run `{command} --overwrite`") from error
