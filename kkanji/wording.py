@@ -6,7 +6,7 @@ import re
 from shards.errors import printable
 
 # What begins markup in CommonMark, in its tables, and in TeX formulas as some viewers take them.
-_MARKUP = re.compile(r"([\\`*_\[\]|~$#!])")
+_MARKUP = re.compile(r"([\\`*\[\]|~$#!]|(?<!\w)_|_(?!\w))")
 _CODE = re.compile(r"(`[\w .:/+-]+`)")  # a name between backticks, as licences have it, stays code
 
 

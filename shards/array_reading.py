@@ -5,8 +5,9 @@
 
 import io
 import math
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,38 +15,43 @@ from numpy.typing import NDArray
 from shards.json_reading import open_regular
 
 _ERRORS = (ValueError, TypeError, EOFError, SyntaxError, RecursionError, MemoryError, OverflowError)
+_HEADER_BYTES = 64 << 10  # most bytes of a header of version 1; NumPy reads no longer one
+
+
+class _Header(NamedTuple):
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    offset: int
 
 
 def map_array(path: Path) -> NDArray[Any]:
     """Map the array in a .npy file, read-only. Raises OSError, or ValueError with what is wrong."""
-    with open(path, "rb", opener=open_regular):
-        pass
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except _ERRORS as error:
-        raise _refused(error) from error
-    if not isinstance(array, np.ndarray):
-        raise ValueError("an archive, expected one NumPy array")
-    return array
+    with open(path, "rb", opener=open_regular) as file:
+        header = _header(file.read(_HEADER_BYTES), os.fstat(file.fileno()).st_size)
+        if not math.prod(header.shape):
+            return np.empty(header.shape, header.dtype)
+        return np.memmap(file, header.dtype, "r", header.offset, header.shape)
 
 
 def parse_array(data: bytes) -> NDArray[Any]:
     """The array in the bytes of a .npy file, without a copy. Raises ValueError with what is wrong."""
-    file = io.BytesIO(data)
+    header = _header(data[:_HEADER_BYTES], len(data))
+    return np.frombuffer(data, header.dtype, offset=header.offset).reshape(header.shape)
+
+
+def _header(start: bytes, size: int) -> _Header:
+    """The header at the start of a file of `size` bytes. Raises ValueError unless they are as many as it says."""
+    file = io.BytesIO(start)
+    if start.startswith(b"PK"):
+        raise ValueError("an archive, expected one NumPy array")
     try:
-        version = np.lib.format.read_magic(file)
-        read_header: Any = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
+        first = np.lib.format.read_magic(file) == (1, 0)
+        read_header: Any = getattr(np.lib.format, f"read_array_header_{1 if first else 2}_0")
         shape, fortran, dtype = read_header(file)
         needed = math.prod(shape) * dtype.itemsize
     except _ERRORS as error:
-        raise _refused(error) from error
-    there = len(data) - file.tell()
-    if dtype.hasobject or fortran or min(shape, default=0) < 0 or needed != there:
+        raise ValueError(f"not a NumPy array ({str(error)[:100] or type(error).__name__})") from error
+    there = size - file.tell()
+    if dtype.hasobject or (fortran and len(shape) > 1) or min(shape, default=0) < 0 or needed != there:
         raise ValueError(f"{dtype} {shape} in {there:,} bytes, expected plain numbers in {needed:,}")
-    return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape)
-
-
-def _refused(error: BaseException) -> ValueError:
-    return ValueError(f"not a NumPy array ({str(error)[:100] or type(error).__name__})")
+    return _Header(dtype, shape, file.tell())

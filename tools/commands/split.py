@@ -67,7 +67,7 @@ def split(
     """
     _check_options(val, test, folds, fold, protocol, from_, seed)
     if from_ is not None and not from_.is_file():
-        raise InputError(f"--from {from_}: no such file; expected a split.csv made by `kkanji split`")
+        raise InputError(f"{from_}: no such file; expected a split.csv made by `kkanji split`")
     combined = read_originals(folder)
     _refuse_existing(folder, overwrite)
     if from_ is not None:

@@ -126,6 +126,8 @@ class ClassFolders(Source):
         *folders, file_name = member.name.split("/")
         if any(fnmatch.fnmatchcase(file_name, pattern) for pattern in IGNORED):
             return None
+        if not folders and self.path.is_dir():  # the source is the folder of one class, such as a link's target
+            folders = [self.path.resolve().name]
         where = f"{self.path}: {member.name}"
         if IDX.search(file_name):
             raise InputError(
