@@ -7,6 +7,7 @@ U+FA55, U+FA5C) would turn into other classes that exist too.
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,9 +15,10 @@ from pathlib import Path
 
 from shards.errors import InputError
 from shards.format.manifest import CLASSES_NAME
-from shards.json_reading import parse_json
+from shards.json_reading import parse_json, read_bounded
 
 LABEL = re.compile(r"U\+([0-9A-F]{4,5})")
+UNWRITABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")  # control, format, surrogate, separators of lines and paragraphs
 _ENTRY = re.compile(r".+ \(U\+([0-9A-F]{4,5})\)", re.DOTALL)
 
 
@@ -76,9 +78,12 @@ def label(code_point: int) -> str:
 def parse_label(text: str, where: str) -> int:
     """The code point of a label such as `U+4E00`. where: its source, named in the InputError for any other text."""
     match = LABEL.fullmatch(text)
-    if match is None or int(match[1], 16) > 0x10FFFF:
-        raise InputError(f"{where}: found {text!r}, expected U+ and four or five capital hex digits, as in U+4E00")
-    return int(match[1], 16)
+    if match is None:
+        raise InputError(f"{where}: found {text[:80]!r}, expected U+ and four or five capital hex digits, as in U+4E00")
+    try:
+        return _character(match[1])
+    except ValueError as error:
+        raise InputError(f"{where}: {error}; expected a character that can be written, as in U+4E00") from error
 
 
 def parse_class_map(text: str, where: str) -> ClassMap:
@@ -86,9 +91,10 @@ def parse_class_map(text: str, where: str) -> ClassMap:
     try:
         entries = parse_json(text)["codepoint_to_id"]
         by_id = {int(number): _entry(name) for name, number in entries.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        found = str(error)[:80]
         raise InputError(
-            f"{where}: not a class map ({error}); expected {{'codepoint_to_id': {{'一 (U+4E00)': 0}}}}"
+            f"{where}: not a class map ({found}); expected {{'codepoint_to_id': {{'一 (U+4E00)': 0}}}}"
         ) from error
     if sorted(by_id) != list(range(len(entries))):
         raise InputError(f"{where}: class numbers are not 0..{len(entries) - 1}, each once")
@@ -96,16 +102,31 @@ def parse_class_map(text: str, where: str) -> ClassMap:
 
 
 def read_class_map(folder: Path) -> ClassMap:
-    """Read the class map of a shard set's folder. Raises InputError if there is none."""
-    path = folder / CLASSES_NAME
+    """Read the class map in the folder of a shard set or of a checkpoint. Raises InputError if there is none."""
+    return load_class_map(folder / CLASSES_NAME, "expected a class map, which shard sets and checkpoints have there")
+
+
+def load_class_map(path: Path, expected: str) -> ClassMap:
+    """Read a class map. expected: the end of the message if it cannot be read. Raises InputError."""
     try:
-        return parse_class_map(path.read_text(encoding="utf-8"), str(path))
+        text = read_bounded(path).decode()
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; a shard set has its class map there") from error
+        raise InputError(f"{path}: {error.strerror}; {expected}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: {str(error)[:80]}; {expected}") from error
+    return parse_class_map(text, str(path))
 
 
 def _entry(name: str) -> int:
     match = _ENTRY.fullmatch(name)
     if match is None:
-        raise ValueError(f"entry {name!r}")
-    return int(match[1], 16)
+        raise ValueError(f"entry {name[:40]!r}")
+    return _character(match[1])
+
+
+def _character(digits: str) -> int:
+    """A code point. Raises ValueError for half a surrogate pair, and for what moves a terminal's cursor or its text."""
+    code_point = int(digits, 16)
+    if unicodedata.category(chr(code_point)) in UNWRITABLE:
+        raise ValueError(f"U+{digits} is no character that can be written")
+    return code_point

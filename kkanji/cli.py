@@ -4,13 +4,14 @@
 |---|---|---|
 | success | 0 | |
 | a problem found: the command raises SystemExit | 1 | |
-| InputError, a file or folder that cannot be used | 2 | `error: ...` |
+| InputError, a file or folder that cannot be used | 2 | `error: ...`, at most 500 characters, all of them printable |
 | Ctrl-C | 130 | `interrupted`, and how far the command was |
 | the reader of a pipe has left (`... | head`) | 141 | |
 | SIGTERM | 143 | `terminated`, and how far the command was |
 """
 
 import ctypes
+import io
 import os
 import signal
 import sys
@@ -26,10 +27,11 @@ import docstring_parser
 import psutil
 import tyro
 
-from shards.errors import DISK_FULL, InputError
+from shards.errors import DISK_FULL, InputError, shortened
 
 Options = TypeVar("Options")
 
+PROBLEM = 1
 INPUT_ERROR = 2
 INTERRUPTED = 128 + signal.SIGINT
 PIPE_CLOSED = 128 + signal.SIGPIPE
@@ -44,6 +46,7 @@ class Terminated(BaseException):
 def run(command: Callable[[], object]) -> NoReturn:
     """Run a command and leave the process with its exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    _escape_output()
     if not sys.warnoptions:
         warnings.simplefilter("once", UserWarning)
     warnings.showwarning = _show_warning
@@ -119,8 +122,15 @@ def _with_notes(message: str, end: BaseException) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    print(message, file=sys.stderr)
+    print(shortened(message), file=sys.stderr)
     return code
+
+
+def _escape_output() -> None:
+    """Characters that the terminal's encoding lacks are escaped: a traceback is no answer to a Japanese name."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _drop_output() -> None:
@@ -138,4 +148,4 @@ def _show_warning(
     file: object = None,
     line: str | None = None,
 ) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(shortened(f"warning: {message}"), file=sys.stderr)

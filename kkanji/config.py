@@ -5,7 +5,7 @@ A field's name is its flag, so no two groups may have a field of the same name.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -236,6 +236,30 @@ class TrainConfig:
     checkpointing: CheckpointOptions
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
 
+    def __post_init__(self) -> None:
+        unaugmented = self.augmentation.unaugmented_epochs
+        most = f"at most {self.schedule.epochs}, which is --epochs"
+        _require(unaugmented <= self.schedule.epochs, "unaugmented_epochs", unaugmented, most)
+
+    def check_effects(self, images: int) -> None:
+        """Refuse options that would have no effect on this new run. images: of its training split.
+
+        Raises InputError that names the option and the one that it needs.
+        """
+        for name, needed, given in WITHOUT_EFFECT:
+            option = next(option for option in OPTIONS if option.name == name)
+            found = getattr(getattr(self, GROUP_OF[name]), name)
+            if found != option.default and not given(self):
+                raise InputError(
+                    f"{_flag(name)} {found}: has no effect without {needed}; leave it out, or give that too"
+                )
+        batch = self.optimization.batch_size
+        if self.sampling.order != "balanced" and batch > images:
+            raise InputError(
+                f"--batch-size {batch}: more than the {images:,} images of the training split, so that several epochs "
+                f"would be one step; expected at most {images}"
+            )
+
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain values in their groups, for JSON."""
         return {
@@ -265,7 +289,7 @@ class TrainConfig:
         before = own | defaults | read_options(saved)
         names = [name for name in own if name not in FREE_TO_CHANGE and own[name] != before[name]]
         if names:
-            found = "; ".join(f"--{name.replace('_', '-')} {own[name]}, was {before[name]}" for name in names)
+            found = "; ".join(f"{_flag(name)} {own[name]}, was {before[name]}" for name in names)
             raise InputError(
                 f"{self.checkpointing.output}: the run to resume had other options: {found}; "
                 "give the same, or a new --output"
@@ -283,6 +307,17 @@ def train_config(**options: Any) -> TrainConfig:
 GROUPS: dict[str, Any] = {group.name: group.type for group in fields(TrainConfig)}
 OPTIONS = [option for kind in GROUPS.values() for option in fields(kind)]
 GROUP_OF = {option.name: group for group, kind in GROUPS.items() for option in fields(kind)}
+# An option, what it needs to have an effect, and whether a config has that.
+WITHOUT_EFFECT: tuple[tuple[str, str, Callable[[TrainConfig], bool]], ...] = (
+    ("window", "--order windowed", lambda config: config.sampling.order in ("auto", "windowed")),
+    ("lanes", "--order windowed", lambda config: config.sampling.order in ("auto", "windowed")),
+    ("draws_per_class", "--order balanced", lambda config: config.sampling.order == "balanced"),
+    ("draw_exponent", "--order balanced", lambda config: config.sampling.order == "balanced"),
+    ("full_size_at", "--start-size", lambda config: config.schedule.start_size < IMAGE_SIZE),
+    ("unaugmented_epochs", "--augment", lambda config: _augments(config)),
+    ("mixup_stages", "--mixup", lambda config: config.regularisation.mixup > 0),
+    ("distillation_weight", "--teachers", lambda config: bool(config.regularisation.teachers)),
+)
 # Options that may differ when a run is resumed: they do not change what it computes.
 FREE_TO_CHANGE = frozenset({"data", "cache_size", "residence", "trust", "stall_seconds", "profile_steps"}) | {
     option.name for option in fields(CheckpointOptions)
@@ -292,6 +327,10 @@ RESOLVED = {"micro_batch": 0, "order": "auto", "window": 0}
 # Names of options in runs of earlier versions, and options that are gone, with the only value that can be resumed.
 RENAMED = {"teaching": "distillation_weight", "plain_epochs": "unaugmented_epochs"}
 REMOVED = {"draw_cap": 0}
+
+
+def _augments(config: TrainConfig) -> bool:
+    return config.augmentation.augment > 0 or (config.augmentation.augment_start or 0) > 0
 
 
 def read_options(saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -335,4 +374,8 @@ def _require_at_least(options: Any, least: float, *names: str) -> None:
 
 def _require(condition: bool, name: str, found: object, expected: str) -> None:
     if not condition:
-        raise InputError(f"--{name.replace('_', '-')} {found}: expected {expected}")
+        raise InputError(f"{_flag(name)} {found}: expected {expected}")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -82,9 +82,13 @@ def evaluate_checkpoint(
 def _training_images(path: Path, classes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Originals and rendered images of each class that the checkpoint was trained on, [C] each."""
     state = checkpoint.read_state(path)
+    if "training_originals" not in state:
+        raise InputError(f"{path / checkpoint.STATE}: no training_originals; use another checkpoint")
     originals = state["training_originals"]
     # The older name, then checkpoints that count rendered images as originals.
     rendered = state.get("training_rendered", state.get("training_drawn", [0] * len(originals)))
+    if max(len(originals), len(rendered)) > classes:
+        raise InputError(f"{path / checkpoint.STATE}: counts of more than {classes} classes; use another checkpoint")
     counts = [np.pad(np.array(each, np.int64), (0, classes - len(each))) for each in (originals, rendered)]
     return counts[0], counts[1]
 

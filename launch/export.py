@@ -68,6 +68,8 @@ def export(config: ExportConfig) -> None:
     from kkanji.checkpoint.export import export as write_export
 
     checkpoint.check(config.checkpoint)
+    if (config.checkpoint / "config.json").is_file():  # timm's, which only exports have
+        raise InputError(f"{config.checkpoint}: exported already; copy the folder, or give the run's checkpoint again")
     run = config.checkpoint.parent.parent
     evaluated = config.figures_of or run
     facts = read_json(run / "config.json", remedy="give a checkpoint in a run's folder, such as RUN/checkpoints/best")
@@ -109,7 +111,10 @@ def _card(facts: dict[str, Any], of: dict[str, Any], evaluation: dict[str, Any],
         for entry in evaluation["bins"]
         if entry["images"]
     )
+    from kkanji.wording import markdown
+
     values = {**evaluation, **read_options(facts["config"]), **facts["data"]}
+    values |= {name: markdown(str(values[name])) for name in ("name", "licence", "split", "model")}
     views = evaluation["tta"]
     images, epochs = of["data"]["train_images"], values["epochs"]
     return CARD.format(

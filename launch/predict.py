@@ -13,7 +13,8 @@ import tyro
 
 from kkanji import cli
 from kkanji.pretrained import KUZUSHIJI_KANJI
-from shards import InputError
+from kkanji.wording import counted
+from shards.errors import InputError, printable
 
 if TYPE_CHECKING:
     from kkanji.inference.predict import Prediction
@@ -41,18 +42,23 @@ class PredictConfig:
     """Form of the output: text has a line for each image, json an object on a line for each image, csv a row for each
     character that is printed for an image."""
     max_unreadable: int = 0
-    """Number of files that may be unreadable. Each is reported and skipped; one more ends the command."""
+    """Number of files that may be unreadable. Each is named, and all others are predicted; with more of them the exit
+    code is 1."""
 
     def __post_init__(self) -> None:
         if not self.images:
             raise InputError("no image given; expected files or folders")
-        if self.top < 1 or self.max_unreadable < 0:
-            found = f"--top {self.top} --max-unreadable {self.max_unreadable}"
-            raise InputError(f"{found}: expected 1 or more characters, 0 or more files")
+        if self.top < 1:
+            raise InputError(f"--top {self.top}: expected 1 or more characters")
+        if self.max_unreadable < 0:
+            raise InputError(f"--max-unreadable {self.max_unreadable}: expected 0 or more files")
 
 
 def predict(config: PredictConfig) -> None:
-    """Write predictions to stdout as they are made, and unreadable files and the speed to stderr."""
+    """Write predictions to stdout as they are made, and unreadable files and the speed to stderr.
+
+    Raises InputError if no file could be read, and SystemExit(1) if more were unreadable than are allowed.
+    """
     import torch  # takes seconds, which --help does not need
 
     from kkanji.inference.predict import Predictor, list_images, predict_files
@@ -64,28 +70,36 @@ def predict(config: PredictConfig) -> None:
         csv.writer(sys.stdout, lineterminator="\n").writerow(CSV_HEAD)
     for prediction in predict_files(predictor, listing.files, top=config.top):
         if prediction.error:
+            if len(listing.files) == 1:
+                raise InputError(prediction.error)
             unreadable += 1
-            if unreadable > config.max_unreadable:
-                raise InputError(f"{prediction.error}; or give --max-unreadable to go on without such files")
-            sys.stderr.write(f"unreadable: {prediction.error}\n")
+            sys.stderr.write(f"unreadable: {printable(prediction.error)}\n")
         _write(prediction, config.format)
     sys.stdout.flush()
     seconds, predicted = perf_counter() - start, len(listing.files) - unreadable
-    speed = f"{predicted:,} images in {seconds:.2f} s, {predicted / seconds:,.0f} images/s on {predictor.device.type}"
-    sys.stderr.write(f"{speed}; {unreadable:,} unreadable, {listing.others:,} other files left out\n")
+    speed = f"{seconds:.2f} s, {predicted / seconds:,.0f} images/s on {predictor.device.type}"
+    speed += f"; {unreadable:,} unreadable, {listing.others:,} other files left out"
+    sys.stderr.write(f"{counted(predicted, 'image')} in {speed}\n")
+    if not predicted:
+        raise InputError(f"all {unreadable:,} files are unreadable; expected images of one character each")
+    if unreadable > config.max_unreadable:
+        allowed = f"--max-unreadable is {config.max_unreadable:,}"
+        sys.stderr.write(f"error: {unreadable:,} unreadable, {allowed}; convert them, leave them out or allow more\n")
+        sys.exit(cli.PROBLEM)
 
 
 def _write(prediction: "Prediction", form: str) -> None:
-    file = str(prediction.file).encode(errors="replace").decode()  # a name need not be text
+    file = str(prediction.file).encode(errors="backslashreplace").decode()  # a name need not be text
     if form == "csv":
         csv.writer(sys.stdout, lineterminator="\n").writerows(_rows(file, prediction))
     elif form == "json":
         guesses = [asdict(guess) for guess in prediction.guesses]
         error = {"error": prediction.error} if prediction.error else {}
-        sys.stdout.write(json.dumps({"file": file, "guesses": guesses, **error}, ensure_ascii=False) + "\n")
+        is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+        sys.stdout.write(json.dumps({"file": file, "guesses": guesses, **error}, ensure_ascii=not is_utf8) + "\n")
     elif not prediction.error:
         guesses_text = (f"{guess.character} {guess.label} {guess.probability:.1%}" for guess in prediction.guesses)
-        sys.stdout.write(f"{file}  {'  '.join(guesses_text)}\n")
+        sys.stdout.write(f"{printable(file)}  {'  '.join(guesses_text)}\n")
 
 
 def _rows(file: str, prediction: "Prediction") -> Iterable[tuple[object, ...]]:

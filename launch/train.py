@@ -9,13 +9,18 @@ except ModuleNotFoundError as missing:  # run from a checkout: Python then looks
     sys.exit(2)
 from kkanji.config import TrainConfig
 from kkanji.data.training_set import open_set
+from kkanji.model_folder import check_sources
 
 
 def main() -> None:
     """Train with the options of the command line. They and the set are checked before torch is imported."""
     cli.end_with_launcher()
     config = cli.parse(TrainConfig)
+    if not config.checkpointing.resume:
+        check_sources(config)
     data = open_set(config.dataset.data, cache_size=config.dataset.cache_size)
+    if not config.checkpointing.resume:
+        config.check_effects(data.manifest.splits["train"].samples if "train" in data.manifest.splits else 0)
     from kkanji.training.trainer import train
 
     train(config, data)

@@ -1,10 +1,12 @@
-"""JSON files read with care: bounded in size, an object on top, fields of the expected types.
+"""JSON files read with care: regular files, bounded in size, an object on top, fields of the expected types.
 
 `load_json` and what works on its result raise ValueError, which says what was found and what was expected; the caller
 adds the file and the remedy. `read_json` does that itself.
 """
 
 import json
+import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,9 +14,10 @@ from typing import Any, TypeVar
 from shards.errors import InputError
 
 MOST_BYTES = 64 << 20
-"""Most bytes of a JSON file. A `dataset.json` of 100 million images in blocks of 1,250 has about 4 MB."""
+"""Most bytes of a JSON file or a table. A `dataset.json` of 100 million images in blocks of 1,250 has about 4 MB."""
 MOST_COUNT = 1 << 47
 """Largest count: no process can address more bytes."""
+_SURROGATE = "\\ud"  # as JSON escapes the halves of a pair, and some Korean letters
 _SHOWN = 60  # characters of a wrong value
 
 Value = TypeVar("Value")
@@ -43,20 +46,39 @@ def load_json(path: Path) -> dict[str, Any]:
     return parse_json(read_bounded(path))
 
 
-def read_bounded(path: Path) -> bytes:
-    """A file's content. Raises OSError, or ValueError, before reading, if it is larger than MOST_BYTES."""
-    size = path.stat().st_size
-    if size > MOST_BYTES:
-        raise ValueError(f"{size:,} bytes, expected at most {MOST_BYTES:,}")
-    return path.read_bytes()
+def read_bounded(path: Path, most: int = MOST_BYTES) -> bytes:
+    """A file's content. Raises OSError, or ValueError, before reading, if it is a pipe, a device or larger than `most`.
+
+    A device states no size, and a file may grow meanwhile, so no more than its size is read either.
+    """
+    with open(path, "rb", opener=open_regular) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise ValueError(f"{size:,} bytes, expected at most {most:,}")
+        return file.read(size)
+
+
+def open_regular(path: str | os.PathLike[str], flags: int) -> int:
+    """Open a regular file. Raises OSError, or ValueError for a pipe or a device, without waiting for its other end."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    if stat.S_ISREG(mode := os.fstat(descriptor).st_mode) or stat.S_ISDIR(mode):  # Python refuses folders itself
+        return descriptor
+    os.close(descriptor)
+    raise ValueError("a pipe or a device, expected a regular file")
 
 
 def parse_json(text: bytes | str) -> dict[str, Any]:
-    """The object in a JSON text, UTF-8. Raises NotJson, or ValueError for any other value."""
+    """The object in a JSON text, UTF-8. Raises NotJson, or ValueError for any other value.
+
+    Half a surrogate pair, which JSON can escape, is refused: no file and no terminal can hold it.
+    """
     try:
-        value = json.loads(text if isinstance(text, str) else text.decode())
+        text = text if isinstance(text, str) else text.decode()
+        value = json.loads(text)
+        if _SURROGATE in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise NotJson(f"not JSON ({error})") from error
+        raise NotJson(f"not JSON ({str(error)[:_SHOWN]})") from error
     if not isinstance(value, dict):
         raise ValueError(f"found {type(value).__name__}, expected a JSON object")
     return value

@@ -22,15 +22,16 @@ MAY_IMPORT = {
 # The rooms of each package from the ground up: a room imports those below it. `__init__` and `__main__` import any.
 FLOORS: dict[str, tuple[set[str], ...]] = {
     "shards": (
+        {"compiled"},
         {"checksums", "errors", "order"},
         {"json_reading"},
-        {"output"},
+        {"array_reading", "output"},
         {"format", "store", "cache"},
         {"read", "verify"},
     ),
     "kkanji": (
-        {"classes", "cli", "config", "environment", "glyphs", "pixels", "pretrained", "threads", "variants"},
-        {"models"},
+        {"classes", "cli", "config", "environment", "glyphs", "pixels", "pretrained", "threads", "variants", "wording"},
+        {"model_folder", "models"},
         {"augment"},
         {"data"},
         {"checkpoint", "evaluation"},

@@ -12,12 +12,14 @@ from fontTools.ttLib import TTFont, TTLibError
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from shards import InputError
+from shards.errors import InputError, printable
 
 PAGE = 320  # side P of the page for an outline, in large pixels: room for the outline to move
 OUTLINE = 224  # longer side of the outline on that page, in large pixels
 BOX = 256  # side B of the box that frames the character, in large pixels, reduced to SIDE at the end
 SIDE = 64  # side of a finished image in pixels, as in Kuzushiji-Kanji
+LICENCE_NAMES = (13, 14)  # the OpenType name table's description of the licence, and its address
+MOST_LICENCE = 120
 LEVELS = 16  # gray levels of a finished image: twice as many look the same and make the embedded sample too large
 Large = NDArray[np.float32]
 Gray = NDArray[np.uint8]
@@ -41,12 +43,14 @@ class Face:
             content = path.read_bytes()
             self.sha256 = hashlib.sha256(content).hexdigest()
             tables = TTFont(io.BytesIO(content), lazy=True)
+            self.licence = _licence(tables)
             self._names = tables.getBestCmap()
             self._glyphs = tables.getGlyphSet()
             # The basic layout, since the images must not depend on whether the optional Raqm library is there.
             self._drawing = ImageFont.truetype(io.BytesIO(content), BOX, layout_engine=ImageFont.Layout.BASIC)
         except (TTLibError, OSError) as error:
-            raise InputError(f"{path} is not a readable font ({error}): install its Debian package again") from error
+            found = str(error)[:100]
+            raise InputError(f"{path} is not a readable font ({found}): install its Debian package again") from error
 
     def has_glyph(self, character: str) -> bool:
         """Whether the font has an outline. These fonts list thousands of characters with an empty glyph."""
@@ -63,6 +67,12 @@ class Face:
         picture = Image.new("L", (right - left, bottom - top))
         ImageDraw.Draw(picture).text((-left, -top), character, fill=255, font=self._drawing)
         return fit(np.asarray(picture, dtype=np.float32) / np.float32(255), PAGE, OUTLINE, (0.5, 0.5))
+
+
+def _licence(tables: TTFont) -> str:
+    """What the font says of its licence, in short; it need not say anything."""
+    found = next(filter(None, map(tables["name"].getDebugName, LICENCE_NAMES)), "") if "name" in tables else ""
+    return printable(" ".join(found.split()))[:MOST_LICENCE] or "license not stated"
 
 
 def render_character(outline: Large, rng: np.random.Generator) -> Gray:

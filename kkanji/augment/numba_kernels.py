@@ -13,6 +13,7 @@ from one machine to another.
 import numpy as np
 from numba import njit
 
+from shards.compiled import compiled
 from shards.format.layout import IMAGE_BYTES, IMAGE_SIZE
 from shards.read.copy_kernels import copy_row, copy_rows
 
@@ -26,7 +27,7 @@ WITHIN = np.array([x / SPACING - x // CELL for x in range(IMAGE_SIZE)], np.float
 FRAMED = IMAGE_SIZE + 2  # side of an image with a frame of one black pixel
 
 
-@njit(cache=True, inline="always")
+@compiled(inline="always")
 def _bits(key, column):
     """64 random bits from a key and a column: the finaliser of splitmix64 (Steele, Lea, Flood, OOPSLA 2014).
 
@@ -38,19 +39,19 @@ def _bits(key, column):
     return x ^ (x >> np.uint64(31))
 
 
-@njit(cache=True, inline="always")
+@compiled(inline="always")
 def _uniform(key, column):
     """Uniform in [0, 1), of 24 random bits: as many as float32 holds exactly."""
     return np.float32(_bits(key, column) >> np.uint64(40)) * np.float32(2.0**-24)
 
 
-@njit(cache=True, inline="always")
+@compiled(inline="always")
 def _symmetric(key, column):
     """Uniform in [-1, 1)."""
     return np.float32(2) * _uniform(key, column) - np.float32(1)
 
 
-@njit(cache=True, inline="always")
+@compiled(inline="always")
 def _normal(key, column):
     """Near-normal with mean 0 and variance 1: the sum of four uniform numbers of 16 bits. Its tails end at 3.46."""
     bits = _bits(key, column)
@@ -61,7 +62,7 @@ def _normal(key, column):
     return (np.float32(total) * np.float32(2.0**-16) - np.float32(2)) * np.float32(1.7320508)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def sample(policy, seed, positions, rows):
     """Fill rows [n, ROW] for the images at positions [n] of the sample stream."""
     elastic, degrees, shear, scale, shift, noise, erase_probability, erase_px = policy
@@ -97,7 +98,7 @@ def sample(policy, seed, positions, rows):
             row[GRID_START + node] = elastic * _normal(key, 14 + node)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def apply(images, rows, out):
     """Augment images [n, 64, 64] by rows [n, ROW] into out, on the calling thread."""
     for i in range(len(images)):
@@ -122,7 +123,7 @@ def apply_from(addresses, rows, out):
         apply(image, rows[i : i + 1], out[i].reshape(1, IMAGE_SIZE, IMAGE_SIZE))
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _warp(image, row, out):
     """Bilinear resampling of the image at affine plus elastic coordinates; black outside.
 
@@ -140,7 +141,7 @@ def _warp(image, row, out):
         _blend(found, places, out[y])
 
 
-@njit(cache=True)
+@compiled()
 def _fours(image):
     """Each pixel packed with its right, lower and lower right neighbours, uint32 [FRAMED * FRAMED].
 
@@ -159,7 +160,7 @@ def _fours(image):
     return fours
 
 
-@njit(cache=True)
+@compiled()
 def _bands(row):
     """Source coordinates in the framed image of the pixels on the elastic grid's horizontal lines.
 
@@ -181,7 +182,7 @@ def _bands(row):
     return bands
 
 
-@njit(cache=True)
+@compiled()
 def _place(bands, y, places):
     """Source coordinates of the pixels in line y along one axis, clamped to the frame.
 
@@ -196,7 +197,7 @@ def _place(bands, y, places):
         places[x] = min(place, np.float32(FRAMED - 1))
 
 
-@njit(cache=True)
+@compiled()
 def _fetch(fours, places, found):
     """Look up the fours of a line of pixels. In two loops, as only the first one becomes vector instructions."""
     for x in range(IMAGE_SIZE):
@@ -205,7 +206,7 @@ def _fetch(fours, places, found):
         found[x] = fours[found[x]]
 
 
-@njit(cache=True)
+@compiled()
 def _blend(found, places, out):
     """Interpolate the four neighbours bilinearly, and round to gray levels."""
     for x in range(IMAGE_SIZE):
@@ -220,12 +221,12 @@ def _blend(found, places, out):
         out[x] = np.uint8(np.int32(top + fy * (low - top) + np.float32(0.5)))
 
 
-@njit(cache=True, inline="always")
+@compiled(inline="always")
 def _byte(word, shift):
     return np.float32((word >> np.uint32(shift)) & np.uint32(255))
 
 
-@njit(cache=True, inline="always")
+@compiled(inline="always")
 def _erase(row, out):
     """Set the pixels with their centre in the box to black."""
     left = max(np.int32(np.ceil(row[7])), 0)
@@ -237,7 +238,7 @@ def _erase(row, out):
             out[y, x] = 0
 
 
-@njit(cache=True, inline="always")
+@compiled(inline="always")
 def _add_noise(row, out):
     """Add near-normal noise: for each pixel the sum of the four bytes of a hash of (key, pixel)."""
     key = np.uint32(row[11])
@@ -252,7 +253,7 @@ def _add_noise(row, out):
         flat[pixel] = np.uint8(min(max(value + np.float32(0.5), np.float32(0)), np.float32(255)))
 
 
-@njit(cache=True, inline="always")
+@compiled(inline="always")
 def _pixel_bits(key, pixel):
     """32 mixed bits of a 24-bit key and a pixel number: lowbias32 (Wellons, hash-prospector, 2018).
 

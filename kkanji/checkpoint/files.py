@@ -31,9 +31,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from kkanji.classes import ClassMap, parse_class_map
+from kkanji.classes import ClassMap, read_class_map
 from kkanji.config import FREE_TO_CHANGE, read_options
+from kkanji.model_folder import STATE as STATE
+from kkanji.model_folder import read_checked
 from shards import InputError, OutputFolder, write_file
+from shards.array_reading import map_array
 from shards.checksums import file_digest
 from shards.json_reading import read_json
 from shards.output.ownership import keep_reason, remove_own
@@ -42,7 +45,6 @@ STEP_NAME = re.compile(r"step-\d{9,}")
 KEEP = 2  # newest checkpoints kept beside the best: one to resume from, one to fall back to
 MANIFEST = "manifest.json"
 MODEL = "model.safetensors"
-STATE = "state.json"
 CLASSES = "index.json"
 TRAINING = "training.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -163,8 +165,11 @@ def identity(path: Path) -> str:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """The state that was passed to `save`, with the optimizer's parameter groups under "optimizer"."""
-    return read_json(path / STATE)
+    """The state that was passed to `save`, with the optimizer's parameter groups under "optimizer".
+
+    Raises InputError if a field is not what kkanji writes.
+    """
+    return read_checked(path / STATE)
 
 
 def usable_state(path: Path) -> dict[str, Any]:
@@ -174,7 +179,7 @@ def usable_state(path: Path) -> dict[str, Any]:
 
 def read_classes(path: Path) -> ClassMap:
     """The classes of the checkpoint's model."""
-    return parse_class_map((path / CLASSES).read_text(encoding="utf-8"), str(path / CLASSES))
+    return read_class_map(path)
 
 
 def has_originals(path: Path) -> bool:
@@ -188,8 +193,8 @@ def read_originals(path: Path) -> NDArray[np.uint64]:
     Raises CorruptCheckpoint if the file is not such an array.
     """
     try:
-        originals: NDArray[np.uint64] = np.load(path / ORIGINALS, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        originals: NDArray[np.uint64] = np.array(map_array(path / ORIGINALS))
+    except (OSError, ValueError) as error:
         raise CorruptCheckpoint(f"{path / ORIGINALS}: not a NumPy file ({error})") from error
     if originals.dtype != np.uint64 or originals.ndim != 1:
         raise CorruptCheckpoint(f"{path / ORIGINALS}: {originals.dtype} {originals.shape}, expected uint64 (n,)")

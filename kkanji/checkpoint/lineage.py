@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from kkanji import checkpoint
 from kkanji.config import read_options
 from kkanji.data.training_set import fits, open_set
-from shards import InputError, Lineage, Manifest
+from shards import InputError, Lineage, Manifest, ShardSet, read_manifest
 
+MOST_GENERATIONS = 20  # of checkpoints that learned from one another
+REMOTE = "://"
 Independence = Literal["proven", "unknown", "trained on"]
 
 
@@ -51,12 +53,13 @@ def independence(data: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Inde
     a set is packed, and passes verification, only if its splits share no original. Or the evaluation compared its
     originals with all originals behind the weights and found none in common.
     """
-    if evaluation.get("split") == "train":
+    own_set = evaluation.get("data") == data.get("identity")
+    if evaluation.get("split") == "train" and (own_set or evaluation.get("overlapping")):
         return "trained on"
     trained, evaluated = read_lineage(data).lineage, read_lineage(evaluation).lineage
     if evaluated != Lineage.KNOWN:
         return "unknown"
-    same_set = trained == Lineage.KNOWN and evaluation.get("data") == data.get("identity")
+    same_set = trained == Lineage.KNOWN and own_set
     return "proven" if same_set or compared_disjoint(evaluation) else "unknown"
 
 
@@ -91,21 +94,27 @@ def record(path: Path, data: str, lineage: Lineage, sources: NDArray[np.uint64])
     options = read_options(state["config"])
     # Splits of the run's own set need no comparison: `independence` sees from the identity that they are disjoint.
     own_set = data == state.get("data") and not learned_from(options) and not checkpoint.has_originals(path)
-    disjoint = not own_set and proven_disjoint(path, sources)
+    overlapping = None if own_set else overlaps(path, sources)
+    disjoint = overlapping is False
     found = LineageRecord(lineage=lineage)
     # The identity of one run's set proves nothing about the other runs that the weights are averaged from.
     if options.get("averaged") and not disjoint:
         reason = "averaged with weights that are not proven to be trained without these images"
         found = LineageRecord(lineage=Lineage.UNKNOWN, reason=reason)
-    return found.to_dict() | {"disjoint": disjoint}
+    return found.to_dict() | {"disjoint": disjoint} | ({"overlapping": True} if overlapping else {})
 
 
 def proven_disjoint(path: Path, sources: NDArray[np.uint64]) -> bool:
     """Whether a checkpoint's weights are known not to have been trained on any of these originals."""
+    return overlaps(path, sources) is False
+
+
+def overlaps(path: Path, sources: NDArray[np.uint64]) -> bool | None:
+    """Whether a checkpoint's weights were trained on any of these originals; None if that is not known."""
     try:
-        return not np.isin(sources, originals_behind(path)).any()
+        return bool(np.isin(sources, originals_behind(path)).any())
     except InputError:
-        return False
+        return None
 
 
 def originals_behind(path: Path) -> NDArray[np.uint64]:
@@ -115,15 +124,22 @@ def originals_behind(path: Path) -> NDArray[np.uint64]:
     from, distilled from or averaged with.
 
     Raises InputError if they are not known: the checkpoint lists none, and one of the training sets is gone, has
-    changed, is of unknown lineage, or is streamed and larger than the cache, so that all its images would be fetched.
+    changed, is of unknown lineage, is not on this machine, or is compressed and larger than the cache.
     """
+    return _originals_behind(path, frozenset())
+
+
+def _originals_behind(path: Path, above: frozenset[Path]) -> NDArray[np.uint64]:
+    """above: the checkpoints that led to this one."""
+    if path.resolve() in above or len(above) > MOST_GENERATIONS:
+        raise InputError(f"{path}: names itself among the checkpoints that it learned from")
     if checkpoint.has_originals(path):
         return checkpoint.read_originals(path)
     state = checkpoint.read_state(path)
-    config = read_options(state["config"])
+    config = read_options(state.get("config", {}))
     if "data" not in config:
         raise InputError(f"{path}: does not list the originals that it was trained on")
-    data = open_set(config["data"])
+    data = _open_here(config["data"])
     if data.manifest.identity() != state.get("data"):
         raise InputError(f"{config['data']}: not the set that {path} was trained on")
     if data.manifest.lineage != Lineage.KNOWN:
@@ -131,7 +147,21 @@ def originals_behind(path: Path) -> NDArray[np.uint64]:
     if not fits(data):
         raise InputError(f"{config['data']}: larger than the cache; expected a set that fits, to list its originals")
     own = np.unique(data.split("train", check=True).sources())
-    return reduce(np.union1d, map(originals_behind, learned_from(config)), own)
+    behind = (_originals_behind(each, above | {path.resolve()}) for each in learned_from(config))
+    return reduce(np.union1d, behind, own)
+
+
+def _open_here(location: str) -> ShardSet:
+    """A set on this machine. Raises InputError for any other.
+
+    A model folder may come from anybody: no address in it is called, least of all with this user's keys.
+    """
+    if REMOTE in location.removeprefix("file://"):
+        raise InputError(f"{location}: not on this machine; an address that a model folder names is not called")
+    manifest = read_manifest(Path(location.removeprefix("file://")))
+    if REMOTE in manifest.base.removeprefix("file://"):
+        raise InputError(f"{location}: its tars are not on this machine: {manifest.base}")
+    return open_set(location)
 
 
 def learned_from(config: Mapping[str, Any]) -> list[Path]:

@@ -2,53 +2,86 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import safetensors.torch
-from torch import nn
+from safetensors import SafetensorError
+from torch import Tensor, nn
 
 from kkanji import checkpoint
 from kkanji.classes import ClassMap
-from kkanji.config import read_options
+from kkanji.config import Head, read_options
 from kkanji.models import create_model
 from shards import InputError
 
 CLASS_ROWS = ("classifier.weight", "classifier.bias")  # [C, ...]: one row for each class
+USE_ANOTHER = "use another checkpoint"
+SHOWN = 160  # characters of another program's message, or of a name, that ours quotes
 
 
 def network_of(state: Mapping[str, Any], classes: int) -> nn.Module:
-    """A network of the architecture that a checkpoint's state names, with random weights."""
-    options = read_options(state["config"])
-    return create_model(options["model"], classes, options.get("head", "linear"))  # early runs recorded no head
+    """A network of the architecture that a checkpoint's state names, with random weights. Raises InputError."""
+    options = read_options(state.get("config", {}))
+    head = options.get("head", "linear")  # early runs recorded no head
+    if head not in get_args(Head):
+        raise InputError(f"a checkpoint with head {head[:SHOWN]!r}; expected {' or '.join(get_args(Head))}")
+    return create_model(options.get("model", ""), classes, head)
 
 
 def load_trained(path: Path) -> nn.Module:
-    """A checkpoint's network with its weights for use. Raises InputError as `checkpoint.check` does."""
+    """A checkpoint's network with its weights for use.
+
+    Raises InputError as `checkpoint.check` does, if the weights are not those of the network and the classes that the
+    folder names, or if one of them is not a number.
+    """
     checkpoint.check(path)
-    model = network_of(checkpoint.read_state(path), len(checkpoint.read_classes(path)))
-    checkpoint.load_model(path, model)
+    classes = len(checkpoint.read_classes(path))
+    weights = read_weights(path)
+    rows = len(weights.get(CLASS_ROWS[0], ()))
+    if rows != classes:  # before a network of so many classes takes memory
+        raise InputError(f"{path}: weights for {rows:,} classes, {classes:,} in index.json; {USE_ANOTHER}")
+    model = network_of(checkpoint.read_state(path), classes)
+    _fill(model, weights, f"{path}: weights")
     return model
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint, to use or to begin with.
+
+    Raises InputError if one is not a number."""
+    try:
+        weights = safetensors.torch.load_file(path / checkpoint.MODEL)
+    except (SafetensorError, RuntimeError, OSError, ValueError, MemoryError) as error:
+        raise InputError(f"{path / checkpoint.MODEL}: {str(error)[:SHOWN]}; {USE_ANOTHER}") from error
+    odd = next((name for name, value in weights.items() if not value.isfinite().all()), None)
+    if odd:
+        raise InputError(f"{path / checkpoint.MODEL}: {odd[:SHOWN]!r} holds what is not a number; {USE_ANOTHER}")
+    return weights
 
 
 def initial_weights(path: Path, model: nn.Module, classes: ClassMap) -> None:
     """Load a checkpoint's weights into a model of the same architecture, whose classes may be others.
 
     The classifier's rows are matched by character. A character that the checkpoint does not know keeps the model's row.
-    Raises InputError as `checkpoint.check` does, or if the architectures differ.
+    Raises InputError as `load_trained` does, or if the architectures differ.
     """
     checkpoint.check(path)
     known = checkpoint.read_classes(path).ids
     shared = [point for point in classes.ids if point in known]
     own = [classes.ids[point] for point in shared]
     theirs = [known[point] for point in shared]
-    values = safetensors.torch.load_file(path / checkpoint.MODEL)
-    state = model.state_dict()
-    for name, value in values.items():
-        if name in CLASS_ROWS and name in state:
-            values[name] = state[name].clone()
-            values[name][own] = value[theirs].to(state[name].dtype)
+    values, state = read_weights(path), model.state_dict()
+    for name in CLASS_ROWS:
+        rows, initial = values.get(name), state.get(name)
+        if rows is not None and initial is not None and rows.shape == (len(known), *initial.shape[1:]):
+            values[name] = initial.clone()
+            values[name][own] = rows[theirs].to(initial.dtype)
+    network = read_options(checkpoint.read_state(path).get("config", {})).get("model", "an unknown network")
+    _fill(model, values, f"--init {path}: weights of {network[:SHOWN]}")
+
+
+def _fill(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
     try:
-        model.load_state_dict(values)
+        model.load_state_dict(weights)
     except RuntimeError as error:
-        network = read_options(checkpoint.read_state(path)["config"])["model"]
-        raise InputError(f"--init {path}: weights of {network} do not fit this model: {error}") from error
+        raise InputError(f"{where} do not fit this model: {str(error)[:SHOWN]}; {USE_ANOTHER}") from error

@@ -13,6 +13,7 @@ from typing import Literal
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import ExifTags, Image
 
 from shards.errors import InputError
 from shards.format.layout import IMAGE_SIZE
@@ -33,6 +34,7 @@ _JPEG_SIGNATURE = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
 _JPEG_FRAME = struct.Struct(">BHHB")  # bit depth, height, width, channels
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers of frame headers (ITU-T T.81, table B.1)
+_JPEG_EXIF, _EXIF_MARK, _UPRIGHT = 0xE1, b"Exif\0\0", 1
 _KIND = f"{IMAGE_SIZE}x{IMAGE_SIZE} pixels, 8-bit gray"
 _REMEDY = "convert it or leave it out"
 _DAMAGED = "fetch it again or leave it out"
@@ -65,13 +67,18 @@ def decode(data: bytes) -> NDArray[np.uint8]:
     """Check a file as far as its format allows, and decode it to pixels [64, 64].
 
     The checksums of a PNG are compared, because a decoder may accept a damaged chunk; an animated PNG is refused. JPEG
-    has no checksums, so only its end is checked. Raises InputError if the file is anything else or damaged.
+    has no checksums, so only its end is checked. An image that its EXIF data turn is refused, as decoders differ in
+    whether they follow it. Raises InputError if the file is anything else or damaged.
     """
     check_header(data)
     if data.startswith(PNG_SIGNATURE):
-        _check_png_chunks(data)
-    elif not data.endswith(_JPEG_END):
+        turned = _check_png_chunks(data)
+    elif data.endswith(_JPEG_END):
+        turned = _jpeg_orientation(data)
+    else:
         raise InputError(f"cut short after {len(data)} bytes, without the end of a JPEG: {_DAMAGED}")
+    if turned != _UPRIGHT:
+        raise InputError(f"turned by its EXIF orientation {turned}; expected pixels as they are seen: {_REMEDY}")
     pixels = np.empty((IMAGE_SIZE, IMAGE_SIZE), np.uint8)
     decode_into(data, pixels)
     return pixels
@@ -104,9 +111,12 @@ def _png_fault(start: bytes) -> str:
     return f"found {width}x{height} pixels, {start[24]}-bit {colour}; expected a PNG of {_KIND}: {_REMEDY}"
 
 
-def _check_png_chunks(data: bytes) -> None:
-    """Raise InputError unless every chunk is complete with a correct crc32, IEND is the last, and none animates."""
-    position, kind = len(PNG_SIGNATURE), b""
+def _check_png_chunks(data: bytes) -> int:
+    """The EXIF orientation, 1 without one.
+
+    Raises InputError unless every chunk is complete with a correct crc32, IEND is the last, and none animates.
+    """
+    position, kind, turned = len(PNG_SIGNATURE), b"", _UPRIGHT
     while kind != b"IEND":
         end = position + 8 + int.from_bytes(data[position : position + 4])
         kind = data[position + 4 : position + 8]
@@ -116,9 +126,31 @@ def _check_png_chunks(data: bytes) -> None:
             raise InputError(f"crc32 of chunk {kind!r} at byte {position} is wrong; {_DAMAGED}")
         if kind == b"acTL":  # animation control
             raise InputError(f"an animated PNG; expected one image of {_KIND}: {_REMEDY}")
+        if kind == b"eXIf":
+            turned = _orientation(data[position + 8 : end])
         position = end + 4
     if position != len(data):
         raise InputError(f"{len(data) - position} bytes after the end of the PNG; expected a PNG of {_KIND}: {_REMEDY}")
+    return turned
+
+
+def _jpeg_orientation(data: bytes) -> int:
+    for marker, position in _jpeg_segments(data):
+        end = position + int.from_bytes(data[position : position + 2])
+        if marker == _JPEG_EXIF and data[position + 2 : end].startswith(_EXIF_MARK):
+            return _orientation(data[position + 2 + len(_EXIF_MARK) : end])
+    return _UPRIGHT
+
+
+def _orientation(exif: bytes) -> int:
+    """The orientation in EXIF data, 1 (upright) to 8. Damaged data say nothing, as to a decoder."""
+    found = Image.Exif()
+    try:
+        found.load(exif)
+        turned = found.get(ExifTags.Base.Orientation, _UPRIGHT)
+    except Exception:  # Pillow raises SyntaxError, struct.error, ValueError and more
+        return _UPRIGHT
+    return turned if isinstance(turned, int) and 1 <= turned <= 8 else _UPRIGHT
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int, int, int]:

@@ -1,6 +1,7 @@
 """A shard set as training sees it: opened from anywhere, with its class map and the order of its images."""
 
 import math
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,6 +71,9 @@ def resolve_order(config: TrainConfig, data: ShardSet, room: float) -> TrainConf
     sampling = config.sampling
     if sampling.order == "auto":
         sampling = replace(sampling, order="full" if whole_bytes(data) <= room else "windowed")
+        if sampling.order == "full" and (sampling.window or sampling.lanes > 1):
+            found = f"--window {sampling.window} --lanes {sampling.lanes}"
+            warnings.warn(f"{found}: no effect, as the set fits here; give --order windowed", UserWarning, stacklevel=2)
     if sampling.order == "windowed" and not sampling.window:
         shards = data.manifest.splits["train"].shards
         # One shard less than the room has: while a window is read, the first shard of the next one is fetched.

@@ -4,19 +4,28 @@ The image may have any size, be gray or colour, transparent, 16-bit, or rotated 
 on dark or dark on light, the paper white or brown. Whatever cannot be such an image is refused by name.
 """
 
+import io
 import warnings
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from shards import InputError
 from shards.format.layout import IMAGE_SIZE
+from shards.json_reading import read_bounded
 
 LARGEST_PIXELS = 4096 * 4096  # a larger image does not show one character, and may be a decompression bomb
 CLEAN = 16  # gray levels of paper that count as black: the training images have some noise there too
+LARGEST_BYTES = 256 << 20  # of a file: as many pixels in 16 bytes each
+# Pillow's other decoders are not needed, and some start programs: that of EPS runs Ghostscript.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+OTHER_SUFFIXES = frozenset(
+    {".avif", ".djvu", ".eps", ".heic", ".heif", ".ico", ".jp2", ".jpf", ".jpx", ".jxl", ".pbm", ".pgm", ".psd", ".svg"}
+)
+"""Images too, by their names, but of formats that are not read: whoever gives a folder of them must hear of it."""
 
 
 def load_character(path: Path) -> NDArray[np.uint8]:
@@ -39,7 +48,7 @@ def _read_gray(path: Path) -> NDArray[np.uint8]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged metadata does no harm, and the size is checked below
-            with Image.open(path) as image:
+            with Image.open(io.BytesIO(_read(path)), formats=FORMATS) as image:
                 if image.width * image.height > LARGEST_PIXELS:
                     raise InputError(
                         f"{path}: {image.width}x{image.height} pixels; expected a picture of one character"
@@ -47,13 +56,33 @@ def _read_gray(path: Path) -> NDArray[np.uint8]:
                 return _gray(ImageOps.exif_transpose(image))
     except InputError:
         raise
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{path}: not a readable image; expected one of {', '.join(FORMATS)}: convert it") from None
     except Exception as error:  # on damaged files Pillow raises OSError, SyntaxError, ValueError, struct.error and more
-        found = f"{type(error).__name__}: {error}"
+        found = f"{type(error).__name__}: {str(error)[:100]}"
         raise InputError(
-            f"{path}: not a readable image ({found}); expected PNG, JPEG or another Pillow reads"
+            f"{path}: not a readable image ({found}); expected one of {', '.join(FORMATS)}: make it again"
         ) from error
+
+
+def _read(path: Path) -> bytes:
+    """The bytes of a regular file. Raises InputError."""
+    if path.is_dir():
+        linked = path.is_symlink()
+        raise InputError(
+            f"{path}: a link to a folder, which is not followed; give the folder itself"
+            if linked
+            else f"{path}: a folder that may not be read; change its permissions, or leave it out"
+        )
+    try:
+        return read_bounded(path, LARGEST_BYTES)
+    except FileNotFoundError:
+        found = "a link to nothing" if path.is_symlink() else "no such file"
+        raise InputError(f"{path}: {found}; expected an image") from None
+    except OSError as error:
+        raise InputError(f"{path}: not a readable image ({error.strerror}); leave it out") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not a readable image ({error}); leave it out") from error
 
 
 def _gray(image: Image.Image) -> NDArray[np.uint8]:

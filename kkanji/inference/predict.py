@@ -1,5 +1,6 @@
 """Predict the characters in image files with a trained checkpoint."""
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from kkanji import checkpoint
 from kkanji.checkpoint.load import load_trained
 from kkanji.classes import ClassMap
-from kkanji.inference.image_files import SUFFIXES, load_character
+from kkanji.inference.image_files import OTHER_SUFFIXES, SUFFIXES, load_character
 from kkanji.pixels import normalise
 from kkanji.threads import map_in_order
 from shards import InputError
@@ -64,7 +65,7 @@ class Predictor:
         """path: a checkpoint folder. Raises InputError if it is missing or damaged."""
         model = load_trained(path)
         self.classes: ClassMap = checkpoint.read_classes(path)
-        self.temperature = float(checkpoint.read_state(path).get("temperature", 1.0))  # only exported models have one
+        self.temperature: float = checkpoint.read_state(path).get("temperature", 1.0)  # only exported models have one
         self.device = device
         self.model = model.to(device).to(memory_format=torch.channels_last).eval()
 
@@ -88,7 +89,9 @@ class Predictor:
 def list_images(paths: Sequence[Path]) -> Listing:
     """List the given files, and the images at any depth in the given folders, sorted by name.
 
-    Files given by name are taken whatever their suffix. Raises InputError for a folder without an image.
+    Files given by name are taken whatever their suffix. So is, in a folder, what is named as an image but cannot be
+    read, with folders that may not be read or are links: each becomes an error of its own in the predictions. Raises
+    InputError for a folder without an image.
     """
     files: list[Path] = []
     others = 0
@@ -96,14 +99,26 @@ def list_images(paths: Sequence[Path]) -> Listing:
         if not path.is_dir():
             files.append(path)
             continue
-        inside = sorted(part for part in path.rglob("*") if part.is_file())
-        images = [part for part in inside if part.suffix.lower() in SUFFIXES]
+        images, rest = _list_folder(path)
         if not images:
-            found = f"{len(inside)} files, none of them named as an image"
+            found = f"{rest:,} {'file' if rest == 1 else 'files'}, none named as an image"
             raise InputError(f"{path}: {found}; expected {', '.join(sorted(SUFFIXES))}")
         files += images
-        others += len(inside) - len(images)
+        others += rest
     return Listing(files=tuple(files), others=others)
+
+
+def _list_folder(root: Path) -> tuple[list[Path], int]:
+    """What is to be read in a folder, sorted, and the number of other files."""
+    unreadable: list[OSError] = []
+    images: list[Path] = []
+    others = 0
+    for folder, subfolders, names in os.walk(root, onerror=unreadable.append):
+        images += [path for name in subfolders if (path := Path(folder, name)).is_symlink()]
+        named = [Path(folder, name) for name in names if Path(name).suffix.lower() in SUFFIXES | OTHER_SUFFIXES]
+        images += named
+        others += len(names) - len(named)
+    return sorted([*images, *(Path(error.filename) for error in unreadable)]), others
 
 
 def predict_files(predictor: Predictor, files: Sequence[Path], *, top: int) -> Iterator[Prediction]:

@@ -16,7 +16,8 @@ from kkanji.glyphs import code_point, has_glyph
 from kkanji.report.published import PUBLISHED_TOP1, applies
 from kkanji.report.run import Bin, Run
 from kkanji.report.style import Chart, Palette, legend_above, tidy
-from kkanji.report.text import counted, percent, quantity
+from kkanji.report.text import percent, quantity
+from kkanji.wording import counted
 
 FEW_IMAGES = 20  # a calibration bin with fewer gets a hollow point: its accuracy is mostly chance
 LABEL_POINTS = 9.5

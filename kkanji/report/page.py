@@ -20,7 +20,8 @@ from kkanji.report import published
 from kkanji.report.cards import Card
 from kkanji.report.run import Run
 from kkanji.report.style import Chart
-from kkanji.report.text import code_spans, counted, percent, quantity
+from kkanji.report.text import code_spans, percent, quantity
+from kkanji.wording import counted
 
 GLYPH_SIZE = 80
 FIRST_EAST_ASIAN = "\u2e80"  # where the radicals, kana and kanji begin

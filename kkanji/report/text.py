@@ -16,11 +16,6 @@ def quantity(number: float) -> str:
     return f"{number:,.0f}"
 
 
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """`1 image`, `2,000 images`, `3 classes`."""
-    return f"{quantity(number)} {noun if number == 1 else plural or noun + 's'}"
-
-
 def first_of(words: Sequence[str], rest: str, *, most: int = 12) -> str:
     """All of a few words; of many the first ones, with the place where the rest is found."""
     more = f" and {quantity(len(words) - most)} more ({rest})" if len(words) > most else ""

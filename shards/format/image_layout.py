@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.array_reading import parse_array
 from shards.errors import CorruptShard, InputError
 from shards.format import layout, ustar
 from shards.format.layout import TAR_BLOCK
@@ -33,7 +34,8 @@ LABEL_EXTENSION = "cls"
 TABLE_TYPE = np.dtype([("offset", "<u8"), ("bytes", "<u4"), ("label", "<i4"), ("source", "<u8")])
 MAX_IMAGES = MAX_MEMBERS // 2
 """Most images in a tar."""
-_LABEL = re.compile(rb"(\d{1,10})\n?")
+SHOWN = 6  # members of a bad sample that a message names
+_LABEL = re.compile(rb"(\d{1,10})\s*")  # Windows ends a line by two characters
 
 
 class EncodedImages(NamedTuple):
@@ -86,24 +88,34 @@ def read_table(store: Readable, shard: Shard) -> NDArray[np.void]:
     if found != shard.table_sha256:
         raise CorruptShard(f"{where}: sha256 {found}, expected {shard.table_sha256}; copy or make the set again")
     try:
-        table = np.load(io.BytesIO(data), allow_pickle=False)
+        table = parse_array(data)
     except ValueError as error:
         raise CorruptShard(f"{where}: {error}; make the set again") from error
     problem = _table_problem(table, shard)
     if problem:
         raise CorruptShard(f"{where}: {problem}; make the set again")
-    return np.asarray(table)
+    return table
 
 
 def read_samples(
-    path: Path, archive: Archive, *, classes: int = layout.MAX_LABEL + 1, where: str = ""
+    path: Path, archive: Archive, *, classes: int = layout.MAX_LABEL + 1, where: str = "", bad: list[str] | None = None
 ) -> list[ImageSample]:
     """The samples of a tar. where: its name in messages, if it is not its path.
 
-    Raises: CorruptShard if an image has no label, or a label is not a whole number from 0 to `classes` - 1.
+    bad: gets, for each image that is no whole sample, why; None for a tar that must not have any.
+    Raises: CorruptShard then, if an image has no label, or a label is not a whole number from 0 to `classes` - 1.
     """
+    samples = []
     with path.open("rb") as file:
-        return [_sample(where or str(path), members, file.fileno(), classes) for members in archive.samples()]
+        for members in archive.samples():
+            try:
+                samples.append(_sample(where or str(path), members, file.fileno(), classes))
+            except CorruptShard as error:
+                if bad is None:
+                    raise
+                # Members of many images run together if their keys differ only after a dot.
+                bad += [str(error)] * max(1, sum(_is_image(member) for member in members))
+    return samples
 
 
 def table_problem(path: Path, table: NDArray[np.void]) -> str | None:
@@ -112,7 +124,7 @@ def table_problem(path: Path, table: NDArray[np.void]) -> str | None:
     The tar may have more samples than the table, which leaves out bad ones.
     """
     archive = ustar.read_archive(path)
-    found = image_table(read_samples(path, archive))
+    found = image_table(read_samples(path, archive, bad=[]))
     rows = np.searchsorted(found["offset"], table["offset"]).clip(max=max(len(found) - 1, 0))
     columns = ["offset", "bytes", "label"]
     wrong = np.flatnonzero(found[columns][rows] != table[columns]) if len(found) else np.arange(len(table))
@@ -168,14 +180,15 @@ def _check_block(path: Path, block: EncodedImages, first: int) -> None:
 
 
 def _sample(tar: str, members: Sequence[Member], descriptor: int, classes: int) -> ImageSample:
-    images = [member for member in members if member.extension in EXTENSIONS]
-    labels = [member for member in members if member.extension == LABEL_EXTENSION]
+    images = [member for member in members if _is_image(member)]
+    labels = [member for member in members if member.extension.lower() == LABEL_EXTENSION]
     first = members[0]
     if len(images) != 1 or len(labels) != 1:
-        found = " ".join(member.extension for member in members)
+        found = " ".join(member.extension for member in members[:SHOWN])[:80] + " ..." * (len(members) > SHOWN)
         raise CorruptShard(
-            f"{tar}: byte {first.start}: sample {first.key} has members {found}; expected one image "
-            f"({', '.join(EXTENSIONS)}) and its {LABEL_EXTENSION} side by side (tar --sort=name)"
+            f"{tar}: byte {first.start}: sample {first.key[-80:]} has members {found}; expected one image "
+            f"({', '.join(EXTENSIONS)}) and its {LABEL_EXTENSION} side by side (tar --sort=name), and a key without "
+            "a dot: rename scan.01.png to scan-01.png"
         )
     data = os.pread(descriptor, min(labels[0].size, 16), labels[0].offset)
     match = _LABEL.fullmatch(data)
@@ -183,6 +196,10 @@ def _sample(tar: str, members: Sequence[Member], descriptor: int, classes: int) 
         where = f"{tar}: byte {labels[0].offset}: {labels[0].name}"
         raise CorruptShard(f"{where}: label {data!r}, expected a class number from 0 to {classes - 1} in digits")
     return ImageSample(images[0], int(match[1]), first.start)
+
+
+def _is_image(member: Member) -> bool:
+    return member.extension.lower() in EXTENSIONS
 
 
 def _table_problem(table: NDArray[np.void], shard: Shard) -> str | None:

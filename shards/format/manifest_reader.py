@@ -176,11 +176,17 @@ def _read_local(folder: Path) -> bytes:
     try:
         return read_bounded(path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise MissingShard(f"{folder}: {_NO_MANIFEST}") from None
+        made = next((what for name, what in OTHER_FOLDERS.items() if (folder / name).is_file()), _NO_MANIFEST)
+        raise MissingShard(f"{folder}: {made.format(folder=folder)}") from None
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from error
 
 
+OTHER_FOLDERS = {
+    "originals.json": "originals, no shard set; make one with `kkanji split {folder}` and `kkanji pack {folder}`",
+    "state.json": "a model, no shard set; give the folder of a set, made by `kkanji pack`",
+}
+"""What else kkanji makes, by a file that is in it."""
 _NO_MANIFEST = (
     f"no {MANIFEST_NAME}, so this is not a complete shard set; "
     "make it with `kkanji pack` (an interrupted run leaves none: run it again)"

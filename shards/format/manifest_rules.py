@@ -26,8 +26,10 @@ def check_manifest(manifest: Manifest) -> None:
         raise ValueError("classes is 0, expected at least one")
     # UnicodeEncodeError, a ValueError, for half a surrogate pair, which nothing can print.
     json.dumps([manifest.name, manifest.licence, dict(manifest.history)], ensure_ascii=False).encode()
-    if manifest.base and not manifest.base.startswith(BASES):
-        raise ValueError(f"base {manifest.base!r}, expected a location that starts with one of {' '.join(BASES)}")
+    if manifest.base and not (manifest.base.startswith(BASES) and manifest.base.isprintable()):
+        raise ValueError(
+            f"base {manifest.base!r}, expected a printable location that starts with one of {' '.join(BASES)}"
+        )
     if manifest.layout == "image" and manifest.compression != "none":
         raise ValueError(f"compression {manifest.compression!r} of the image layout, expected 'none'")
     for name, split in manifest.splits.items():

@@ -17,6 +17,8 @@ from shards.format.tar_headers import MAX_MEMBER_BYTES, Limits, Member, TarHeade
 MAX_SIZE = 1 << 33  # what a header can state: for packed blocks of our own
 MAX_MEMBERS = 100_000  # 50,000 images and their labels, read in 0.7 s and 30 MB
 MAX_FOLDERS = 1 << 10
+REMAKE = "fetch the tar again, or make it again from its files by `tar --format=ustar --hard-dereference`"
+CLUTTER = (".DS_Store", "Thumbs.db", "desktop.ini", ".directory")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +51,7 @@ def read_archive(path: Path, *, max_member_bytes: int = MAX_MEMBER_BYTES, where:
         return Archive(members=list(_members(headers, size)), end=headers.position, bytes=size)
     except TarProblem as problem:
         place = f"{where or path}: byte {headers.position}, after {headers.count} members"
-        raise CorruptShard(f"{place}: {problem}; make or fetch the tar again") from problem
+        raise CorruptShard(f"{place}: {problem}; {REMAKE}") from problem
     finally:
         os.close(descriptor)
 
@@ -65,12 +67,19 @@ def _members(headers: TarHeaders, size: int) -> Iterator[Member]:
     if size % TAR_BLOCK:
         raise TarProblem(f"{size} bytes", f"a multiple of {TAR_BLOCK}")
     while (member := headers.next_member()) is not None:
-        _check_name(member.name)
         if member.offset + round_up(member.size, TAR_BLOCK) > size:
             found = f"{member.name!r} of {member.size} bytes"
             raise TarProblem(found, f"them before the file's end at {size}: cut short?")
-        yield member
+        if not is_clutter(member.name):
+            _check_name(member.name)
+            yield member
         headers.skip(member)
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a system put a file beside those of its user: no program takes it for data."""
+    *folders, file = name.split("/")
+    return "__MACOSX" in folders or file.startswith("._") or file in CLUTTER
 
 
 def _check_name(name: str) -> None:

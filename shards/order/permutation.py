@@ -7,8 +7,9 @@ section 3), twice as often as not even in the worst case.
 from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from shards.compiled import compiled
 
 # Luby and Rackoff (SIAM J. Comput. 17, 1988) need 4 for a pseudo-random permutation; small domains like more.
 ROUNDS = 8
@@ -60,7 +61,7 @@ def _halves(size: int) -> tuple[int, int]:
     return low, max(1, bits - low)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _permute(positions, size, halves, keys, result):  # type: ignore[no-untyped-def]
     """In two loops, as the first then becomes vector instructions: 17 ns a number instead of 26 (docs/LOG.md)."""
     for number in range(len(positions)):
@@ -70,7 +71,7 @@ def _permute(positions, size, halves, keys, result):  # type: ignore[no-untyped-
             result[number] = _feistel(result[number], halves, keys)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _look_up(positions, which, sizes, halves, keys, result):  # type: ignore[no-untyped-def]
     """Compiled, as a feed asks for millions a second: 8 rounds by NumPy took five times as long."""
     for number in range(len(positions)):
@@ -81,7 +82,7 @@ def _look_up(positions, which, sizes, halves, keys, result):  # type: ignore[no-
         result[number] = value
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _feistel(value, halves, keys):  # type: ignore[no-untyped-def]
     """Alternately mix the low part into the high one and the high part into the low one; each round is invertible."""
     low_mask, high_mask = (_ONE << halves[0]) - _ONE, (_ONE << halves[1]) - _ONE
@@ -92,7 +93,7 @@ def _feistel(value, halves, keys):  # type: ignore[no-untyped-def]
     return (high << halves[0]) | low
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _hash(value, key):  # type: ignore[no-untyped-def]
     """The round function: a multiplicative hash whose high bits, the good ones, are brought down."""
     value = (value + key) * _FIRST_FACTOR

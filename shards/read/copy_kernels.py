@@ -6,10 +6,11 @@ behind the copies (figures in docs/LOG.md). NumPy has no way to say so, hence co
 """
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from shards.compiled import compiled
 from shards.format.layout import IMAGE_BYTES
 
 AHEAD = 16  # rows; 4 to 32 measured alike
@@ -45,7 +46,7 @@ def _copy(_context, target, source, count):
 _PREFETCH = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, *[ir.IntType(32)] * 3])
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def copy_row(addresses, number, target, size):
     """Copy `size` bytes from addresses[number], int64, to the address target."""
     if number + AHEAD < len(addresses):
@@ -53,7 +54,7 @@ def copy_row(addresses, number, target, size):
     _copy(target, addresses[number], size)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def locate_rows(numbers, block, to_row, to_label, start, labels, addresses, found):
     """Fill addresses and labels found, [n], of the samples of these numbers in these blocks.
 
@@ -64,7 +65,7 @@ def locate_rows(numbers, block, to_row, to_label, start, labels, addresses, foun
         found[number] = labels[numbers[number] + to_label[block[number]]]
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def copy_rows(addresses, target, size):
     """Copy `size` bytes from each of these addresses, int64 [n], one after another to the address target."""
     for number in range(len(addresses)):

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from shards.cache.cache import Cache
-from shards.errors import InputError
+from shards.errors import InputError, StorageError
 from shards.format.image_layout import read_table
 from shards.format.manifest import Manifest
 from shards.format.manifest_reader import read_manifest
@@ -102,7 +102,10 @@ class ShardSet:
 
 def default_cache(limit_bytes: int = 0) -> Cache:
     """The cache in $KKANJI_CACHE, or ~/.cache/kkanji. limit_bytes 0: 80 % of the disk's free space."""
-    folder = Path(os.environ.get("KKANJI_CACHE") or Path.home() / ".cache" / "kkanji")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(os.environ.get("KKANJI_CACHE") or os.path.expanduser("~/.cache/kkanji"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cache {folder}: {error.strerror}; set KKANJI_CACHE to a folder on a disk") from error
     held = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     return Cache(folder, limit_bytes or int(CACHE_FRACTION * (shutil.disk_usage(folder).free + held)))

@@ -7,24 +7,30 @@
   `AZURE_STORAGE_ENDPOINT`.
 - `https://host/path`, `http://...`: any web server, read only, without credentials.
 
-Everything named AWS_*, GOOGLE_* and AZURE_* that obstore documents works. Profiles are read here, as obstore knows
-none: `AWS_PROFILE` (or `default`) of `~/.aws/credentials` and `~/.aws/config`, static keys only.
+Everything named AWS_*, GOOGLE_* and AZURE_* that obstore documents works. A blank variable is an unset one; what no
+client can use is refused by its name, since obstore's Rust code would panic. Profiles with keys are read here, as
+obstore knows none: `AWS_PROFILE` (or `default`) of `~/.aws/credentials` and `~/.aws/config`. Profiles that get their
+keys elsewhere (SSO, an assumed role, a program) need boto3, the extra `aws`. A certificate authority of one's own is
+named by `AWS_CA_BUNDLE` or `SSL_CERT_FILE`.
 """
 
 import configparser
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
+from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
 
 from shards.errors import InputError
+from shards.json_reading import read_bounded
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig, S3Credential
@@ -33,6 +39,13 @@ CLIENTS = 16  # most that are kept: each has connections
 SCHEMES = ("s3", "gs", "az", "http", "https")
 PROFILE_LASTS = timedelta(minutes=5)  # then its file is read again, as tools that rotate keys rewrite it
 NOT_STATIC = ("role_arn", "sso_session", "sso_start_url", "credential_process", "web_identity_token_file")
+SIGNS = {"s3": "AWS_", "gs": "GOOGLE_", "az": "AZURE_"}  # with which the variables begin that a client reads
+AUTHORITIES = ("AWS_CA_BUNDLE", "SSL_CERT_FILE")
+MOST_CERTIFICATE_BYTES = 16 << 20
+IS_URL = re.compile(r"ENDPOINT|_URL$|_URI$|AUTHORITY_HOST")
+IS_PATH = re.compile(r"RELATIVE_URI$")
+IS_HOST_PART = re.compile(r"REGION$|ACCOUNT_NAME$|_BUCKET$|CONTAINER_NAME$")
+HOST_PART = re.compile(r"[\w.-]{1,128}", re.ASCII)
 ROLE_VARIABLES = (
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
@@ -56,8 +69,10 @@ class Credentials:
     """Settings for the client that it does not read from the environment itself."""
     profile: str | None = None
     """The AWS profile whose keys are used; None for keys from elsewhere."""
+    by_boto3: bool = False
+    """Whether boto3 gets the profile's keys, as they are not in its file."""
     environment: tuple[tuple[str, str], ...] = field(default_factory=lambda: tuple(_environment().items()), repr=False)
-    """All variables that the client may read, secrets included, so that other values get another client."""
+    """All variables that a client may read, secrets included, so that other values get another client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +109,7 @@ def split_location(location: str) -> tuple[str, str, str]:
 
 def find_credentials(scheme: str, bucket: str) -> Credentials:
     """Endpoint and identity from the environment. Raises InputError if its variables contradict each other."""
-    environment = _environment()
+    environment = _checked_environment(scheme)
     if scheme == "s3":
         return _s3_credentials(bucket, environment)
     if scheme == "gs":
@@ -110,6 +125,8 @@ def find_credentials(scheme: str, bucket: str) -> Credentials:
 def connect(credentials: Credentials, timeout_s: float, retries: int) -> "ObjectStore":
     """The client for these credentials. Equal arguments give the same client, so that its connections are shared.
 
+    Raises InputError that names the variable if the client cannot use one.
+
     timeout_s: seconds for a whole request, from connecting to the last byte of the body.
     retries: how often obstore itself retries a request.
     """
@@ -118,12 +135,24 @@ def connect(credentials: Credentials, timeout_s: float, retries: int) -> "Object
         "timeout": timedelta(seconds=timeout_s),
         "connect_timeout": timedelta(seconds=min(timeout_s, 5)),
     }
+    if authority := _authority():
+        client["root_certificate"] = authority
     retry: RetryConfig = {"max_retries": retries, "retry_timeout": timedelta(seconds=(retries + 1) * timeout_s)}
+    try:
+        return _client(credentials, client, retry)
+    except (BaseError, ValueError, TypeError) as error:
+        raise InputError(f"{credentials.host}: {_culprit(credentials, client, retry)}") from error
+
+
+def _client(credentials: Credentials, client: "ClientConfig", retry: "RetryConfig") -> "ObjectStore":
     config: Any = dict(credentials.options)
     if credentials.scheme == "s3":
-        keys = ProfileKeys(credentials.profile) if credentials.profile else None
         return S3Store(
-            credentials.bucket, config=config, client_options=client, retry_config=retry, credential_provider=keys
+            credentials.bucket,
+            config=config,
+            client_options=client,
+            retry_config=retry,
+            credential_provider=_provider(credentials),
         )
     if credentials.scheme == "gs":
         return GCSStore(credentials.bucket, config=config, client_options=client, retry_config=retry)
@@ -132,26 +161,122 @@ def connect(credentials: Credentials, timeout_s: float, retries: int) -> "Object
     return HTTPStore.from_url(credentials.bucket, client_options=client, retry_config=retry)
 
 
+def _provider(credentials: Credentials) -> Any:
+    """What gives the client the keys of a profile; None for keys that it finds itself."""
+    if credentials.profile is None:
+        return None
+    if not credentials.by_boto3:
+        return ProfileKeys(credentials.profile)
+    try:
+        import boto3  # the extra `aws`, which few need
+        from obstore.auth.boto3 import Boto3CredentialProvider
+    except ImportError as error:
+        raise InputError(
+            f"AWS profile {credentials.profile} gets its keys from elsewhere, for which boto3 is needed; pip install "
+            "'kkanji[aws]', or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from error
+    try:
+        return Boto3CredentialProvider(boto3.Session(profile_name=credentials.profile), ttl=PROFILE_LASTS)
+    except Exception as error:  # boto3 has many, and its users know them
+        raise InputError(f"AWS profile {credentials.profile}: {str(error)[:200]}; try `aws sso login`") from error
+
+
+def _culprit(credentials: Credentials, client: "ClientConfig", retry: "RetryConfig") -> str:
+    """The variable without which the client could be made. Its value may be secret, so it is not shown."""
+    if "root_certificate" in client:
+        variable = next(name for name in AUTHORITIES if name in os.environ)
+        with suppress(BaseError, ValueError):
+            _client(credentials, {**client, "root_certificate": b""}, retry)
+            return f"{variable} names a file without certificates (PEM); correct or unset it"
+    for variable in (name for name in _environment() if name.startswith(_sign(credentials.scheme))):
+        value = os.environ.pop(variable)
+        try:
+            _client(credentials, client, retry)
+            return f"{variable} has a value that its client refuses; correct or unset it"
+        except (BaseError, ValueError, TypeError):
+            continue
+        finally:
+            os.environ[variable] = value
+    return f"its client refuses these settings; check all variables that begin with {_sign(credentials.scheme)}"
+
+
+def _authority() -> bytes | None:
+    """The certificates that AWS's tools (AWS_CA_BUNDLE) or OpenSSL (SSL_CERT_FILE) would trust. Raises InputError."""
+    for name in AUTHORITIES:
+        if path := os.environ.get(name, "").strip():
+            try:
+                return read_bounded(Path(os.path.expanduser(path)), MOST_CERTIFICATE_BYTES)
+            except (OSError, ValueError) as error:
+                found = getattr(error, "strerror", None) or error
+                raise InputError(f"{name}={path}: {found}; expected a file of certificates, or unset it") from error
+    return None
+
+
 def read_profile(name: str) -> dict[str, str]:
     """The fields of a profile in `~/.aws/credentials` and `~/.aws/config`; empty if neither has it."""
-    found: dict[str, str] = {}
+    keys: dict[str, str] = {}
     config = os.environ.get("AWS_CONFIG_FILE", "~/.aws/config")
     credentials = os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")
     for file, section in ((config, "default" if name == "default" else f"profile {name}"), (credentials, name)):
         parser = configparser.ConfigParser(interpolation=None, default_section="")
-        path = Path(file).expanduser()
+        path = Path(os.path.expanduser(file))
         try:
-            parser.read(path, encoding="utf-8")
-        except (configparser.Error, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: {error}; expected [{section}] with lines `aws_access_key_id = ...`") from error
+            parser.read_string(read_bounded(path).decode())
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue
+        except (configparser.Error, OSError, ValueError) as error:
+            raise InputError(
+                f"{path}: {str(error)[:100]}; expected [{section}] with lines `aws_access_key_id = ...`"
+            ) from error
         if parser.has_section(section):
-            found |= dict(parser[section])
-    return found
+            keys |= dict(parser[section])
+    return keys
 
 
 def _environment() -> dict[str, str]:
-    """The variables that object stores' clients read."""
-    return {key: value for key, value in os.environ.items() if key.startswith(("AWS_", "GOOGLE_", "AZURE_"))}
+    """The variables that object stores' clients read.
+
+    obstore reads the process's environment itself, so what it would stumble over is mended there: a blank variable is
+    an unset one, and spaces and line feeds around a value come from copying it.
+    """
+    names = [name for name in os.environ if name.startswith((*SIGNS.values(), "SSL_CERT"))]
+    for name in names:
+        value = os.environ[name].strip()
+        if not value:
+            del os.environ[name]
+        elif value != os.environ[name]:
+            os.environ[name] = value
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def _checked_environment(scheme: str) -> dict[str, str]:
+    """The variables that the clients of one scheme read. Raises InputError for one that none can use."""
+    return {name: _checked(name, value) for name, value in _environment().items() if name.startswith(_sign(scheme))}
+
+
+def _sign(scheme: str) -> str:
+    return SIGNS.get(scheme, "SSL_CERT")
+
+
+def _checked(name: str, value: str) -> str:
+    """The value of a variable that a client can use. Raises InputError; a value that may be secret is not shown."""
+    if name == "GOOGLE_SERVICE_ACCOUNT_KEY":  # a JSON text, with its line feeds
+        return value
+    if not value.isprintable():
+        raise InputError(f"{name}: holds a line feed or another character that no request can carry; set it again")
+    if IS_URL.search(name) and not IS_PATH.search(name) and not _is_url(value):
+        raise InputError(f"{name}={value[:80]}: expected a URL such as https://host:9000; set it again, or unset it")
+    if IS_HOST_PART.search(name) and not HOST_PART.fullmatch(value):
+        raise InputError(f"{name}={value[:80]}: expected letters, digits, - and . only; set it again, or unset it")
+    return value
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0 and " " not in text
+    except ValueError:  # a port beyond 65,535, or half an IPv6 address
+        return False
 
 
 def _s3_credentials(bucket: str, environment: Mapping[str, str]) -> Credentials:
@@ -161,9 +286,14 @@ def _s3_credentials(bucket: str, environment: Mapping[str, str]) -> Credentials:
         raise InputError(f"AWS_PROFILE={name}: no such profile in ~/.aws/credentials or ~/.aws/config")
     endpoints = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
     endpoint = next((environment[key] for key in endpoints if environment.get(key)), profile.get("endpoint_url"))
+    if endpoint and not _is_url(endpoint):
+        raise InputError(
+            f"endpoint_url {endpoint[:80]} of AWS profile {name}: expected a URL such as https://host:9000"
+        )
     regions = (environment.get("AWS_REGION"), environment.get("AWS_DEFAULT_REGION"), profile.get("region"))
     region = next(filter(None, regions), "us-east-1")
     identity, keys = _s3_identity(name, profile, environment)
+    by_boto3 = keys is not None and "aws_access_key_id" not in profile
     options = {"region": region} | ({"endpoint": endpoint} if endpoint else {})
     return Credentials(
         scheme="s3",
@@ -172,6 +302,7 @@ def _s3_credentials(bucket: str, environment: Mapping[str, str]) -> Credentials:
         identity=identity,
         options=tuple(options.items()),
         profile=keys,
+        by_boto3=by_boto3,
     )
 
 
@@ -188,10 +319,7 @@ def _s3_identity(name: str, profile: Mapping[str, str], environment: Mapping[str
     if "aws_access_key_id" in profile and "aws_secret_access_key" in profile:
         return f"access key {shorten(profile['aws_access_key_id'])} (profile {name})", name
     if kind := next((field for field in NOT_STATIC if field in profile), None):
-        raise InputError(
-            f"AWS profile {name} gets its keys by {kind}, which kkanji does not do; run "
-            f"`aws configure export-credentials --profile {name} --format env` and set what it prints"
-        )
+        return f"AWS profile {name} ({kind})", name
     return "this machine's role (no AWS_ACCESS_KEY_ID and no profile with keys)", None
 
 

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING
 import obstore
 from obstore.exceptions import GenericError, NotSupportedError
 
-from shards.errors import DISK_FULL, ChangedShard, StorageError
+from shards.errors import DISK_FULL, ChangedShard, CorruptShard, StorageError
+from shards.json_reading import MOST_BYTES
 from shards.store.credentials import connect
 from shards.store.error_messages import Shortfall, status_of
 from shards.store.retry import REQUEST_ERRORS, Attempts, Remote, ask, give_up, workers
@@ -34,22 +35,30 @@ if TYPE_CHECKING:
 
 RANGE_BYTES = 8 << 20  # of a request: 4 MiB lose at 100 ms a request; 8 and 16 MiB are equally fast
 WHOLE_S = 3600  # for a request that cannot be resumed
+NOT_OURS = "check the location: this is no small file of a shard set"
 PIECE_BYTES = 128 << 10  # 64 KiB to 1 MiB are equally fast; a connection slower than this in `request_s` is given up
 
 
 def read_whole(remote: Remote) -> bytes:
     """The content of a small object, checked against the size that the server states.
 
-    Raises: MissingShard, CorruptShard, StorageError.
+    Raises: MissingShard, CorruptShard (larger than MOST_BYTES, too), StorageError.
     """
 
     def call() -> bytes:
         answer = _ask_for_all(remote)
-        data = bytes(answer.bytes())
-        if len(data) != answer.meta["size"]:
-            raise Shortfall(f"{len(data)} bytes arrived, expected {answer.meta['size']}")
+        size = answer.meta["size"]
+        if size > MOST_BYTES:
+            raise CorruptShard(f"{remote.url}: {size:,} bytes, expected at most {MOST_BYTES:,}; {NOT_OURS}")
+        data = bytearray()
+        for piece in answer.stream(PIECE_BYTES):
+            data += piece
+            if len(data) > size:
+                break
+        if len(data) != size:
+            raise Shortfall(f"{len(data)} bytes arrived, expected {size}")
         remote.traffic.count(size=len(data))
-        return data
+        return bytes(data)
 
     return ask(remote, call)
 

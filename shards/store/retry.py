@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 LOOK_S = 1  # between two checks whether any bytes have arrived from the store
 MOST_CONNECTIONS = 24  # with ranges of 8 MiB enough for 500 MB/s at 100 ms a request
+CHECK_SETTINGS = "check the location, and the variables AWS_*, GOOGLE_* and AZURE_*"
 REQUEST_ERRORS = (BaseError, FileNotFoundError, Shortfall)  # what a request raises
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
@@ -123,8 +124,12 @@ class Workers:
                 return
             try:
                 future.set_result(call(*arguments, **named))
-            except BaseException as error:
+            except Exception as error:
                 future.set_exception(error)
+            except BaseException as error:
+                # obstore's Rust code panics where a setting makes no request; pyo3 raises that past `except Exception`.
+                found = f"obstore failed ({type(error).__name__}): {str(error)[:100]}"
+                future.set_exception(StorageError(f"{found}; {CHECK_SETTINGS}"))
 
         with self._lock:
             if len(self._threads) < self._count:

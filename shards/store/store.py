@@ -6,6 +6,7 @@ or the server in shards/store/retry.py and shards/store/download.py.
 
 import hashlib
 import os
+import re
 import shutil
 from abc import ABC, abstractmethod
 from contextlib import suppress
@@ -17,7 +18,8 @@ import obstore
 from obstore.exceptions import AlreadyExistsError
 
 from shards.checksums import file_digest
-from shards.errors import ChangedShard, InputError, MissingShard, StorageError
+from shards.errors import ChangedShard, CorruptShard, InputError, MissingShard, StorageError
+from shards.json_reading import read_bounded
 from shards.output.files import sync_file, sync_folder
 from shards.store.credentials import connect, find_credentials, split_location
 from shards.store.download import Download, disk_error, read_whole
@@ -27,6 +29,7 @@ from shards.store.retry import REQUEST_ERRORS, Remote, RetryPolicy, Traffic, ask
 UPLOAD_RETRIES = 7  # by obstore, as only it can retry one part of a multipart upload
 UPLOAD_PART_BYTES = 8 << 20
 UPLOAD_PARTS = 4  # at once; 8 MiB each within `upload_s` need 280 kB/s
+MISTYPED = re.compile(r"(s3|gs|az|https?|file):/", re.IGNORECASE)  # a scheme that lacks a slash
 DIGEST = "sha256"  # the attribute with an object's sha256
 
 
@@ -48,7 +51,7 @@ class Store(ABC):
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """The content of a small object. Raises MissingShard, StorageError."""
+        """The content of an object of at most MOST_BYTES. Raises MissingShard, CorruptShard if larger, StorageError."""
 
     @abstractmethod
     def size(self, name: str) -> int | None:
@@ -98,9 +101,11 @@ class FolderStore(Store):
     def read(self, name: str) -> bytes:
         path = self._path(name)
         try:
-            return path.read_bytes()
+            return read_bounded(path)
         except OSError as error:
             raise _unreadable(path, error) from error
+        except ValueError as error:
+            raise CorruptShard(f"{path}: {error}; copy or make the set again") from error
 
     def size(self, name: str) -> int | None:
         path = self._path(name)
@@ -245,6 +250,8 @@ def open_store(location: str | Path, *, retry_policy: RetryPolicy | None = None)
     """The store at a path or URL, without a first request. Raises InputError if the URL is of an unknown kind."""
     text = str(location)
     if isinstance(location, Path) or "://" not in text:
+        if mistyped := MISTYPED.match(text):
+            raise InputError(f"{text}: expected {mistyped[1]}://... for a location, or ./{text} for a folder")
         return FolderStore(Path(location))
     if not text.startswith("file://"):
         return ObjectStore(text, retry_policy or RetryPolicy())

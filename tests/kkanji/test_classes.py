@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from kkanji.classes import ClassMap, parse_class_map, parse_label, read_class_map
 from shards import InputError
 
-CODE_POINTS = st.integers(0x3000, 0x2FFFF)
+WRITABLE = st.characters(min_codepoint=0x3000, max_codepoint=0x2FFFF, exclude_categories=("Cc", "Cf", "Cs", "Zl", "Zp"))
+CODE_POINTS = st.builds(ord, WRITABLE)
 
 
 @given(st.sets(CODE_POINTS, min_size=1, max_size=50))

@@ -246,11 +246,27 @@ def test_json_has_a_line_for_each_file(best: Path, pictures: Path, capsys: pytes
     assert [(len(entry["guesses"]), "error" in entry) for entry in entries] == [(3, False), (0, True), (3, False)]
 
 
-def test_no_unreadable_file_is_passed_over_silently(best: Path, pictures: Path) -> None:
-    with pytest.raises(InputError, match=r"b\.png: not a readable image.*--max-unreadable"):
+def test_a_bad_file_among_many_is_named_the_rest_predicted_and_the_exit_code_1(
+    best: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
         predict(PredictConfig(images=(pictures,), checkpoint=best))
+    captured = capsys.readouterr()
+    assert end.value.code == 1 and len(captured.out.splitlines()) == 2
+    assert "b.png: not a readable image" in captured.err and "1 unreadable, --max-unreadable is 0" in captured.err
+    predict(PredictConfig(images=(pictures,), checkpoint=best, max_unreadable=1))  # as the message says
+    for path in (pictures / "a.png", pictures / "c, d.png"):
+        path.unlink()
+    shutil.copy(pictures / "b.png", pictures / "e.png")
+    with pytest.raises(InputError, match="all 2 files are unreadable"):
+        predict(PredictConfig(images=(pictures,), checkpoint=best))
+
+
+def test_misuse_names_only_the_option_at_fault() -> None:
     with pytest.raises(InputError, match="no image given"):
         PredictConfig(images=())
+    with pytest.raises(InputError, match=r"^--top 0: expected 1 or more characters$"):
+        PredictConfig(images=(Path("x"),), top=0)
 
 
 def test_an_export_without_an_evaluation_says_what_to_run(best: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """JSON files: bounded, an object on top, fields of the expected types."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +98,21 @@ def test_a_long_value_is_shown_in_part() -> None:
     with pytest.raises(ValueError) as caught:
         field({"text": "x" * 1000}, "text", int)
     assert len(str(caught.value)) < 100
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "link to a device"])
+def test_a_pipe_or_a_device_is_refused_without_waiting(tmp_path: Path, kind: str) -> None:
+    path = Path("/dev/zero") if kind == "device" else tmp_path / "x.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    if kind == "link to a device":
+        path.symlink_to("/dev/zero")
+    with pytest.raises(InputError, match="a pipe or a device, expected a regular file"):
+        read_json(path)
+
+
+@pytest.mark.parametrize("text", ['{"a": "\\ud800"}', '{"\\uDFFF": 1}', '{"a": [["x\\udc00y"]]}'])
+def test_half_a_surrogate_pair_is_refused_and_a_whole_one_read(text: str) -> None:
+    with pytest.raises(ValueError, match="not JSON"):
+        parse_json(text)
+    assert parse_json('{"a": "\\ud842\\udfb7 \\ud55c"}') == {"a": "\U00020bb7 \ud55c"}

@@ -57,8 +57,8 @@ def _index_tar(name: str, path: Path, where: str, classes: int, folder: Path, st
     if not path.is_file():
         raise MissingShard(f"{where}: no such tar")
     archive = ustar.read_archive(path, where=where)
-    samples = read_samples(path, archive, classes=classes, where=where)
     reader = _TarReader(where)
+    samples = read_samples(path, archive, classes=classes, where=where, bad=reader.bad)
     with path.open("rb") as file:
         for start, end, inside in _spans(samples, archive.end):
             if stop.is_set():
@@ -110,7 +110,7 @@ class _TarReader:
         """The shard. rest: the zeros that end the tar."""
         self._digest.update(rest)
         if not self.good:
-            raise CorruptShard(f"{self._where}: no usable image; {'; '.join(self.bad[:1]) or 'it is empty'}")
+            raise CorruptShard(f"{self.bad[0]}: no usable image" if self.bad else f"{self._where}: it is empty")
         return Shard(name=name, bytes=archive.bytes, sha256=self._digest.hexdigest(), blocks=tuple(self._blocks))
 
     def _decode(self, data: memoryview, sample: ImageSample) -> None:

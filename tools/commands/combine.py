@@ -12,17 +12,20 @@ import numpy as np
 import tyro
 
 from kkanji.classes import ClassMap, label
+from kkanji.wording import counted
 from shards import IMAGE_BYTES, IMAGE_SIZE, InputError, OutputFolder
+from shards.errors import printable
 from tools.ingest.codh_npz import npz_source, npz_sources
 from tools.ingest.dedupe import BLANK, CONFLICT, IDENTICAL, Candidate, Sorted, sort_out
 from tools.ingest.legacy_arrays import LegacyArrays, has_arrays
-from tools.ingest.originals import DROPPED_NAME, IMAGES_NAME, LICENCE, Origin, Row, write_originals
-from tools.ingest.sources import ClassFolders, Source
+from tools.ingest.originals import DROPPED_NAME, IMAGES_NAME, Origin, Row, write_originals
+from tools.ingest.sources import UNKNOWN_LICENCE, ClassFolders, Source
 from tools.ingest.tables import csv_text
 from tools.progress import count_images
 
 DROPPED_COLUMNS = ("reason", "label", "source", "member", "id", "official")
 SPOOL_NAME = "pixels.spool"
+LIGHT = 2 * IMAGE_SIZE * 160  # the sum of an image's first and last row from which its paper counts as light
 SHOWN = 10  # dropped images named on the screen; dropped.csv lists all
 
 
@@ -33,7 +36,7 @@ def combine(
     legacy: tuple[Path, ...] = (),
     output: Path = Path("originals"),
     name: str | None = None,
-    licence: str = LICENCE,
+    licence: str | None = None,
     overwrite: bool = False,
 ) -> None:
     """Combine raw images into one checked set of originals, with the lineage of each.
@@ -51,7 +54,8 @@ def combine(
             images.npy, labels.npy and index.json. Their lineage is unknown, and everything made from them records that.
         output: Folder for the originals.
         name: Name of the data in manifests and reports, by default the names of the sources.
-        licence: Licence line to print with everything made from the data.
+        licence: Licence line to print with everything made from the data, by default CODH's for its data sets and
+            unknown for any other images.
         overwrite: Replace OUTPUT if `combine` made it.
     """
     started = time.perf_counter()
@@ -64,10 +68,12 @@ def combine(
         _require_some(found, inputs)
         points = [candidate.code_point for candidate in candidates]
         classes = ClassMap.of(points + [point for one in inputs for point in one.classes()])
-        title = name if name is not None else " + ".join(sorted({source.title for source in inputs}))
-        _write(folder, inputs, found, classes, {"name": title, "licence": licence})
+        described = _described(inputs, candidates, name, licence)
+        _write(folder, inputs, found, classes, described)
         spool.unlink()
     _report(found, classes, output, time.perf_counter() - started)
+    if described["licence"] == UNKNOWN_LICENCE:
+        print("licence: unknown, as these are no images of CODH's; --licence names it in everything made from them")
 
 
 def find_sources(paths: Sequence[Path], legacy: Sequence[Path]) -> list[Source]:
@@ -105,9 +111,10 @@ def _read_all(inputs: Sequence[Source], spool: BinaryIO) -> list[Candidate]:
 
 
 def _read_source(source: Source, spool: BinaryIO, row: int) -> Iterator[Candidate]:
-    name = source.name
+    name, light, number = source.name, 0, row - 1
     for number, (member, code_point, pixels) in enumerate(source.images(), row):
         spool.write(pixels)
+        light += sum(pixels[:IMAGE_SIZE]) + sum(pixels[-IMAGE_SIZE:]) > LIGHT
         yield Candidate(
             code_point=code_point,
             digest=hashlib.sha256(pixels).digest(),
@@ -118,6 +125,25 @@ def _read_source(source: Source, spool: BinaryIO, row: int) -> Iterator[Candidat
             official=source.official,
             origin=source.origin,
         )
+    if 2 * light > number + 1 - row:
+        found = f"{light:,} of {number + 1 - row:,} images are light at their edges, as dark ink on light paper is"
+        warnings.warn(f"{source.path}: {found}; white ink on black is expected: invert them", stacklevel=2)
+
+
+def _described(
+    inputs: Sequence[Source], candidates: Sequence[Candidate], name: str | None, licence: str | None
+) -> dict[str, str]:
+    """Name and licence, as given or as the sources are recognised."""
+    of: dict[str, list[tuple[str, str]]] = {source.name: [] for source in inputs}
+    for candidate in candidates:
+        of[candidate.source].append((candidate.member, candidate.digest.hex()))
+    found = sorted({source.publication(of[source.name]) for source in inputs})
+    licences = sorted({each.licence for each in found})
+    together = "; ".join(f"{each.title}: {each.licence}" for each in found)
+    return {
+        "name": " + ".join(sorted({each.title for each in found})) if name is None else name,
+        "licence": (licences[0] if len(licences) == 1 else together) if licence is None else licence,
+    }
 
 
 def _require_some(found: Sorted, inputs: Sequence[Source]) -> None:
@@ -192,14 +218,15 @@ def _vanished(found: Sorted, classes: ClassMap) -> list[str]:
 def _report(found: Sorted, classes: ClassMap, output: Path, seconds: float) -> None:
     counts = _counts(found, classes)
     for reason, candidate in found.dropped[:SHOWN]:
-        print(f"{reason}: {label(candidate.code_point)} {candidate.source}: {candidate.member}")
+        print(f"{reason}: {label(candidate.code_point)} {candidate.source}: {printable(candidate.member)}")
     if len(found.dropped) > SHOWN:
         print(f"... and {len(found.dropped) - SHOWN} more in {output / DROPPED_NAME}")
     vanished = _vanished(found, classes)
     if vanished:
         warnings.warn(f"{len(vanished)} classes have no image left: {' '.join(vanished[:SHOWN])}", stacklevel=2)
     print(
-        f"{output}: {counts['kept']:,} originals of {counts['classes']:,} classes from {counts['read']:,} images "
+        f"{output}: {counted(counts['kept'], 'original')} of {counted(counts['classes'], 'class', 'classes')} from "
+        f"{counted(counts['read'], 'image')} "
         f"({counts[BLANK]} blank, {counts[IDENTICAL]} identical, {counts[CONFLICT]} in conflict dropped); "
         f"{seconds:.1f} s, {counts['read'] / seconds:,.0f} images/s"
     )

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kkanji import __version__
-from kkanji.classes import ClassMap, parse_class_map
+from kkanji.classes import ClassMap, load_class_map
 from kkanji.threads import map_in_order
 from shards import (
     InputError,
@@ -92,12 +92,16 @@ def index(
         output: Folder for the manifest and the tables.
         name: Name of the data, by default the name of the tars' folder.
         licence: Licence line to print with everything made from the data.
-        max_bad: Bad images to tolerate and skip, as a number or a percentage (1%). With more, nothing is written.
+        max_bad: Bad samples to tolerate and skip (damaged or turned image, no label, none of a class), as a number or
+            a percentage (1%). With more, nothing is written. Files of systems (.DS_Store, ._*) do not count.
         workers: Tars to read at a time, by default one per core. What is written does not depend on them.
         overwrite: Replace OUTPUT if `index` made it.
     """
     started = time.perf_counter()
-    budget, class_map = Budget(text=max_bad), _class_map(classes)
+    budget, class_map = (
+        Budget(text=max_bad),
+        load_class_map(classes, "expected --classes index.json, as beside a shard set"),
+    )
     store, tars = _find_tars(dict(zip(SPLITS, (train, val, test), strict=True)))
     inputs = [classes, *(store.folder / name for names in tars.values() for name in names if store.folder)]
     with OutputFolder(output, maker="index", inputs=inputs, overwrite=overwrite) as folder:
@@ -116,14 +120,9 @@ def index(
         write_manifest(folder, manifest, class_map.to_json())
     _warn_of_twins({split: np.concatenate([part.sources for part in parts]) for split, parts in found.items()})
     print(summary(output, manifest, time.perf_counter() - started))
-    print(f"bad images skipped: {sum(len(part.bad) for parts in found.values() for part in parts)}")
-
-
-def _class_map(path: Path) -> ClassMap:
-    try:
-        return parse_class_map(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--classes {path}: {error}; expected an index.json, as beside a shard set") from error
+    for split, parts in found.items():
+        if bad := [text for part in parts for text in part.bad]:
+            print(f"{split}: {len(bad):,} bad images skipped, for example {bad[0]}")
 
 
 def _find_tars(wanted: dict[str, tuple[str, ...]]) -> tuple[Store, dict[str, list[str]]]:
@@ -188,10 +187,10 @@ def _keep_within(budget: Budget, store: Store, found: dict[str, list[IndexedTar]
     bad = [text for part in parts for text in part.bad]
     images = sum(len(part.labels) for part in parts) + len(bad)
     if (done or not budget.text.endswith("%")) and not budget.allows(len(bad), images):
-        first = "; ".join(bad[:3])
-        remedy = "repair or remove them, or skip them with --max-bad"
-        counts = f"{len(bad)} bad of {images} images, --max-bad is {budget.text}"
-        raise InputError(f"{store.location}: {counts}: {first}: {remedy}")
+        counts = f"{len(bad)} bad of {images} {'image' if images == 1 else 'images'}, --max-bad is {budget.text}"
+        raise InputError(
+            f"{store.location}: {counts}: {bad[0][:260]}; repair or remove them, or allow more by --max-bad"
+        )
 
 
 def _split(parts: list[IndexedTar], classes: int) -> Split:

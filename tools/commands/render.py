@@ -71,7 +71,8 @@ def render(
     started = time.perf_counter()
     check_seed(seed)
     if at_most < 0 or per_class < 1:
-        raise InputError(f"--at-most {at_most} --per-class {per_class}: expected 0 or more, and 1 or more")
+        wrong = f"--at-most {at_most}: expected 0" if at_most < 0 else f"--per-class {per_class}: expected 1"
+        raise InputError(f"{wrong} or more")
     combined = read_originals(folder)
     faces = find_faces(fonts)
     rare = rare_classes(combined, at_most)
@@ -150,7 +151,7 @@ def write_with(folder: Path, combined: Originals, rendered: dict[Row, Gray], fac
         read,
         classes=combined.classes,
         dropped=(combined.folder / DROPPED_NAME).read_text(encoding="utf-8"),
-        facts=_facts(combined, rendered),
+        facts=_facts(combined, rendered, faces),
         sources=[*combined.facts["sources"], *fonts],
     )
 
@@ -184,14 +185,15 @@ def _row(code_point: int, member: str, digest: bytes) -> Row:
     )
 
 
-def _facts(combined: Originals, rendered: dict[Row, Gray]) -> dict[str, Any]:
-    """The facts of the originals, with the rendered images counted in."""
+def _facts(combined: Originals, rendered: dict[Row, Gray], faces: Sequence[Face]) -> dict[str, Any]:
+    """The facts of the originals, with the rendered images counted in, and the licences of their fonts."""
     facts = {name: value for name, value in combined.facts.items() if name not in WRITTEN_ANEW}
     labels = {row.label for row in rendered}
     used = {row.member.split("/")[0] for row in rendered}
+    fonts = sorted({f"{face.name} ({face.licence})" for face in faces if face.name in used})
     return {
         **facts,
-        "licence": f"{facts['licence']}; with training images rendered from the fonts {', '.join(sorted(used))}",
+        "licence": f"{facts['licence']}; with training images rendered from the fonts {', '.join(fonts)}",
         "counts": {**facts["counts"], "font": len(rendered)},
         "lineage": {**facts.get("lineage", {Origin.KNOWN: len(combined.ids)}), Origin.FONT: len(rendered)},
         "classes_without_images": [name for name in facts["classes_without_images"] if name not in labels],

@@ -9,6 +9,7 @@ import numpy as np
 import tyro
 
 from kkanji.classes import parse_label
+from kkanji.wording import counted
 from shards import InputError, write_file
 from shards.order.permutation import mix, permute
 from tools.build.offline_augment import Name, find_recipe
@@ -61,6 +62,8 @@ def show(
     output = output or Path(FILES[kind])
     if count < 1:
         raise InputError(f"--count {count}: expected 1 or more")
+    if output.suffix.lower() != Path(FILES[kind]).suffix:
+        raise InputError(f"--output {output}: --kind {kind} writes {Path(FILES[kind]).suffix}; give such a name")
     _refuse_existing(output, overwrite)
     contents = only_class(open_contents(location, split, source), label)
     if kind == "card":
@@ -149,4 +152,4 @@ def _require_images(contents: Contents, split: str | None, source: str | None, l
 
 
 def _description(contents: Contents) -> str:
-    return ", ".join(f"{subset.name} {len(subset.labels):,} images" for subset in contents.subsets)
+    return ", ".join(f"{subset.name} {counted(len(subset.labels), 'image')}" for subset in contents.subsets)

@@ -11,11 +11,12 @@ import tyro
 from numpy.typing import NDArray
 
 from shards import InputError, Lineage, write_file
+from shards.json_reading import read_bounded
 from shards.output.ownership import MARKER_NAME, listed, marker_with
 from tools.ingest import originals
 from tools.ingest.originals import NO_SPLIT, SPLITS, Origin, Originals, check_seed, read_originals
 from tools.ingest.split_protocols import RULES, by_fractions, folded, halved, halved_with_fractions_order
-from tools.ingest.tables import parse_csv, write_csv, write_facts
+from tools.ingest.tables import MOST_CSV_BYTES, parse_csv, write_csv, write_facts
 
 FILES = (originals.SPLIT_FACTS_NAME, originals.SPLIT_TABLE_NAME)
 SHOWN = 3  # ids quoted in a message
@@ -67,6 +68,8 @@ def split(
         overwrite: Replace an earlier split.
     """
     _check_options(val, test, folds, fold, protocol, from_, seed)
+    if from_ is not None and not from_.is_file():
+        raise InputError(f"{from_}: no such file; expected a split.csv made by `kkanji split`")
     combined = read_originals(folder)
     _refuse_existing(folder, overwrite)
     if from_ is not None:
@@ -89,9 +92,10 @@ def adopted(combined: Originals, path: Path) -> Division:
     their whole class out.
     """
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; expected a split.csv made by `kkanji split`") from error
+        data = read_bounded(path, MOST_CSV_BYTES)
+    except (OSError, ValueError) as error:
+        found = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: {found}; expected a split.csv made by `kkanji split`") from error
     rows = parse_csv(data, originals.SPLIT_COLUMNS, path)
     numbers = dict(zip((row[0] for row in rows), originals.split_numbers([row[1] for row in rows], path), strict=True))
     ids = [f"{number:016x}" for number in combined.ids.tolist()]
@@ -173,7 +177,8 @@ def _check_options(
     if val + test >= 1:
         raise InputError(f"--val {val} and --test {test} leave nothing for train; expected a sum below 1")
     if (folds is None) != (fold is None) or (folds is not None and folds < 2):
-        raise InputError(f"--folds {folds} --fold {fold}: expected both, at least two folds, as in --folds 5 --fold 0")
+        given = " ".join(f"{name} {n}" for name, n in (("--folds", folds), ("--fold", fold)) if n is not None)
+        raise InputError(f"{given}: expected both, at least two folds, as in --folds 5 --fold 0")
     if folds is not None and fold is not None and not 0 <= fold < folds:
         raise InputError(f"--fold {fold}: expected 0 to {folds - 1}")
     others = [protocol != "fractions", folds is not None, from_ is not None]

@@ -9,6 +9,7 @@ import tyro
 from kkanji.classes import parse_class_map
 from shards import InputError, Manifest, MissingShard, read_manifest
 from shards import verify as verify_shards
+from shards.errors import printable
 from shards.format.manifest import CLASSES_NAME
 from shards.store.store import Store, open_store
 from tools.progress import count_bytes
@@ -42,19 +43,19 @@ def verify(location: tyro.conf.Positional[str | Path], /) -> None:
     if not result.listed:
         print("not checked: files that do not belong to the set, since a web server does not list its files")
     for problem in problems:
-        print(f"problem: {problem}")
+        print(f"problem: {printable(problem)}")
     if problems:
         raise SystemExit(PROBLEMS_FOUND)
     print("clean")
 
 
 def _description(location: str, manifest: Manifest) -> Iterator[str]:
-    yield f"{location}: {manifest.name}, {manifest.classes:,} classes, lineage {manifest.lineage}"
+    yield f"{location}: {printable(manifest.name)}, {manifest.classes:,} classes, lineage {manifest.lineage}"
     for name, split in manifest.splits.items():
         distinct = sum(split.originals_per_class)
         rendered = f" ({sum(split.rendered_per_class):,} rendered from fonts)" if split.rendered_per_class else ""
         yield f"  {name}: {split.samples:,} samples of {distinct:,} originals{rendered} in {len(split.shards)} shards"
-    yield f"  licence: {manifest.licence}"
+    yield f"  licence: {printable(manifest.licence)}"
     yield f"  sha256 of dataset.json: {manifest.identity()}"
 
 

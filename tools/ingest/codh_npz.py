@@ -14,7 +14,7 @@ import io
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +28,17 @@ from kkanji.classes import parse_label
 from shards import IMAGE_SIZE
 from shards.checksums import file_digest
 from shards.errors import InputError
-from tools.ingest.originals import CHUNK
-from tools.ingest.sources import Found, Official, Source
+from shards.json_reading import read_bounded
+from tools.ingest.originals import CHUNK, LICENCE
+from tools.ingest.sources import UNKNOWN_LICENCE, Found, Official, Publication, Source
 
 SIZE = 28
 NAME = re.compile(r"(?P<set>.+)-(?P<part>train|test)-imgs.*\.npz")
 TITLES = {"k49": "Kuzushiji-49", "kmnist": "Kuzushiji-MNIST"}
-DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError, OSError)
+DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError, OSError),
+    *(SyntaxError, TypeError, MemoryError, OverflowError),  # by NumPy on damaged headers
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +52,10 @@ class NpzImages(Source):
     def title(self) -> str:
         """See Source."""
         return TITLES.get(self.set, self.set)
+
+    def publication(self, images: Iterable[tuple[str, str]]) -> Publication:  # noqa: ARG002  (the files' names say it)
+        """See Source."""
+        return Publication(self.title, LICENCE if self.set in TITLES else UNKNOWN_LICENCE)
 
     @property
     def labels_path(self) -> Path:
@@ -128,13 +136,15 @@ def enlarge(pixels: NDArray[np.uint8]) -> bytes:
 
 def read_codh_classes(path: Path) -> list[int]:
     """The code points of CODH's class map, by label. Raises InputError."""
-    rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
     try:
+        rows = list(csv.DictReader(io.StringIO(read_bounded(path).decode(), newline=""), restval=""))
         points = [parse_label(row["codepoint"], str(path)) for row in rows]
         good = [row["index"] for row in rows] == [str(number) for number in range(len(rows))]
         good = good and [row["char"] for row in rows] == [chr(point) for point in points]
     except KeyError as error:
         raise InputError(f"{path}: no column {error}; expected index,codepoint,char as CODH has it") from error
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path}: {str(error)[:80]}; expected index,codepoint,char as CODH has it") from error
     if not good or not points or len(set(points)) < len(points):
         raise InputError(f"{path}: expected rows numbered from 0 on, each with its own code point and character")
     return points
@@ -189,4 +199,4 @@ def _open_array(path: Path) -> Iterator[_Array]:
             with archive.open(names[0]) as stream:
                 yield _Array(path, names[0], stream)
     except DAMAGED as error:
-        raise InputError(f"{path}: no NumPy archive or a damaged one ({error}); fetch it again") from error
+        raise InputError(f"{path}: no NumPy archive or a damaged one ({str(error)[:100]}); fetch it again") from error

@@ -24,6 +24,7 @@ from shards.output.lock import open_locked, unlock
 from shards.store.credentials import connect, find_credentials, split_location
 from shards.store.download import ResumableDownload, Version, version_of
 from shards.store.retry import Remote, RetryPolicy, Traffic, ask
+from tools.ingest.tar_stream import check_structure
 
 RETRY_POLICY = RetryPolicy(request_s=60, total_s=180)  # a range of 8 MiB comes whole from 140 kB/s on
 Progress = Callable[[int, int], object]  # called with the bytes that are there and the bytes of the whole
@@ -58,7 +59,8 @@ def open_remote(base: str, name: str, retry_policy: RetryPolicy | None = None) -
 def download(remote: Remote, target: Path, *, md5: str, progress: Progress) -> Fetched:
     """Fetch a file, whole and checked. `target` appears only when it is complete.
 
-    md5: expected md5 in hexadecimal digits; empty if none is published.
+    md5: expected md5 in hexadecimal digits; empty if none is published: then the file is an archive, whose own
+    structure shows whether it is empty or cut.
     Raises: InputError for a wrong checksum (what was fetched is removed) or if the server has no such file,
     ChangedShard if the file is replaced meanwhile, StorageError if the network, the server or the disk fails; then
     the part stays, and the next call goes on with it.
@@ -75,7 +77,10 @@ def download(remote: Remote, target: Path, *, md5: str, progress: Progress) -> F
             transfer.run()
         sync_file(descriptor)
         found = file_digest(part, "md5")  # published as md5; not for security
-        _require_md5(remote, found, md5, part)
+        with _removed_if_bad(part):
+            _require_md5(remote, found, md5)
+            if not md5:
+                check_structure(part)
         part.replace(target)
     _version_path(part).unlink(missing_ok=True)
     sync_folder(target.parent)
@@ -114,10 +119,18 @@ def _locked_part(part: Path, version: Version) -> Iterator[int]:
         unlock(descriptor)
 
 
-def _require_md5(remote: Remote, found: str, expected: str, part: Path) -> None:
-    if expected and found != expected:
+@contextmanager
+def _removed_if_bad(part: Path) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
         part.unlink()
         _version_path(part).unlink(missing_ok=True)
+        raise
+
+
+def _require_md5(remote: Remote, found: str, expected: str) -> None:
+    if expected and found != expected:
         raise InputError(
             f"{remote.url}: md5 {found}, expected {expected}: damaged on the way or not the published file; removed, "
             "run again or name another mirror by --url"

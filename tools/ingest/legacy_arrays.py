@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kkanji.classes import read_class_map
 from shards import IMAGE_SIZE
+from shards.array_reading import map_array
 from shards.checksums import file_digest
 from shards.errors import InputError
 from shards.format.manifest import CLASSES_NAME
@@ -78,9 +79,6 @@ def has_arrays(folder: Path) -> bool:
 def _load(path: Path) -> NDArray[np.generic]:
     """An array mapped from disk. Raises InputError if the file is no NumPy array."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        return map_array(path)
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: {error}; expected an array in NumPy's format: {REMEDY}") from error
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"{path}: several arrays in one file, expected one; {REMEDY}")
-    return array

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from kkanji.classes import ClassMap, parse_label, read_class_map
 from shards import IMAGE_SIZE, InputError, write_file
+from shards.array_reading import map_array
 from shards.checksums import file_digest
 from shards.format.manifest import CLASSES_NAME, Lineage
 from shards.json_reading import load_json
@@ -49,6 +50,11 @@ NO_SPLIT = -1
 """Number of an original without an official split, or that a protocol excludes; `none` in split.csv."""
 FORMAT, VERSION, VERSIONS = "kkanji-originals", 2, (1, 2)
 SPLIT_FORMAT, SPLIT_VERSION = "kkanji-split", 1
+FACTS = {
+    **dict.fromkeys(("name", "licence", "images_sha256", "originals_sha256"), str),
+    **{"counts": dict, "sources": list},
+}
+SPLIT_FACTS = dict.fromkeys(("rule", "protocol", "split_sha256"), str)
 CHUNK = 4096  # images moved at a time: 16 MiB
 LICENCE = (
     "`KMNIST Dataset` (created by CODH), adapted from `Kuzushiji Dataset` (created by NIJL and others), "
@@ -165,7 +171,8 @@ def read_originals(folder: Path) -> Originals:
 
     Raises InputError if the folder is missing, incomplete or changed.
     """
-    facts = read_facts(folder / FACTS_NAME, FORMAT, VERSIONS, "kkanji combine")
+    facts = read_facts(folder / FACTS_NAME, FORMAT, VERSIONS, "kkanji combine", FACTS)
+    _check_facts(folder, facts)
     classes = read_class_map(folder)
     columns = TABLE_COLUMNS if facts["version"] > 1 else TABLE_COLUMNS_1
     table = read_csv(folder / TABLE_NAME, columns, facts["originals_sha256"])
@@ -191,6 +198,21 @@ def read_originals(folder: Path) -> Originals:
     except (ValueError, KeyError, OverflowError) as error:
         found = f"{error} is no id, no split, no lineage, or no class of index.json"
         raise InputError(f"{folder / TABLE_NAME}: {found}; combine again") from error
+
+
+def _check_facts(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Raise InputError unless counts are whole numbers, and each source has a name and perhaps a checksum."""
+    counts = (
+        all(type(count) is int for count in facts["counts"].values()) and {"read", "kept"} <= facts["counts"].keys()
+    )
+    sources = all(
+        isinstance(source, dict) and isinstance(source.get("name"), str) and isinstance(source.get("sha256") or "", str)
+        for source in facts["sources"]
+    )
+    lost = facts.get("classes_without_images", [])
+    if not (counts and sources and isinstance(lost, list) and all(isinstance(label, str) for label in lost)):
+        found = "counts, sources or classes_without_images are not as `kkanji combine` writes them"
+        raise InputError(f"{folder / FACTS_NAME}: {found}; run `kkanji combine --overwrite`")
 
 
 def write_originals(
@@ -239,7 +261,7 @@ def check_images(originals: Originals) -> None:
 def read_split(originals: Originals) -> SplitTable:
     """The split of these originals. Raises InputError if there is none, or if it is of other originals."""
     command = f"kkanji split {originals.folder}"
-    facts = read_facts(originals.folder / SPLIT_FACTS_NAME, SPLIT_FORMAT, (SPLIT_VERSION,), command)
+    facts = read_facts(originals.folder / SPLIT_FACTS_NAME, SPLIT_FORMAT, (SPLIT_VERSION,), command, SPLIT_FACTS)
     path = originals.folder / SPLIT_TABLE_NAME
     table = read_csv(path, SPLIT_COLUMNS, facts["split_sha256"])
     if [row[0] for row in table] != [f"{number:016x}" for number in originals.ids.tolist()]:
@@ -301,7 +323,7 @@ def _column(rows: Sequence[Row], dtype: type[np.generic], value: Callable[[Row],
 
 def _map_images(path: Path, count: int) -> NDArray[np.uint8]:
     try:
-        images = np.load(path, mmap_mode="r", allow_pickle=False)
+        images = map_array(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: {error}; combine again") from error
     expected = (count, IMAGE_SIZE, IMAGE_SIZE)

@@ -6,8 +6,9 @@ they are stored.
 
 import fnmatch
 import os
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -17,11 +18,24 @@ from shards.checksums import file_digest
 from shards.errors import InputError
 from shards.format.tar_headers import MAX_MEMBER_BYTES
 from tools.ingest import png
-from tools.ingest.originals import Origin
+from tools.ingest.originals import LICENCE, Origin
 from tools.ingest.tar_stream import NamedFile, stream_archive
 
 Official = Literal["", "train", "test"]
 IGNORED = ("README*", "LICENSE*", "LICENCE*", ".DS_Store", "._*")
+
+
+UNKNOWN_LICENCE = "unknown"
+IDX = re.compile(r"-idx[13]-ubyte(\.gz)?$")
+CODH_MEMBER = re.compile(r"(?:^|/)kkanji2/U\+[0-9A-F]{4,5}/([0-9a-f]{16})\.png$")
+SAMPLE = "rendered from brush fonts that their makers gave to the public domain (`kkanji sample`)"
+
+
+class Publication(NamedTuple):
+    """A name and a licence, as recognised in a source."""
+
+    title: str
+    licence: str
 
 
 class Found(NamedTuple):
@@ -59,9 +73,13 @@ class Source(ABC):
         return self.path.resolve().name
 
     @property
-    @abstractmethod
     def title(self) -> str:
         """The data's name, for people."""
+        return self.name
+
+    def publication(self, images: Iterable[tuple[str, str]]) -> "Publication":  # noqa: ARG002  (subclasses look)
+        """What these images are, by their members and the sha256 of their pixels in hexadecimal."""
+        return Publication(self.title, UNKNOWN_LICENCE)
 
     def identities(self) -> list[tuple[str, str]]:
         """The base name and the sha256 of each of its files; of a folder its name and an empty string."""
@@ -85,10 +103,15 @@ class ClassFolders(Source):
     CODH names the folders U+4E00; the legacy project, whose lineage is unknown, also 一 or 一 (U+4E00).
     """
 
-    @property
-    def title(self) -> str:
-        """See Source."""
-        return "Kuzushiji-Kanji" if self.origin is Origin.KNOWN else self.name
+    def publication(self, images: Iterable[tuple[str, str]]) -> Publication:
+        """Kuzushiji-Kanji if each file is named as CODH names its images, or `kkanji sample`, which names hashes."""
+        place = f"{self.path.resolve().as_posix()}/" if self.path.is_dir() else ""
+        names = [(CODH_MEMBER.search(place + member), sha256) for member, sha256 in images]
+        if self.origin is not Origin.KNOWN or not names or not all(name for name, _ in names):
+            return Publication(self.title, UNKNOWN_LICENCE)
+        if all(name and sha256.startswith(name[1]) for name, sha256 in names):
+            return Publication(self.title, SAMPLE)
+        return Publication("Kuzushiji-Kanji", LICENCE)
 
     def images(self) -> Iterator[Found]:
         """See Source."""
@@ -103,7 +126,13 @@ class ClassFolders(Source):
         *folders, file_name = member.name.split("/")
         if any(fnmatch.fnmatchcase(file_name, pattern) for pattern in IGNORED):
             return None
+        if not folders and self.path.is_dir():  # the source is the folder of one class, such as a link's target
+            folders = [self.path.resolve().name]
         where = f"{self.path}: {member.name}"
+        if IDX.search(file_name):
+            raise InputError(
+                f"{where}: MNIST's idx format, which is not read; `kkanji fetch kmnist` gets the same as .npz"
+            )
         if folders and file_name.endswith(".png"):
             if folders[-1].startswith("U+"):
                 return parse_label(folders[-1], where)
@@ -128,10 +157,20 @@ def _read_folder(root: Path) -> Iterator[NamedFile]:
         subfolders.sort()
         for subfolder in subfolders:
             if Path(folder, subfolder).is_symlink():
-                raise InputError(f"{folder}/{subfolder}: a link to a folder, not followed; give its target as a source")
+                raise InputError(
+                    f"{folder}/{subfolder}: a link to a folder, not followed; remove it and give its target as a source"
+                )
         for name in sorted(names):
             path = Path(folder, name)
+            _check_name(path)
             yield NamedFile(name=path.relative_to(root).as_posix(), data=_read_file(path))
+
+
+def _check_name(path: Path) -> None:
+    try:
+        path.name.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{path}: a name that is not UTF-8; rename it") from error
 
 
 def _read_file(path: Path) -> bytes:

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from shards import InputError, write_file
-from shards.json_reading import load_json
+from shards.format.manifest import MANIFEST_NAME
+from shards.json_reading import field, load_json, read_bounded
+
+MOST_CSV_BYTES = 8 << 30  # a row of originals.csv takes some 150 bytes: 50 million images
 
 
 def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
@@ -31,9 +34,9 @@ def csv_text(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 def read_csv(path: Path, columns: tuple[str, ...], sha256: str) -> list[list[str]]:
     """The rows of a CSV file with this checksum. Raises InputError if it is missing or was changed."""
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; make it again") from error
+        data = read_bounded(path, MOST_CSV_BYTES)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {getattr(error, 'strerror', error)}; make it again") from error
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise InputError(f"{path}: sha256 {found}, expected {sha256}: changed since it was written; make it again")
@@ -45,10 +48,10 @@ def parse_csv(data: bytes, columns: tuple[str, ...], path: Path) -> list[list[st
     try:
         lines = list(csv.reader(io.StringIO(data.decode(), newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: no CSV text ({error}); expected columns {', '.join(columns)}") from error
+        raise InputError(f"{path}: no CSV text ({str(error)[:80]}); expected columns {', '.join(columns)}") from error
     header, rows = lines[:1], lines[1:]
     if header != [list(columns)]:
-        found = header[0][:10] if header else "nothing"
+        found = str(header[0][:10])[:200] if header else "nothing"
         raise InputError(f"{path}: columns {found}, expected {list(columns)}; make it again")
     for number, row in enumerate(rows, 2):
         if len(row) != len(columns):
@@ -62,16 +65,30 @@ def write_facts(path: Path, data_format: str, version: int, facts: Mapping[str, 
     write_file(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
-def read_facts(path: Path, data_format: str, versions: tuple[int, ...], command: str) -> dict[str, Any]:
-    """Facts in one of these versions of a format. Raises InputError that names the command which writes them."""
+def read_facts(
+    path: Path, data_format: str, versions: tuple[int, ...], command: str, kinds: Mapping[str, type]
+) -> dict[str, Any]:
+    """Facts in one of these versions of a format. Raises InputError that names the command which writes them.
+
+    kinds: the types of the facts that are needed.
+    """
     try:
         facts = load_json(path)
     except OSError as error:
+        if (path.parent / MANIFEST_NAME).is_file():
+            raise InputError(
+                f"{path.parent}: a shard set; expected what `{command}` makes, from which sets are packed"
+            ) from error
         raise InputError(f"{path}: {error.strerror}; it is written last by `{command}`: run that first") from error
     except ValueError as error:
         raise InputError(f"{path}: {error}; run `{command} --overwrite`") from error
     found = (facts.get("format"), facts.get("version"))
     if found not in [(data_format, version) for version in versions]:
         expected = (data_format, versions[-1])
-        raise InputError(f"{path}: found {found}, expected {expected}; run `{command} --overwrite`")
+        raise InputError(f"{path}: found {str(found)[:80]}, expected {expected}; run `{command} --overwrite`")
+    try:
+        for name, kind in kinds.items():
+            field(facts, name, kind)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; run `{command} --overwrite`") from error
     return facts

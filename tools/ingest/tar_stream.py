@@ -4,6 +4,8 @@ What makes an archive acceptable is in `shards.format.tar_headers`.
 """
 
 import gzip
+import os
+import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,6 +42,25 @@ def stream_archive(path: Path) -> Iterator[NamedFile]:
             return
         with gzip.open(file) as stream:
             yield from _files(path, stream)
+
+
+def check_structure(path: Path) -> None:
+    """Walk the headers of a tar, without its content. Raises InputError if it is empty or cut short.
+
+    Warns of a file that is no tar at all: a mirror may serve another archive, which `kkanji combine` then refuses.
+    """
+    size = path.stat().st_size
+    if not size:
+        raise InputError(f"{path}: 0 bytes, expected an archive; fetch it again, or name a mirror by --url")
+    with path.open("rb") as file:
+        headers = TarHeaders(lambda position, length: os.pread(file.fileno(), length, position), Limits())
+        try:
+            while (member := headers.next_member()) is not None:
+                headers.skip(member)
+        except NotATar as problem:
+            warnings.warn(f"{path}: {_message(problem, 0, '')}", UserWarning, stacklevel=2)
+        except TarProblem as problem:
+            raise InputError(f"{path}: {_message(problem, headers.position, '')}") from problem
 
 
 def _files(path: Path, stream: BinaryIO | gzip.GzipFile) -> Iterator[NamedFile]:

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kkanji.wording import markdown
+from shards.errors import printable
 from tools.progress import count_images
 from tools.view.contents import Contents, Subset
 
@@ -18,7 +20,7 @@ def card(contents: Contents) -> str:
     """The card as Markdown. Reads every pixel, for mean and standard deviation."""
     facts = contents.facts
     sections = [
-        [f"# {facts['name']}", "", f"Licence: {facts['licence']}", "", _lineage(facts["lineage"])],
+        [f"# {markdown(facts['name'])}", "", f"Licence: {markdown(facts['licence'])}", "", _lineage(facts["lineage"])],
         ["## Images", "", *_images(contents)],
         ["## Images of a class", "", *_bands(contents)],
         ["## Split", "", *_split(contents)],
@@ -86,10 +88,14 @@ def _split(contents: Contents) -> Iterator[str]:
     if facts is None:
         yield "None yet."
         return
-    yield f"Rule: {facts['rule']}."
+    yield f"Rule: {markdown(facts['rule'])}."
     yield ""
     options = {name: facts.get(name) for name in ("protocol", "seed", "val", "test", "folds", "fold")}
-    yield "Options: " + ", ".join(f"{name} {value}" for name, value in options.items() if value is not None) + "."
+    yield (
+        "Options: "
+        + ", ".join(f"{name} {markdown(str(value))}" for name, value in options.items() if value is not None)
+        + "."
+    )
     shared = shared_originals(contents.subsets)
     yield ""
     yield f"Originals in more than one of {', '.join(subset.name for subset in contents.subsets)}: {shared}."
@@ -97,7 +103,7 @@ def _split(contents: Contents) -> Iterator[str]:
 
 def _sources(facts: dict[str, Any]) -> Iterator[str]:
     for source in facts.get("sources", ()):
-        yield f"- `{source['name']}`" + (f", sha256 `{source['sha256']}`" if source["sha256"] else "")
+        yield f"- {_code(source['name'])}" + (f", sha256 `{source['sha256']}`" if source["sha256"] else "")
     counts = facts.get("counts", {})
     if counts:
         yield ""
@@ -105,7 +111,7 @@ def _sources(facts: dict[str, Any]) -> Iterator[str]:
         yield ""
         yield from (f"- {words}: {counts.get(reason, 0):,}" for reason, words in REASONS.items())
     if facts.get("classes_without_images"):
-        yield f"- classes without any image left: {' '.join(facts['classes_without_images'])}"
+        yield f"- classes without any image left: {markdown(' '.join(facts['classes_without_images']))}"
     if not facts:
         yield "Not recorded."
 
@@ -115,11 +121,16 @@ def _history(facts: Any) -> Iterator[str]:
     elsewhere = ("name", "licence", "lineage", "originals", "split", "identity")  # in the other sections
     for name, value in facts.items():
         if name not in elsewhere:
-            yield f"- {name}: {_words(value)}"
+            yield f"- {markdown(name)}: {markdown(_words(value))}"
     if "identity" in facts:
         yield f"- sha256 of dataset.json: `{facts['identity']}`"
     else:
         yield "- originals, as combined"
+
+
+def _code(name: str) -> str:
+    """A file's name as code; a name that would end the code is text."""
+    return markdown(name) if "`" in name else f"`{printable(name)}`"
 
 
 def _words(value: Any) -> str:

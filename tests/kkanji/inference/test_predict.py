@@ -56,7 +56,7 @@ def test_folders_are_searched_and_files_taken_as_they_are(folder: Path) -> None:
 
 def test_a_folder_without_an_image_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(InputError, match="1 files, none of them named as an image"):
+    with pytest.raises(InputError, match="1 file, none named as an image"):
         list_images([tmp_path])
 
 

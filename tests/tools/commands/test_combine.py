@@ -270,7 +270,7 @@ def test_links_to_folders_and_other_special_files_are_refused(tree: Callable[...
     linked, piped = tree({"U+4E00/a.png": image(1)}, "linked"), tree({"U+4E00/a.png": image(1)}, "piped")
     (linked / "U+4E01").symlink_to(linked / "U+4E00")
     os.mkfifo(piped / "U+4E00" / "b.png")
-    with pytest.raises(InputError, match=r"U\+4E01: a link to a folder, not followed; give its target as a source"):
+    with pytest.raises(InputError, match=r"U\+4E01: a link to a folder, not followed; remove it and give its target"):
         combine((linked,), output=tmp_path / "originals")
     with pytest.raises(InputError, match=r"b\.png: neither a file nor a folder"):
         combine((piped,), output=tmp_path / "originals")

@@ -1,5 +1,8 @@
 """index: tars that others made can be trained on where they lie; a bad one is refused, a bad image counted."""
 
+import io
+import os
+import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -7,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import webdataset
+from PIL import ExifTags, Image
 
 from kkanji.data.codec import encode
 from kkanji.data.training_set import open_set
-from shards import CorruptShard, InputError, MissingShard, read_manifest
+from shards import CorruptShard, InputError, MissingShard, read_manifest, verify
+from shards.errors import MOST_TEXT
 from shards.format.compression import check_stored
 from shards.format.image_layout import read_table, table_problem
 from shards.output.ownership import MARKER_NAME
@@ -130,7 +135,7 @@ def test_bad_images_within_the_budget_are_counted_and_left_out(tmp_path: Path, c
 
 
 def test_a_tar_of_bad_images_alone_is_refused(tmp_path: Path, classes: Path) -> None:
-    with pytest.raises(CorruptShard, match=r"a.tar: no usable image; .*000000.png: found 0 bytes"):
+    with pytest.raises(CorruptShard, match=r"a.tar: byte \d+: 000000.png: found 0 bytes.*no usable image"):
         index(train=(with_bad(tmp_path, 0, 5),), classes=classes, output=tmp_path / "indexed", max_bad="100%")
 
 
@@ -146,8 +151,8 @@ def test_a_span_of_bad_images_joins_a_neighbour(tmp_path: Path, classes: Path) -
 @pytest.mark.parametrize("name", hostile.TEXTS)
 def test_hostile_tars_are_refused(tmp_path: Path, classes: Path, name: str) -> None:
     (tmp_path / "a.tar").write_bytes(hostile.TEXTS[name])
-    with pytest.raises(CorruptShard, match=rf"^{tmp_path}/a.tar: byte \d+"):
-        index(train=(f"{tmp_path}/a.tar",), classes=classes, output=tmp_path / "indexed", max_bad="100%")
+    with pytest.raises(InputError, match=rf"{tmp_path}/a.tar: byte \d+"):
+        index(train=(f"{tmp_path}/a.tar",), classes=classes, output=tmp_path / "indexed")
     assert {path.name for path in tmp_path.iterdir()} == {"a.tar", "classes.json"}
 
 
@@ -180,7 +185,7 @@ def test_an_unsorted_tar_is_refused_with_the_remedy(tmp_path: Path, classes: Pat
         ({"val": ("train-0.tar",)}, InputError, "train-0.tar: given twice"),
         ({"train": ("pipe:cat a.tar",)}, InputError, "expected a name of letters"),
         ({"train": ("a.tgz",)}, InputError, "expected a name of letters"),
-        ({"classes": Path("absent.json")}, InputError, "--classes absent.json: .*No such file"),
+        ({"classes": Path("absent.json")}, InputError, "absent.json: No such file .*--classes index.json"),
         ({"max_bad": "-1"}, InputError, "--max-bad -1: expected a number of images, or a percentage"),
         ({"max_bad": "%"}, InputError, "--max-bad %: expected"),
         ({"max_bad": "0.5"}, InputError, "--max-bad 0.5: expected"),
@@ -205,7 +210,7 @@ def test_nonsense_is_refused(
 def test_a_class_map_of_fewer_classes_is_refused(foreign: Path, tmp_path: Path) -> None:
     (tmp_path / "two.json").write_text('{"codepoint_to_id": {"一 (U+4E00)": 0, "丁 (U+4E01)": 1}}', encoding="utf-8")
     with pytest.raises(
-        CorruptShard, match=r"train-0.tar: byte \d+: train-0/2.cls: label b'2', expected .* from 0 to 1"
+        InputError, match=r"train-0.tar: byte \d+: train-0/2.cls: label b'2', expected .* from 0 to 1.*--max-bad"
     ):
         run(foreign, tmp_path / "two.json")
 
@@ -237,3 +242,120 @@ def test_tars_in_a_bucket_are_indexed_where_they_lie(
     assert np.array_equal(open_set(output).split("train").collect(np.arange(40)).images, FIRST.images)
     with pytest.raises(MissingShard, match=r"absent.tar: no such tar"):
         index(train=(f"{bucket}/absent.tar",), classes=classes, output=tmp_path / "absent")
+
+
+def as_people_make_them(path: Path, odd: str) -> None:
+    """Twenty samples, and something that people's tars have; sample 7 is odd."""
+    images = [encode(image, "png") for image in drawn(20).images]
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+
+        def add(name: str, data: bytes, **pax: str) -> None:
+            member = tarfile.TarInfo(name)
+            member.size, member.pax_headers = len(data), pax
+            archive.addfile(member, io.BytesIO(data))
+
+        for clutter in CLUTTER.get(odd, ()):
+            add(clutter, b"x" * 163)
+        for number, image in enumerate(images):
+            changed = ODD.get(odd, {}) if number == 7 else {}
+            headers = HEADERS.get(odd, {})
+            if odd == "companions":
+                add(f"./._{number}.png", bytes(163))
+            add(changed.get("name", f"{number}.png"), changed.get("image", image), **headers)
+            if "cls" in changed.get("lacks", ()):
+                continue
+            add(f"{number}.{changed.get('extension', 'cls')}", changed.get("label", b"0"), **headers)
+
+
+CLUTTER = {
+    "store": ("./.DS_Store", "x/.DS_Store"),
+    "thumbs": ("Thumbs.db", "x/desktop.ini"),
+    "zip": ("__MACOSX/._0.png", "__MACOSX/x/0.png"),
+    "companions": (),
+}
+HEADERS = {
+    "attributes": {"LIBARCHIVE.xattr.com.apple.provenance": "AQIA", "SCHILY.xattr.com.apple.provenance": "x"},
+    "selinux": {"RHT.security.selinux": "unconfined_u:object_r:user_home_t:s0", "mtime": "1.5"},
+}
+TURNED = Image.Exif()
+TURNED[ExifTags.Base.Orientation] = 6
+
+
+def turned(kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(drawn(1).images[0]).save(buffer, kind, exif=TURNED)
+    return buffer.getvalue()
+
+
+ODD: dict[str, dict[str, Any]] = {
+    "PNG": {"name": "7.PNG"},
+    "CLS": {"extension": "CLS"},
+    "crlf": {"label": b"0\r\n"},
+    "lonely": {"lacks": ("cls",)},
+    "label": {"label": b"9999"},
+    "words": {"label": "一".encode()},
+    "empty": {"label": b""},
+    "blank": {"image": b""},
+    "turned png": {"image": turned("PNG")},
+    "turned jpeg": {"image": turned("JPEG"), "name": "7.jpg"},
+}
+
+
+@pytest.mark.parametrize("odd", [*CLUTTER, *HEADERS, "PNG", "CLS", "crlf"])
+def test_what_cannot_change_bytes_is_passed_over(tmp_path: Path, classes: Path, odd: str) -> None:
+    as_people_make_them(tmp_path / "a.tar", odd)
+    index(train=(f"{tmp_path}/a.tar",), classes=classes, output=tmp_path / "indexed")
+    data = open_set(tmp_path / "indexed")
+    assert data.manifest.history["index"]["bad_images"] == {"train": 0}
+    assert np.array_equal(data.split("train", check=True).gather(np.arange(20)).images, drawn(20).images)
+    (shard,) = data.manifest.splits["train"].shards
+    assert table_problem(tmp_path / "a.tar", read_table(open_store(tmp_path / "indexed"), shard)) is None
+
+
+@pytest.mark.parametrize("odd", [name for name in ODD if name not in ("PNG", "CLS", "crlf")])
+def test_an_odd_sample_counts_in_the_budget(
+    tmp_path: Path, classes: Path, odd: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    as_people_make_them(tmp_path / "a.tar", odd)
+    with pytest.raises(InputError, match=r"1 bad of 20 images, --max-bad is 0: .*7.*allow more by --max-bad") as told:
+        index(train=(f"{tmp_path}/a.tar",), classes=classes, output=tmp_path / "indexed")
+    assert len(str(told.value)) <= MOST_TEXT + len(str(tmp_path))
+    index(train=(f"{tmp_path}/a.tar",), classes=classes, output=tmp_path / "indexed", max_bad="5%")
+    assert "train: 1 bad images skipped, for example" in capsys.readouterr().out
+    data = open_set(tmp_path / "indexed")
+    kept = np.delete(drawn(20).images, 7, axis=0)
+    assert np.array_equal(data.split("train", check=True).gather(np.arange(19)).images, kept)
+    assert verify(tmp_path / "indexed").problems == ()
+
+
+def test_keys_with_dots_are_counted_and_named_in_one_line(tmp_path: Path, classes: Path) -> None:
+    """All of them are one sample, by WebDataset's rules; renamed as the message says, they are read."""
+    image = encode(drawn(1).images[0], "png")
+    for name, dot in (("a", "."), ("b", "-")):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as archive:
+            for number in range(2000):
+                for extension, data in (("png", image), ("cls", b"0")):
+                    member = tarfile.TarInfo(f"scan{dot}{number:06d}.{extension}")
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
+    with pytest.raises(CorruptShard, match=r"rename scan\.01\.png to scan-01\.png") as told:
+        index(train=(f"{tmp_path}/a.tar",), classes=classes, output=tmp_path / "indexed", max_bad="100%")
+    assert len(str(told.value)) <= MOST_TEXT + len(str(tmp_path))
+    index(train=(f"{tmp_path}/b.tar",), classes=classes, output=tmp_path / "indexed")
+
+
+def test_a_refused_tar_made_again_as_the_message_says_is_read(tmp_path: Path, classes: Path) -> None:
+    """A GNU tar of a sparse file and of links is none that all programs read alike; ustar has no such members."""
+    (tmp_path / "files").mkdir()
+    for number, image in enumerate(drawn(3).images):
+        (tmp_path / "files" / f"{number}.png").write_bytes(encode(image, "png"))
+        (tmp_path / "files" / f"{number}.cls").write_text("0")
+    (tmp_path / "files" / "2.cls").unlink()
+    os.link(tmp_path / "files" / "1.cls", tmp_path / "files" / "2.cls")
+    make = ["tar", "-C", str(tmp_path / "files"), "--sort=name", "-cf", str(tmp_path / "a.tar")]
+    subprocess.run([*make, "."], check=True)
+    with pytest.raises(CorruptShard, match=r"a hard link.*tar --format=ustar") as told:
+        index(train=(f"{tmp_path}/a.tar",), classes=classes, output=tmp_path / "indexed")
+    assert "--hard-dereference" in str(told.value)
+    subprocess.run([*make, "--format=ustar", "--hard-dereference", "."], check=True)
+    index(train=(f"{tmp_path}/a.tar",), classes=classes, output=tmp_path / "indexed")

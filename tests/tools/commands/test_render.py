@@ -52,7 +52,7 @@ def test_rare_classes_get_rendered_images_and_nothing_else_changes(folder: Path,
     lines = [line.split(",") for line in (tmp_path / "more" / "originals.csv").read_text().splitlines()[1:]]
     members = Counter(line[3].rpartition("/")[0] for line in lines if line[2] == "font")
     assert members == {"one.ttf/U+4E02": 3, "two.ttf/U+4E02": 3, "one.ttf/U+4E03": 6}
-    assert "rendered from the fonts one.ttf, two.ttf" in after.facts["licence"]
+    assert "from the fonts one.ttf (license not stated), two.ttf (license not stated)" in after.facts["licence"]
 
 
 def test_ids_are_of_the_pixels(folder: Path, fonts: Path, tmp_path: Path) -> None:

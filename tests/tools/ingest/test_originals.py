@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from shards.errors import InputError
-from tools.ingest.originals import NO_SPLIT, check_images, read_originals, read_rows, write_originals
+from tools.ingest.originals import NO_SPLIT, check_images, read_originals, read_rows, read_split, write_originals
 
 COUNTS = {"U+4E00": 20, "U+4E01": 9}
 
@@ -72,7 +72,7 @@ def test_originals_are_written_in_the_order_of_code_points_and_ids(
         lambda numbers: old.images[order[numbers]],
         classes=old.classes,
         dropped=(folder / "dropped.csv").read_text(),
-        facts={"name": "again"},
+        facts={"name": "again", "licence": "unknown", "counts": {"read": 9, "kept": 9}},
         sources=[],
     )
     for name in ("images.npy", "originals.csv", "dropped.csv"):
@@ -85,3 +85,32 @@ def test_another_version_is_refused(originals_folder: Callable[..., Path]) -> No
     rewrite(folder, (folder / "originals.csv").read_text(), version=3)
     with pytest.raises(InputError, match=r"found \('kkanji-originals', 3\), expected \('kkanji-originals', 2\)"):
         read_originals(folder)
+
+
+FACTS = ("name", "licence", "counts", "sources", "images_sha256", "originals_sha256")
+WRONG = (5, ["x"], {"a": "b"}, None)
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_facts_that_are_missing_or_of_another_kind_are_refused(
+    originals_folder: Callable[..., Path], name: str
+) -> None:
+    folder = originals_folder(COUNTS)
+    facts = json.loads((folder / "originals.json").read_text())
+    for value in ("absent", *WRONG):
+        changed = {key: each for key, each in facts.items() if key != name} | (
+            {} if value == "absent" else {name: value}
+        )
+        (folder / "originals.json").write_text(json.dumps(changed))
+        with pytest.raises(InputError, match=r"originals\.json: .*run `kkanji combine --overwrite`"):
+            read_originals(folder)
+
+
+@pytest.mark.parametrize("name", ["rule", "protocol", "split_sha256"])
+def test_facts_of_a_split_are_needed(originals_folder: Callable[..., Path], name: str) -> None:
+    folder = originals_folder(COUNTS)
+    facts = json.loads((folder / "split.json").read_text())
+    del facts[name]
+    (folder / "split.json").write_text(json.dumps(facts))
+    with pytest.raises(InputError, match=rf"split\.json: no field '{name}'; run `kkanji split {folder} --overwrite`"):
+        read_split(read_originals(folder))

@@ -1,0 +1,25 @@
+"""Texts as people read them: counted nouns, and what others wrote made harmless in Markdown."""
+
+import html
+import re
+
+from shards.errors import printable
+
+# What begins markup in CommonMark, in its tables, and in TeX formulas as some viewers take them.
+_MARKUP = re.compile(r"([\\`*\[\]|~$#!]|(?<!\w)_|_(?!\w))")
+_CODE = re.compile(r"(`[\w .:/+-]+`)")  # a name between backticks, as licences have it, stays code
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """`1 image`, `2,000 images`, `3 classes`."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def markdown(text: str) -> str:
+    """A text of a data set or a model, in a line of Markdown: shown as it is, whatever markup it holds."""
+    parts = _CODE.split(printable(" ".join(text.split())))  # every second part is code
+    return "".join(part if number % 2 else _escaped(part) for number, part in enumerate(parts))
+
+
+def _escaped(text: str) -> str:
+    return _MARKUP.sub(r"\\\1", html.escape(text, quote=False))

@@ -1,0 +1,41 @@
+"""Counted nouns; texts of others in Markdown."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kkanji.wording import counted, markdown
+
+
+def test_one_is_singular() -> None:
+    found = [counted(1, "image"), counted(2000, "image"), counted(3, "class", "classes"), counted(0, "image")]
+    assert found == ["1 image", "2,000 images", "3 classes", "0 images"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("<script>alert(1)</script>", "&lt;script&gt;alert(1)&lt;/script&gt;"),
+        ("![x](http://host/track.png)", r"\!\[x\](http://host/track.png)"),
+        ("a\n\n# Heading", r"a \# Heading"),
+        ("a | b", r"a \| b"),
+        (r"$\frac{$", r"\$\\frac{\$"),
+        ("*b* _i_ `c<`", r"\*b\* \_i\_ \`c&lt;\`"),
+        ("\x1b[31mred\u202e", r"\\x1b\[31mred\\u202e"),
+        ("`KMNIST Dataset` (created by CODH), CC BY-SA 4.0", "`KMNIST Dataset` (created by CODH), CC BY-SA 4.0"),
+        ("per_class 10", "per_class 10"),
+        ("", ""),
+    ],
+)
+def test_markup_is_shown_not_followed(text: str, shown: str) -> None:
+    assert markdown(text) == shown
+
+
+@given(st.text())
+def test_no_text_breaks_its_line_or_opens_a_tag(text: str) -> None:
+    found = markdown(text)
+    assert (
+        "\n" not in found
+        and "<" not in found
+        and all(character.isprintable() or character == " " for character in found)
+    )
