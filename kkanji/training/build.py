@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import nn
 from kkanji.augment.policy import Policy
 from kkanji.classes import ClassMap
 from kkanji.config import TrainConfig
-from kkanji.data.dali import Loader
+from kkanji.data.dali import Batch, Loader
 from kkanji.data.feed import Feed
 from kkanji.data.training_set import training_order
 from kkanji.environment import loader_threads
@@ -30,6 +30,7 @@ from kkanji.training.objective import CrossEntropy, Distillation, Mixup, Objecti
 from kkanji.training.optimizers import create_optimizer
 from kkanji.training.schedule import Rank, spans, strength
 from shards import Order, Plan, ShardSet, SplitReader
+from shards.format.layout import IMAGE_SIZE
 
 
 @dataclass(kw_only=True, slots=True)
@@ -39,6 +40,8 @@ class Progress:
     step: int = 0
     """Optimizer steps done."""
     best_top1: float = -1.0
+    evaluated_step: int = 0
+    """The last step after which the run was evaluated."""
     seconds: float = 0.0
     """Time spent so far, over all resumptions."""
 
@@ -133,11 +136,15 @@ def _network(config: TrainConfig, classes: ClassMap, accelerator: Accelerator) -
 
 
 def _with_micro_batch(config: TrainConfig, network: nn.Module, accelerator: Accelerator) -> TrainConfig:
-    """The micro-batch as given or derived from free memory, halved until a step with it fits on every rank."""
+    """The micro-batch as given or derived from free memory, halved until a step with it fits on every rank.
+
+    One that is larger than a rank's part of a batch stays as it is: with fewer ranks, a resumed run has use for it.
+    """
     largest = -(-config.optimization.batch_size // accelerator.num_processes)
     wanted = config.runtime.micro_batch or derive_micro_batch(network, accelerator.device, largest)
-    fitting = resolve_micro_batch(network, accelerator, min(wanted, largest))
-    return replace(config, runtime=replace(config.runtime, micro_batch=fitting))
+    tried = min(wanted, largest)
+    fitting = resolve_micro_batch(network, accelerator, tried)
+    return config.with_options(micro_batch=wanted if fitting == tried else fitting)
 
 
 def _training_data(config: TrainConfig, shards: ShardSet, classes: ClassMap) -> TrainingData:
@@ -200,6 +207,17 @@ def create_loader(run: Run, first_step: int) -> Loader:
     )
     parts = spans(run.plan, first_step, run.rank, micro_batch)
     return Loader(feed, parts, run.accelerator.device, largest=micro_batch, threads=loader_threads())
+
+
+def blank_batch(run: Run) -> Batch:
+    """Black images for a rank that takes part in a step only to leave it.
+
+    On a GPU as many as always, as a compiled network is compiled again for other shapes. Two elsewhere.
+    """
+    device = run.accelerator.device
+    count = run.config.runtime.micro_batch if device.type == "cuda" else 2
+    images = torch.zeros(count, 1, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8, device=device)
+    return Batch(images=images, labels=torch.zeros(count, dtype=torch.int64, device=device))
 
 
 def create_meter(run: Run, loader: Loader) -> Meter:
