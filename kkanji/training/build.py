@@ -14,7 +14,7 @@ from torch import nn
 
 from kkanji.augment.policy import Policy
 from kkanji.classes import ClassMap
-from kkanji.config import TrainConfig
+from kkanji.config import SIZE_STEP, TrainConfig
 from kkanji.data.dali import Batch, Loader
 from kkanji.data.feed import Feed
 from kkanji.data.training_set import training_order
@@ -28,8 +28,8 @@ from kkanji.training.meter import Meter, peak_flops, training_flops
 from kkanji.training.micro_batch import derive_micro_batch, resolve_micro_batch
 from kkanji.training.objective import CrossEntropy, Distillation, Mixup, Objective, Teachers
 from kkanji.training.optimizers import create_optimizer
-from kkanji.training.schedule import Rank, spans, strength
-from shards import Order, Plan, ShardSet, SplitReader
+from kkanji.training.schedule import Rank, image_size, micro_batches, spans, strength
+from shards import InputError, Order, Plan, ShardSet, SplitReader
 from shards.format.layout import IMAGE_SIZE
 
 
@@ -122,6 +122,7 @@ def build_run(accelerator: Accelerator, config: TrainConfig, shards: ShardSet, c
     objective = _objective(config, data, accelerator)  # before the memory that its teachers leave is measured
     config = _with_micro_batch(config, network, accelerator)
     plan = Plan(samples=data.order.samples, epochs=config.schedule.epochs, batch_size=config.optimization.batch_size)
+    _require_statistics(config, network, plan, rank.count)
     samples = SampleReport(data.order, plan, config.checkpointing.output, write=accelerator.is_main_process)
     learner = _learner(config, network, objective, samples, accelerator)
     return Run(
@@ -145,6 +146,32 @@ def _with_micro_batch(config: TrainConfig, network: nn.Module, accelerator: Acce
     tried = min(wanted, largest)
     fitting = resolve_micro_batch(network, accelerator, tried)
     return config.with_options(micro_batch=wanted if fitting == tried else fitting)
+
+
+def _require_statistics(config: TrainConfig, network: nn.Module, plan: Plan, ranks: int) -> None:
+    """Raises InputError if a micro-batch of one small image would leave batch normalisation a single value a channel.
+
+    The first step has the smallest images, the last one may have the smallest micro-batches.
+    """
+    for step in {0, plan.steps - 1}:
+        size = image_size(config, plan.batch(step)[0] / plan.samples)
+        every = (Rank(index=index, count=ranks) for index in range(ranks))
+        spans = (span for rank in every for span in micro_batches(plan, step, rank, config.runtime.micro_batch))
+        if min(stop - start for start, stop in spans) == 1 and not _trains_on_one(network, size):
+            enough = next(side for side in range(size, IMAGE_SIZE + 1, SIZE_STEP) if _trains_on_one(network, side))
+            found = f"step {step + 1} has a micro-batch of one image of {size} pixels, of which batch normalisation"
+            remedy = f"give --start-size {enough}, or batches that leave each micro-batch two images"
+            raise InputError(f"{found} makes one value a channel, and it needs two; {remedy}")
+
+
+def _trains_on_one(network: nn.Module, size: int) -> bool:
+    trial = copy.deepcopy(network).train()
+    try:
+        with torch.no_grad():
+            trial(torch.zeros(1, 1, size, size, device=next(trial.parameters()).device))
+    except ValueError:  # torch's, of batch normalisation
+        return False
+    return True
 
 
 def _training_data(config: TrainConfig, shards: ShardSet, classes: ClassMap) -> TrainingData:
