@@ -17,9 +17,11 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import is_dataclass
 from types import FrameType
-from typing import NoReturn, TypeVar
+from typing import Annotated, NoReturn, TypeVar
 
+import docstring_parser
 import tyro
 
 from shards.errors import DISK_FULL, InputError
@@ -56,7 +58,19 @@ def parse(kind: Callable[..., Options]) -> Options:
 
     Leaves with status 2 on misuse.
     """
+    if {"-h", "--help"} & set(sys.argv):
+        _unwrap_help(kind)
     return tyro.cli(kind, config=(tyro.conf.FlagCreatePairsOff,))
+
+
+def _unwrap_help(kind: Callable[..., object]) -> None:
+    """Annotate options with their docstrings in one line: tyro would break the help wherever the source wraps."""
+    docs = {doc.arg_name: doc.description or "" for doc in docstring_parser.parse_from_object(kind).params}
+    for name, annotation in kind.__annotations__.items():
+        if is_dataclass(annotation):
+            _unwrap_help(annotation)
+        elif name in docs:
+            kind.__annotations__[name] = Annotated[annotation, tyro.conf.arg(help=" ".join(docs[name].split()))]
 
 
 def _exit_code(command: Callable[[], object]) -> int:
