@@ -29,8 +29,8 @@ class EvaluateConfig:
     temperature: bool = False
     """Fit a temperature on the split that calibrates the probabilities, for `kkanji export` and the report."""
     output: Path | None = None
-    """Folder for the results. None takes the run's folder, two levels above the checkpoint. report.html is written only
-    where log.jsonl lies."""
+    """Folder for the results, made if there is none. None takes the run's folder, two levels above the checkpoint.
+    report.html is written only where log.jsonl lies."""
 
 
 def evaluate(config: EvaluateConfig) -> None:

@@ -68,7 +68,8 @@ class Ending:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            # A launcher that the same Ctrl-C ended sends its signal later, perhaps only now.
+            signal.signal(number, signal.SIG_IGN if self._wish and number != signal.SIGINT else handler)
 
     def note(self, error: BaseException | None, *, save: bool = True) -> None:
         """Wish to end the run by this error. save: whether the run's state is right in spite of it."""
