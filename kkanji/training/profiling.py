@@ -80,6 +80,7 @@ class Watch:
             before = now
             if self._still_s >= self._seconds:
                 self._end()
+                return
 
     def _end(self) -> None:
         cli.say(self._message.format(doing=self._doing))

@@ -20,9 +20,9 @@ from kkanji.evaluation.predict_split import describe, predict_split, unaugmented
 from kkanji.training.agreement import checksum, compare, together
 from kkanji.training.build import Run
 from kkanji.training.run_log import RunLog
-from kkanji.training.schedule import Rank, micro_batches
+from kkanji.training.schedule import largest_micro_batch
 from kkanji.training.signals import Ending
-from shards import InputError, Plan, write_file
+from shards import InputError, write_file
 
 
 def begin_or_resume(run: Run, last: Path | None) -> str:
@@ -74,17 +74,11 @@ def _changes(run: Run, state: dict[str, Any]) -> str:
     own, theirs = run.config.runtime.micro_batch, read_options(state["config"])["micro_batch"]
     if (before, theirs) == (count, own):
         return ""
-    images, others = (_largest(run.plan, ranks, most) for ranks, most in ((count, own), (before, theirs)))
+    images, others = (largest_micro_batch(run.plan, ranks, most) for ranks, most in ((count, own), (before, theirs)))
     found = f"goes on with {count} rank(s), {before} before: the same global batches, cut into at most {images}"
     if images == others:
         return f"{found} images as before; losses change only in the order of sums"
     return f"{found} images, {others} before; batch statistics are of as many images each, so losses change a little"
-
-
-def _largest(plan: Plan, ranks: int, micro_batch: int) -> int:
-    """Images of the largest micro-batch that a full global batch is cut into."""
-    every = (Rank(index=index, count=ranks) for index in range(ranks))
-    return max(stop - start for rank in every for start, stop in micro_batches(plan, 0, rank, micro_batch))
 
 
 def _require_same_run(run: Run, state: dict[str, Any], path: Path) -> None:

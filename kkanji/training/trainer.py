@@ -20,7 +20,7 @@ from kkanji.training.meter import Meter
 from kkanji.training.profiling import Watch, profiled, watched, without_garbage_collection
 from kkanji.training.run_log import RunLog
 from kkanji.training.saving import Saver, begin_or_resume, compare_ranks, position
-from kkanji.training.schedule import image_size, learning_rate, loss_weight, micro_batches
+from kkanji.training.schedule import image_size, largest_micro_batch, learning_rate, loss_weight, micro_batches
 from kkanji.training.signals import SAVED, UNSAVED, Ending, Leaving, LostRank, prompt_signals
 from shards import InputError, Plan, ShardSet
 from shards.order.permutation import mix
@@ -169,7 +169,7 @@ def _evaluation_due(run: Run) -> bool:
 
 
 def _announce(run: Run, log: RunLog, changes: str) -> None:
-    config = run.config
+    config, count = run.config, run.rank.count
     if changes:
         log.note("resume", changes, step=run.progress.step)
     log.note(
@@ -177,6 +177,7 @@ def _announce(run: Run, log: RunLog, changes: str) -> None:
         f"{config.network.model} on {run.data.shards.manifest.name}: "
         f"{run.plan.samples:,} images of {len(run.data.classes)} classes, "
         f"steps {run.progress.step}..{run.plan.steps} of {config.optimization.batch_size} images, "
-        f"{run.rank.count} x {run.accelerator.device.type} in micro-batches of {config.runtime.micro_batch}",
+        f"{count} x {run.accelerator.device.type} in micro-batches of "
+        f"{largest_micro_batch(run.plan, count, config.runtime.micro_batch)}",
         step=run.progress.step,
     )
