@@ -26,6 +26,7 @@ from kkanji.training.agreement import meet
 from kkanji.training.data_check import DataCheck
 from shards import InputError, atomic_file
 from shards.json_reading import read_json
+from shards.read.cut_files import survived
 
 
 def evaluate_checkpoint(
@@ -48,7 +49,7 @@ def evaluate_checkpoint(
     numbers = np.array([classes.ids[code_point] for code_point in own.code_points])
     feed = unaugmented_feed(reader, len(classes), numbers)
     scan = TemperatureScan(accelerator.device) if temperature else None
-    with DataCheck(accelerator, data, split) as check:
+    with DataCheck(accelerator, data, split) as check, survived():
         model = accelerator.prepare(load_trained(path))
         start = perf_counter()
         predictions = predict_split(accelerator, model, feed, views=views, scan=scan)

@@ -24,6 +24,7 @@ from kkanji.training.schedule import image_size, largest_micro_batch, learning_r
 from kkanji.training.signals import SAVED, UNSAVED, Ending, Leaving, LostRank, prompt_signals
 from shards import InputError, Plan, ShardSet
 from shards.order.permutation import mix
+from shards.read.cut_files import survived
 
 
 def train(config: TrainConfig, data: ShardSet) -> None:
@@ -110,6 +111,7 @@ def train_to_end(run: Run, watch: Watch, changes: str = "") -> None:
         Ending(blank_batch(run), watch.moved) as ending,
         profiled(config.runtime.profile_steps, output / "profile") as profiler,
         without_garbage_collection(),
+        survived(),
     ):
         _announce(run, log, changes)
         batches = iter(loader)
