@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from kkanji.augment.policy import Policy
 from kkanji.classes import ClassMap
@@ -21,8 +22,8 @@ from kkanji.data.training_set import training_order
 from kkanji.environment import loader_threads
 from kkanji.evaluation.predict_split import training_originals, training_rendered
 from kkanji.models import create_model, stages_of
+from kkanji.training.averages import BatchStatistics, NoAverage, WeightAverage, create_average
 from kkanji.training.data_check import DataCheck
-from kkanji.training.ema import NoAverage, WeightAverage, create_average
 from kkanji.training.finite_guard import FiniteGuard, SampleReport
 from kkanji.training.meter import Meter, peak_flops, training_flops
 from kkanji.training.micro_batch import derive_micro_batch, resolve_micro_batch
@@ -73,6 +74,7 @@ class Learner:
     optimizer: AcceleratedOptimizer
     guard: FiniteGuard
     average: WeightAverage | NoAverage
+    statistics: BatchStatistics
     flops: Callable[[int], float]
     """Operations of training on an image, by the side of the image in pixels."""
 
@@ -80,6 +82,19 @@ class Learner:
     def evaluated(self) -> nn.Module:
         """The model to evaluate and to use: the average of the weights, if there is one."""
         return self.model if self.average.model is None else self.average.model
+
+    def require_own_tensors(self) -> None:
+        """Raises RuntimeError if a part has tensors that are not the network's: moving or wrapping may replace them."""
+        own = {id(value) for value in (*self.network.parameters(), *self.network.buffers())}
+        parts = {
+            "model": (*self.model.parameters(), *self.model.buffers()),
+            "optimizer": [value for group in self.optimizer.param_groups for value in group["params"]],
+            "average": self.average.tensors,
+            "statistics": self.statistics.tensors,
+        }
+        strangers = [name for name, values in parts.items() if any(id(value) not in own for value in values)]
+        if strangers:
+            raise RuntimeError(f"{strangers} made of tensors that the trained network no longer has")
 
     def set_learning_rate(self, rate: float) -> None:
         """Set the learning rate of the next step."""
@@ -160,6 +175,8 @@ def _learner(
     if config.runtime.compile:
         network.compile()  # before DDP wraps it: Accelerate itself would compile the wrapper
     model = accelerator.prepare(network)
+    if isinstance(model, DistributedDataParallel):
+        model.forward_sync_buffers = False  # of rank 0's images only; `BatchStatistics` joins those of all
     # DDP replaces the buffers of CPU ranks, so whatever keeps tensors of the network is made after it has wrapped it.
     name, lr, weight_decay = optimization.optimizer, optimization.lr, optimization.weight_decay
     optimizer = create_optimizer(network, name, lr=lr, weight_decay=weight_decay)
@@ -172,6 +189,7 @@ def _learner(
         optimizer=accelerator.prepare(optimizer),
         guard=FiniteGuard(optimizer, accelerator.device, samples),
         average=create_average(network, optimization.ema_images),
+        statistics=BatchStatistics(network, accelerator),
         flops=flops,
     )
 
