@@ -20,7 +20,7 @@ from kkanji.data.dali import Batch, Loader
 from kkanji.data.feed import PREFETCH
 from kkanji.environment import device_name
 from kkanji.training.build import Run, blank_batch, create_meter, run_peak_flops
-from kkanji.training.schedule import micro_batches
+from kkanji.training.schedule import part_of
 from kkanji.training.signals import Ending
 from kkanji.training.trainer import take_step
 from shards import IMAGE_BYTES, IMAGE_SIZE, Plan
@@ -97,7 +97,7 @@ class Trial:
         """loader: of the run, from its first step on."""
         self.run, self._device = run, run.accelerator.device
         self._loader, self._meter, self._ending = loader, create_meter(run, loader), Ending(blank_batch(run))
-        self._parts = micro_batches(run.plan, 0, run.rank, run.config.runtime.micro_batch)
+        self._parts = part_of(run.plan, 0, run.rank, run.config.runtime.micro_batch).spans
 
     def measure(self, repeats: int, seconds: float) -> Row:
         """All results, on the main process. Every rank calls it."""

@@ -42,6 +42,8 @@ def predict_split(
 ) -> Predictions:
     """The model's predictions for all images of a feed, in the order of the split, the same on every rank.
 
+    Every rank has the same model, batch statistics included.
+
     The feed may have classes that the model lacks, numbered after the model's own: they are never predicted.
 
     views: number of views of each image whose probabilities are averaged, from 1 (only the image itself, the default)
@@ -52,7 +54,6 @@ def predict_split(
     # The bare model, because the distributed wrapper exchanges buffers before each batch: a rank with one batch more
     # than the others would wait for them forever.
     bare: nn.Module = accelerator.unwrap_model(model).eval()
-    average_buffers(accelerator, bare)
     start, stop = cut(0, feed.reader.samples, accelerator.process_index, accelerator.num_processes)
     parts = -(-(stop - start) // BATCH)
     spans = [cut(start, stop, part, parts) for part in range(parts)]
@@ -67,15 +68,6 @@ def predict_split(
             if scan:
                 scan.add(logits, batch.labels, first)
     return _merge(accelerator, predictions, feed.reader.samples)
-
-
-def average_buffers(accelerator: Accelerator, model: nn.Module) -> None:
-    """Give all ranks the mean of their normalisation statistics: each rank's come from its own images."""
-    if accelerator.num_processes == 1:
-        return
-    for buffer in model.buffers():
-        if buffer.is_floating_point():
-            buffer.copy_(accelerator.reduce(buffer.detach().clone(), reduction="mean"))
 
 
 def shifts(views: int) -> list[Shift]:

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from kkanji.augment.policy import Policy
 from kkanji.classes import ClassMap
@@ -21,14 +22,14 @@ from kkanji.data.training_set import training_order
 from kkanji.environment import loader_threads
 from kkanji.evaluation.predict_split import training_originals, training_rendered
 from kkanji.models import create_model, stages_of
+from kkanji.training.averages import BatchStatistics, NoAverage, WeightAverage, create_average
 from kkanji.training.data_check import DataCheck
-from kkanji.training.ema import NoAverage, WeightAverage, create_average
 from kkanji.training.finite_guard import FiniteGuard, SampleReport
 from kkanji.training.meter import Meter, peak_flops, training_flops
 from kkanji.training.micro_batch import derive_micro_batch, resolve_micro_batch
 from kkanji.training.objective import CrossEntropy, Distillation, Mixup, Objective, Teachers
 from kkanji.training.optimizers import create_optimizer
-from kkanji.training.schedule import Rank, image_size, micro_batches, spans, strength
+from kkanji.training.schedule import Rank, image_size, part_of, spans, strength
 from shards import InputError, Order, Plan, ShardSet, SplitReader
 from shards.format.layout import IMAGE_SIZE
 
@@ -76,6 +77,7 @@ class Learner:
     optimizer: AcceleratedOptimizer
     guard: FiniteGuard
     average: WeightAverage | NoAverage
+    statistics: BatchStatistics
     flops: Callable[[int], float]
     """Operations of training on an image, by the side of the image in pixels."""
 
@@ -83,6 +85,19 @@ class Learner:
     def evaluated(self) -> nn.Module:
         """The model to evaluate and to use: the average of the weights, if there is one."""
         return self.model if self.average.model is None else self.average.model
+
+    def require_own_tensors(self) -> None:
+        """Raises RuntimeError if a part has tensors that are not the network's: moving or wrapping may replace them."""
+        own = {id(value) for value in (*self.network.parameters(), *self.network.buffers())}
+        parts = {
+            "model": (*self.model.parameters(), *self.model.buffers()),
+            "optimizer": [value for group in self.optimizer.param_groups for value in group["params"]],
+            "average": self.average.tensors,
+            "statistics": self.statistics.tensors,
+        }
+        strangers = [name for name, values in parts.items() if any(id(value) not in own for value in values)]
+        if strangers:
+            raise RuntimeError(f"{strangers} made of tensors that the trained network no longer has")
 
     def set_learning_rate(self, rate: float) -> None:
         """Set the learning rate of the next step."""
@@ -156,7 +171,7 @@ def _require_statistics(config: TrainConfig, network: nn.Module, plan: Plan, ran
     for step in {0, plan.steps - 1}:
         size = image_size(config, plan.batch(step)[0] / plan.samples)
         every = (Rank(index=index, count=ranks) for index in range(ranks))
-        spans = (span for rank in every for span in micro_batches(plan, step, rank, config.runtime.micro_batch))
+        spans = (span for rank in every for span in part_of(plan, step, rank, config.runtime.micro_batch).spans)
         if min(stop - start for start, stop in spans) == 1 and not _trains_on_one(network, size):
             enough = next(side for side in range(size, IMAGE_SIZE + 1, SIZE_STEP) if _trains_on_one(network, side))
             found = f"step {step + 1} has a micro-batch of one image of {size} pixels, of which batch normalisation"
@@ -194,6 +209,8 @@ def _learner(
     if config.runtime.compile:
         network.compile()  # before DDP wraps it: Accelerate itself would compile the wrapper
     model = accelerator.prepare(network)
+    if isinstance(model, DistributedDataParallel):
+        model.forward_sync_buffers = False  # of rank 0's images only; `BatchStatistics` joins those of all
     # DDP replaces the buffers of CPU ranks, so whatever keeps tensors of the network is made after it has wrapped it.
     name, lr, weight_decay = optimization.optimizer, optimization.lr, optimization.weight_decay
     optimizer = create_optimizer(network, name, lr=lr, weight_decay=weight_decay)
@@ -206,6 +223,7 @@ def _learner(
         optimizer=accelerator.prepare(optimizer),
         guard=FiniteGuard(optimizer, accelerator.device, samples),
         average=create_average(network, optimization.ema_images),
+        statistics=BatchStatistics(network, accelerator),
         flops=flops,
     )
 

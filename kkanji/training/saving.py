@@ -90,7 +90,7 @@ def _require_same_run(run: Run, state: dict[str, Any], path: Path) -> None:
 
 
 def compare_ranks(run: Run) -> None:
-    """End all ranks if they differ in position or weights. Batch statistics are each rank's own and not compared."""
+    """End all ranks if they differ in position, weights or batch statistics."""
 
     def position_and_weights() -> dict[str, str]:
         models: dict[str, nn.Module | None] = {
@@ -98,7 +98,9 @@ def compare_ranks(run: Run) -> None:
             "averaged weights": run.learner.average.model,
         }
         sums = {
-            f"checksum of {name}": checksum(model.parameters()) for name, model in models.items() if model is not None
+            f"checksum of {name}": checksum(value for value in model.state_dict().values() if value.is_floating_point())
+            for name, model in models.items()
+            if model is not None
         }
         return {"step": str(run.progress.step), **sums}
 

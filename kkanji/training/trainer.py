@@ -20,7 +20,7 @@ from kkanji.training.meter import Meter
 from kkanji.training.profiling import Watch, profiled, watched, without_garbage_collection
 from kkanji.training.run_log import RunLog
 from kkanji.training.saving import Saver, begin_or_resume, compare_ranks, position
-from kkanji.training.schedule import image_size, largest_micro_batch, learning_rate, loss_weight, micro_batches
+from kkanji.training.schedule import image_size, largest_micro_batch, learning_rate, part_of
 from kkanji.training.signals import SAVED, UNSAVED, Ending, Leaving, LostRank, prompt_signals
 from shards import InputError, Plan, ShardSet
 from shards.order.permutation import mix
@@ -54,26 +54,28 @@ def take_step(run: Run, step: int, batches: Iterator[Batch], meter: Meter, endin
     start, stop = run.plan.batch(step)  # positions of the batch's images in the run
     epoch = start / run.plan.samples
     size = image_size(config, epoch)
-    weight = loss_weight(run.plan, step, run.rank)
-    parts = micro_batches(run.plan, step, run.rank, config.runtime.micro_batch)
+    part = part_of(run.plan, step, run.rank, config.runtime.micro_batch)
 
     learner.model.train()
-    for first, last in parts:
-        batch = ending.take(batches, last=(first, last) == parts[-1])  # images uint8 (B, 1, 64, 64), labels int64 (B,)
+    learner.statistics.begin(part)
+    for first, last in part.spans:
+        is_last = (first, last) == part.spans[-1]
+        batch = ending.take(batches, last=is_last)  # images uint8 (B, 1, 64, 64), labels int64 (B,)
         torch.manual_seed(seed_at(config.runtime.seed, first))  # of dropout and mixing
         pixels = normalise(batch.images)
         mixing = learner.mixup.sample(accelerator.device)
         # Ranks exchange gradients once a step, in the backward pass of the last micro-batch.
-        exchange = nullcontext() if (first, last) == parts[-1] else accelerator.no_sync(learner.model)
+        exchange = nullcontext() if is_last else accelerator.no_sync(learner.model)
         with exchange:
             with accelerator.autocast(), mixing.within(learner.stages):
                 logits = learner.model(mixing.of_images(resized(pixels, size)))  # (B, C)
             loss = learner.objective(logits.float(), batch.labels, pixels, mixing)  # summed over B
-            accelerator.backward(loss * weight)
-        if weight:  # else the rank has no part in this batch, and the sample is another rank's
+            accelerator.backward(loss * part.weight)
+        if not part.idle:
             meter.add(logits.detach(), batch.labels, loss.detach(), flops=len(batch.labels) * learner.flops(size))
 
     ending.settle()  # from here on the step is taken
+    learner.statistics.end(part)
     learner.guard.check(step)  # a gradient that is not finite never reaches the weights
     learner.set_learning_rate(learning_rate(config, epoch))
     learner.optimizer.step()
@@ -96,8 +98,7 @@ def seed_at(seed: int, position: int) -> int:
 
 def train_to_end(run: Run, watch: Watch, changes: str = "") -> None:
     """Take the remaining steps of the run. changes: what a resumed run does otherwise than before, for the log."""
-    if not run.learner.average.follows(run.learner.network):
-        raise RuntimeError("the average was made of tensors that the trained model no longer has")
+    run.learner.require_own_tensors()
     compare_ranks(run)
     config, output = run.config, run.config.checkpointing.output
     first = run.progress.step
