@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from kkanji import cli
+from kkanji.launchers import end_with_launcher
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +50,7 @@ def evaluate(config: EvaluateConfig) -> None:
 
 def main() -> None:
     """Run with the options of the command line."""
+    end_with_launcher()
     evaluate(cli.parse(EvaluateConfig))
 
 
