@@ -206,8 +206,9 @@ class RuntimeOptions:
     """Compile the network with torch.compile."""
     seed: int = 0
     """Seed of weights, order, augmentation and dropout."""
-    stall_seconds: int = 1800
-    """Seconds after which a step that does not end is aborted, with the stacks of all threads. 0 waits forever."""
+    stall_seconds: int = 600
+    """Seconds without progress, not even by a micro-batch, after which the run ends with the stacks of all threads. 0
+    waits forever."""
     profile_steps: int = 0
     """Steps to trace into the folder profile/ of --output, for TensorBoard or Perfetto. 0 traces none."""
 
@@ -318,10 +319,11 @@ WITHOUT_EFFECT: tuple[tuple[str, str, Callable[[TrainConfig], bool]], ...] = (
     ("mixup_stages", "--mixup", lambda config: config.regularisation.mixup > 0),
     ("distillation_weight", "--teachers", lambda config: bool(config.regularisation.teachers)),
 )
-# Options that may differ when a run is resumed: they do not change what it computes.
-FREE_TO_CHANGE = frozenset({"data", "cache_size", "residence", "trust", "stall_seconds", "profile_steps"}) | {
-    option.name for option in fields(CheckpointOptions)
-}
+# Options that may differ when a run is resumed: they do not change what it computes. Of the micro-batch only batch
+# statistics depend; it follows from the devices, of which there may be others.
+FREE_TO_CHANGE = frozenset(
+    {*("data", "cache_size", "residence", "trust", "stall_seconds", "profile_steps", "micro_batch")}
+) | {option.name for option in fields(CheckpointOptions)}
 # Options that a run resolves at its first start, with the values that leave them open; a resumed run keeps the result.
 RESOLVED = {"micro_batch": 0, "order": "auto", "window": 0}
 # Names of options in runs of earlier versions, and options that are gone, with the only value that can be resumed.

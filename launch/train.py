@@ -9,12 +9,13 @@ except ModuleNotFoundError as missing:  # run from a checkout: Python then looks
     sys.exit(2)
 from kkanji.config import TrainConfig
 from kkanji.data.training_set import open_set
+from kkanji.launchers import end_with_launcher
 from kkanji.model_folder import check_sources
 
 
 def main() -> None:
     """Train with the options of the command line. They and the set are checked before torch is imported."""
-    cli.end_with_launcher()
+    end_with_launcher()
     config = cli.parse(TrainConfig)
     if not config.checkpointing.resume:
         check_sources(config)

@@ -30,7 +30,8 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
         {"read", "verify"},
     ),
     "kkanji": (
-        {"classes", "cli", "config", "environment", "glyphs", "pixels", "pretrained", "threads", "variants", "wording"},
+        {"classes", "cli", "config", "environment", "glyphs", "launchers", "pixels", "pretrained", "threads"}
+        | {"variants", "wording"},
         {"model_folder", "models"},
         {"augment"},
         {"data"},

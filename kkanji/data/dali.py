@@ -34,6 +34,7 @@ from kkanji.data.feed import PARTS, PREFETCH, Arrays, ExternalSource, Feed, Inpu
 from kkanji.data.resident import ResidentImages
 from shards import InputError
 from shards.format.layout import IMAGE_SIZE
+from shards.read.cut_files import raise_if_cut
 
 # Buffers above this size come from DALI's pool. malloc would return them to the system after each batch, and a third
 # of the time to gather went into page faults (docs/LOG.md, 2026-11-23). DALI reads this at its first allocation.
@@ -102,7 +103,8 @@ class Loader:
     def _next(self) -> Batch | None:
         """The next batch; None after the last one.
 
-        Raises CorruptShard for a damaged image, and RuntimeError if the pipeline ends before its source.
+        Raises CorruptShard for a damaged image, ChangedShard for a shard that was cut, and RuntimeError if the pipeline
+        ends before its source.
         """
         start = perf_counter()
         try:
@@ -117,6 +119,7 @@ class Loader:
             return None
         finally:
             self.wait_s += perf_counter() - start
+        raise_if_cut()
         return self._batch(outputs, self._source.delivered())
 
     def _batch(self, outputs: Sequence[Any], count: int) -> Batch:

@@ -27,11 +27,17 @@ STATES, PIXEL_BYTES = 4, 16
 
 
 def derive_micro_batch(model: nn.Module, device: torch.device, wanted: int) -> int:
-    """The number of images, at most `wanted`, whose activations fit into the device's free memory."""
+    """`wanted` images, halved until their activations fit into the device's free memory.
+
+    So 1, 2, 4 and 8 ranks of one kind of device derive the same micro-batch from their parts of a global batch.
+    """
     largest = free_bytes(device) * FREE_FRACTION / saved_bytes_per_image(model)
     if device.type == "cpu":
         largest = min(largest, CPU_LARGEST)
-    return max(1, min(wanted, int(largest)))
+    images = wanted
+    while images > max(1, largest):
+        images = _half(images)
+    return images
 
 
 def resolve_micro_batch(model: nn.Module, accelerator: Accelerator, wanted: int) -> int:
@@ -64,8 +70,12 @@ def largest_that_fits(attempt: Callable[[int], None], wanted: int) -> int:
         clear_device_cache(garbage_collection=True)  # for the next attempt, and for the loader's own allocator
         if fits:
             break
-        images = -(-images // 2) if images > 1 else 0
+        images = _half(images) if images > 1 else 0
     return images
+
+
+def _half(images: int) -> int:
+    return -(-images // 2)
 
 
 def _fits(attempt: Callable[[int], None], images: int) -> bool:

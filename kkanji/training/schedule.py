@@ -54,31 +54,60 @@ def strength(config: TrainConfig, epoch: int) -> float:
     return start + (end - start) * epoch / max(augmented - 1, 1)
 
 
-def micro_batches(plan: Plan, step: int, rank: Rank, micro_batch: int) -> list[Span]:
-    """How a rank cuts its part of a global batch: near-equal spans of at most micro_batch samples.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """A rank's part of a global batch: some of the micro-batches that the batch is cut into."""
 
-    A rank without a part (a last batch smaller than the number of ranks) gets one sample, which `loss_weight` weighs
-    with zero: every rank must take part in the exchange of gradients.
+    spans: list[Span]
+    """Where each micro-batch lies in the stream. An idle rank has one of another rank's: it must take part in the
+    exchange of gradients."""
+    weight: float
+    """What the rank multiplies its summed losses by, so that all gradients together are those of the batch's mean loss:
+    the number of ranks is in it, as DDP averages gradients over ranks, where we want their sum. 0 for an idle rank."""
+    before: int
+    """Micro-batches of the global batch before the rank's own."""
+    batch: int
+    """Micro-batches of the global batch."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether all of the batch is other ranks'."""
+        return not self.weight
+
+    @property
+    def behind(self) -> int:
+        """Micro-batches of the global batch after the rank's own."""
+        return self.batch - self.before - (0 if self.idle else len(self.spans))
+
+
+def part_of(plan: Plan, step: int, rank: Rank, micro_batch: int) -> Part:
+    """A rank's part of a step's global batch, which is cut into near-equal micro-batches.
+
+    Every number of ranks that divides the number of micro-batches cuts alike; another one cuts more, as many for each.
+    The last batch of a run, if shorter, is cut alike by any number of ranks: some then have fewer micro-batches than
+    others, or none.
     """
-    start, stop = plan.rank_span(step, rank.index, rank.count)
-    if start == stop:
-        first = plan.batch(step)[0]
-        return [(first, first + 1)]
-    parts = -(-(stop - start) // micro_batch)
-    return [cut(start, stop, part, parts) for part in range(parts)]
-
-
-def loss_weight(plan: Plan, step: int, rank: Rank) -> float:
-    """What a rank multiplies its summed losses by, so that all gradients together are those of the batch's mean loss.
-
-    The number of ranks is in it because DDP averages gradients over ranks, where we want their sum.
-    """
-    own_start, own_stop = plan.rank_span(step, rank.index, rank.count)
     start, stop = plan.batch(step)
-    return rank.count / (stop - start) if own_start < own_stop else 0.0
+    count = -(-(stop - start) // micro_batch)
+    if stop - start == plan.batch_size:
+        count = min(-(-count // rank.count) * rank.count, stop - start)
+    first, last = cut(0, count, rank.index, rank.count)
+    own = range(first, last) or range(1)
+    return Part(
+        spans=[cut(start, stop, number, count) for number in own],
+        weight=rank.count / (stop - start) if first < last else 0.0,
+        before=first,
+        batch=count,
+    )
 
 
 def spans(plan: Plan, first_step: int, rank: Rank, micro_batch: int) -> Iterator[Span]:
     """All micro-batches of a rank from a step to the end of the run."""
     for step in range(first_step, plan.steps):
-        yield from micro_batches(plan, step, rank, micro_batch)
+        yield from part_of(plan, step, rank, micro_batch).spans
+
+
+def largest_micro_batch(plan: Plan, ranks: int, micro_batch: int) -> int:
+    """Images of the largest micro-batch that a full global batch is cut into, on any of its ranks."""
+    every = (Rank(index=index, count=ranks) for index in range(ranks))
+    return max(stop - start for rank in every for start, stop in part_of(plan, 0, rank, micro_batch).spans)

@@ -11,9 +11,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from shards.compiled import compiled
 from shards.order.permutation import mix, permute
 from shards.order.sequential import by_epoch
 
@@ -93,7 +93,7 @@ def sort_by_class(labels: Labels, counts: NDArray[np.int64]) -> Numbers:
     return by_class
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _count(labels, counts):  # type: ignore[no-untyped-def]
     """Add up labels; the number of the first that no count is for, or the number of labels."""
     for number in range(len(labels)):
@@ -103,7 +103,7 @@ def _count(labels, counts):  # type: ignore[no-untyped-def]
     return len(labels)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _place(labels, places, by_class):  # type: ignore[no-untyped-def]
     """Write each sample's number to the next place of its class."""
     for number in range(len(labels)):

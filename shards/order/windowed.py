@@ -4,9 +4,12 @@ The shards of an epoch are shuffled into a row. The samples of each shard are sh
 part j of the row's i-th shard goes to group i + j; a group is shuffled as a whole. So a group mixes `window` shards,
 and the next group needs one new shard and drops one.
 
-Lanes serve several nodes. The row is cut into lanes, each with groups of its own, and every global batch takes an equal
-part from each lane, in their order. A rank's part of a batch is a span of it, so a node reads only the shards of its
-own lanes if the number of nodes divides the number of lanes. The stream depends on neither ranks nor nodes.
+Lanes serve several nodes. The set is cut into lanes, in stored order, each with a row and groups of its own, and every
+global batch takes an equal part from each lane, in their order. A rank's part of a batch is a span of it, so a node
+reads only the shards of its own lanes if the number of nodes divides the number of lanes. A lane has the same shards in
+every epoch and of any seed, with two exceptions. A batch may span two epochs, so the place where two lanes meet moves
+from epoch to epoch, by less than a batch; and the last batch of a run, if shorter, has other parts of the lanes. The
+stream depends on neither ranks nor nodes.
 """
 
 from bisect import bisect_right
@@ -73,7 +76,7 @@ class WindowedOrder:
         return batches * (last - first) + min(max(offset - first, 0), last - first)
 
     def _make_lane(self, epoch: int, lane: int) -> "_Lane":
-        """One lane of an epoch: a span of the epoch's row, as long as the lane's part of the epoch's positions."""
+        """One lane of an epoch: a span of the set, as long as the lane's part of the epoch's positions."""
         start, stop = epoch * self.samples, (epoch + 1) * self.samples
         lengths = [self._seen_of_lane(each, stop) - self._seen_of_lane(each, start) for each in range(lane + 1)]
         key = mix(mix(self.seed) ^ epoch)
@@ -148,12 +151,9 @@ class _Group:
 
 
 def _pieces(sizes: Sequence[int], key: int, start: int, stop: int) -> Iterator[_Piece]:
-    """The pieces of the epoch's row of shards that lie between two of its positions."""
+    """The shards, or parts of them, that have the samples start..stop-1, in the order of the epoch's row."""
     firsts = [0, *accumulate(sizes)]
-    position = 0
     for shard in permute(np.arange(len(sizes), dtype=np.uint64), len(sizes), key).tolist():
-        first, last = max(start, position), min(stop, position + sizes[shard])
+        first, last = max(start, firsts[shard]), min(stop, firsts[shard + 1])
         if first < last:
-            offset = first - position
-            yield _Piece(firsts[shard] + offset, last - first, mix(key + firsts[shard] + offset))
-        position += sizes[shard]
+            yield _Piece(first, last - first, mix(key + first))

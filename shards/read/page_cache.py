@@ -20,9 +20,10 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numpy.typing import NDArray
 
+from shards.compiled import compiled
 from shards.read.address_range import PAGE, AddressRange
 from shards.read.files import SplitFiles
 from shards.read.prefetch import LEAST_NUMBERS, Numbers, Shards, shards_ahead
@@ -37,7 +38,7 @@ _WILL_NEED = 3  # <asm-generic/mman-common.h>
 _madvise = types.ExternalFunction("madvise", types.intc(types.int64, types.int64, types.intc))
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def ask_for_pages(addresses: NDArray[np.int64], size: int) -> int:
     """Have `size` bytes from each of these addresses, starts of pages, read without waiting. Returns how many can't."""
     refused = 0

@@ -88,8 +88,8 @@ class Message:
 class FaultProxy:
     """`with FaultProxy(target_port) as proxy:` runs it in a thread of its own."""
 
-    def __init__(self, target: int, *, listen: int = 0, latency_ms: float = 0) -> None:
-        self.port = listen
+    def __init__(self, target: int, *, host: str = "127.0.0.1", listen: int = 0, latency_ms: float = 0) -> None:
+        self.host, self.port = host, listen
         self.target = target
         self.latency_ms = latency_ms
         self.requests: Counter[str] = Counter()
@@ -134,7 +134,7 @@ class FaultProxy:
 
     async def serve(self) -> None:
         """Answer until stopped, then drop every connection."""
-        server = await asyncio.start_server(self._connection, "127.0.0.1", self.port, limit=4 * PIECE)
+        server = await asyncio.start_server(self._connection, self.host, self.port, limit=4 * PIECE)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         try:

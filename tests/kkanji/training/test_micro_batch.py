@@ -31,8 +31,14 @@ def test_the_model_is_left_as_it_was() -> None:
 
 def test_bounds() -> None:
     model = create_model("kkanji_efficientnet_fused_s", 10)
-    assert memory.derive_micro_batch(model, torch.device("cpu"), 50_000) == memory.CPU_LARGEST
     assert memory.derive_micro_batch(model, torch.device("cpu"), 3) == 3
+    assert memory.derive_micro_batch(model, torch.device("cpu"), memory.CPU_LARGEST) == memory.CPU_LARGEST
+
+
+def test_1_2_4_and_8_ranks_derive_the_same() -> None:
+    model = create_model("kkanji_efficientnet_fused_s", 10)
+    derived = [memory.derive_micro_batch(model, torch.device("cpu"), 50_000 // ranks) for ranks in (1, 2, 4, 8)]
+    assert derived == [98] * 4  # 50,000 halved nine times
 
 
 def test_halved_until_it_fits() -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kkanji.config import TrainConfig, train_config
-from kkanji.training.schedule import Rank, image_size, learning_rate, micro_batches, spans, strength
+from kkanji.training.schedule import Part, Rank, image_size, learning_rate, part_of, spans, strength
 from shards import Plan
 
 
@@ -25,19 +25,48 @@ def test_constant() -> None:
 PLANS = st.builds(Plan, samples=st.integers(1, 300), epochs=st.integers(1, 4), batch_size=st.integers(1, 200))
 
 
+def parts_of(plan: Plan, step: int, ranks: int, micro: int) -> list[Part]:
+    return [part_of(plan, step, Rank(index=rank, count=ranks), micro) for rank in range(ranks)]
+
+
+def cuts(parts: list[Part]) -> list[tuple[int, int]]:
+    """The micro-batches of a global batch, over all ranks."""
+    return [span for part in parts if not part.idle for span in part.spans]
+
+
 @given(PLANS, st.integers(1, 16), st.integers(1, 64))
 def test_micro_batches_of_all_ranks_are_the_global_batches(plan: Plan, ranks: int, micro: int) -> None:
     for step in range(plan.steps):
         start, stop = plan.batch(step)
-        seen: list[int] = []
-        for rank in range(ranks):
-            parts = micro_batches(plan, step, Rank(index=rank, count=ranks), micro)
-            assert parts  # every rank takes part in every step
-            assert all(0 < last - first <= micro for first, last in parts)
-            own = plan.rank_span(step, rank, ranks)
-            if own[0] < own[1]:
-                seen += [position for part in parts for position in range(*part)]
-        assert seen == list(range(start, stop))
+        parts = parts_of(plan, step, ranks, micro)
+        assert all(part.spans and all(0 < last - first <= micro for first, last in part.spans) for part in parts)
+        assert [position for span in cuts(parts) for position in range(*span)] == list(range(start, stop))
+        assert {part.weight for part in parts} <= {ranks / (stop - start), 0.0}
+        for part in parts:
+            own = 0 if part.idle else len(part.spans)
+            assert cuts(parts)[part.before : part.before + own] == part.spans[:own]
+            assert part.before + own + part.behind == part.batch == len(cuts(parts))
+
+
+@given(PLANS, st.integers(1, 16), st.integers(1, 64))
+def test_ranks_cut_a_global_batch_alike_where_they_can(plan: Plan, ranks: int, micro: int) -> None:
+    """Where as many micro-batches are for each, and the last batch, if shorter, in any case."""
+    for step in range(plan.steps):
+        start, stop = plan.batch(step)
+        alone, together = (cuts(parts_of(plan, step, count, micro)) for count in (1, ranks))
+        if len(alone) % ranks == 0 or stop - start < plan.batch_size:
+            assert together == alone
+        elif -(-len(alone) // ranks) * ranks <= stop - start:  # else there are too few images
+            assert {len(part.spans) for part in parts_of(plan, step, ranks, micro)} == {len(together) // ranks}
+
+
+@given(PLANS, st.integers(1, 16), st.integers(1, 64))
+def test_a_rank_has_one_span_of_a_whole_batch_which_lanes_and_nodes_share_out(
+    plan: Plan, ranks: int, micro: int
+) -> None:
+    if plan.batch_size <= plan.total and plan.batch_size >= ranks:
+        spans_of = [(part.spans[0][0], part.spans[-1][1]) for part in parts_of(plan, 0, ranks, micro)]
+        assert spans_of == [plan.rank_span(0, rank, ranks) for rank in range(ranks)]
 
 
 @given(PLANS, st.integers(1, 64), st.data())

@@ -18,7 +18,7 @@ from shards.order.sequential import cut
 GOLDEN = {
     (1, 1): "0c97371fc4dc160f8a25199bd99d35aeffc4ab7cc63c51d359a62a4dc9a542d9",
     (2, 1): "9ab236313440f7637732501cd60bc56c58bb7acf4816de655134e1a1e4f43864",
-    (3, 2): "91bce5595b5aa32ca4f4d64b619ca9c9955f9c9570a2bb954b8c6f6c55684b8c",
+    (3, 2): "fdf6ceb4ec3dcdeef1d00885179fef5135c20158e173d81767ac97562465c11c",
 }
 sizes_of_shards = st.lists(st.integers(0, 25), min_size=1, max_size=10).filter(any)
 orders = st.builds(
@@ -94,6 +94,20 @@ def test_lanes_have_shards_of_their_own(order: WindowedOrder, steps: int, nodes:
     ]
     shared = sum(map(len, shards)) - len(set().union(*shards))
     assert shared <= nodes - 1
+
+
+@pytest.mark.parametrize("batch", [40, 49])  # with 49, an epoch ends inside a batch
+def test_a_node_reads_the_same_shards_in_every_epoch_and_of_any_seed(batch: int) -> None:
+    """All but the shards where the nodes' lanes meet: a batch takes as much of both."""
+    shards: list[set[int]] = [set(), set()]
+    for seed in range(3):
+        order = WindowedOrder([30] * 20, seed=seed, window=2, lanes=4, batch_size=batch)
+        plan = Plan(samples=order.samples, epochs=7, batch_size=batch)
+        for step in range(plan.steps - 1):  # the last batch is shorter
+            for node in range(2):
+                shards[node] |= set(shards_of(order, order.at(*plan.rank_span(step, node, 2))).tolist())
+    assert shards[0] | shards[1] == set(range(20))
+    assert shards[0] & shards[1] <= {9, 10}
 
 
 def test_the_mix_is_even() -> None:
