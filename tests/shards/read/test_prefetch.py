@@ -26,7 +26,7 @@ class Bench:
         self, shards: int, *, size: int = 1, room: int = 1 << 40, refuse: bool = False, broken: int = -1
     ) -> None:
         self.shards = [SimpleNamespace(samples=SAMPLES)] * shards
-        self.sizes = [size] * shards
+        self.sizes, self.samples = [size] * shards, [SAMPLES] * shards
         self.room_bytes = room
         self.whole_set_fits = shards * size <= room
         self.short = self.full = False
