@@ -14,13 +14,13 @@ from torch import nn
 
 from kkanji.augment.policy import Policy
 from kkanji.classes import ClassMap
-from kkanji.config import TrainConfig
+from kkanji.config import RegularisationOptions, TrainConfig
 from kkanji.data.dali import Loader
 from kkanji.data.feed import Feed
 from kkanji.data.training_set import training_order
 from kkanji.environment import loader_threads
 from kkanji.evaluation.predict_split import training_originals, training_rendered
-from kkanji.models import create_model, stages_of
+from kkanji.models import compile_network, create_model, stages_of
 from kkanji.training.data_check import DataCheck
 from kkanji.training.ema import NoAverage, WeightAverage, create_average
 from kkanji.training.finite_guard import FiniteGuard, SampleReport
@@ -67,8 +67,6 @@ class Learner:
     network: nn.Module
     """The same weights without any wrapper: what is saved."""
     mixup: Mixup
-    stages: nn.Sequential
-    """Stages of the network, for mixup."""
     objective: Objective
     optimizer: AcceleratedOptimizer
     guard: FiniteGuard
@@ -155,10 +153,10 @@ def _training_data(config: TrainConfig, shards: ShardSet, classes: ClassMap) -> 
 def _learner(
     config: TrainConfig, network: nn.Module, objective: Objective, samples: SampleReport, accelerator: Accelerator
 ) -> Learner:
-    regularisation, optimization = config.regularisation, config.optimization
+    optimization = config.optimization
     flops = cache(partial(training_flops, copy.deepcopy(network).cpu()))  # of a copy that is never compiled
     if config.runtime.compile:
-        network.compile()  # before DDP wraps it: Accelerate itself would compile the wrapper
+        compile_network(network)
     model = accelerator.prepare(network)
     # DDP replaces the buffers of CPU ranks, so whatever keeps tensors of the network is made after it has wrapped it.
     name, lr, weight_decay = optimization.optimizer, optimization.lr, optimization.weight_decay
@@ -166,14 +164,18 @@ def _learner(
     return Learner(
         model=model,
         network=network,
-        mixup=Mixup(alpha=regularisation.mixup, stages=regularisation.mixup_stages),
-        stages=stages_of(network, regularisation.mixup_stages),
+        mixup=_mixup(config.regularisation, network),
         objective=objective,
         optimizer=accelerator.prepare(optimizer),
-        guard=FiniteGuard(optimizer, accelerator.device, samples),
+        guard=FiniteGuard(network.parameters(), accelerator.device, samples),
         average=create_average(network, optimization.ema_images),
         flops=flops,
     )
+
+
+def _mixup(options: RegularisationOptions, network: nn.Module) -> Mixup:
+    stages_of(network, needed=options.mixup_stages)
+    return Mixup(alpha=options.mixup, stages=options.mixup_stages)
 
 
 def _objective(config: TrainConfig, data: TrainingData, accelerator: Accelerator) -> Objective:
