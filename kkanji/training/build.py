@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import DistributedDataParallelKwargs
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from kkanji.augment.policy import Policy
 from kkanji.classes import ClassMap
@@ -104,6 +106,14 @@ class Run:
         return bool(self.accelerator.is_main_process)
 
 
+def create_accelerator(precision: str) -> Accelerator:
+    """Accelerate's view of this process; precision: its own name of it, as in `precision_name`."""
+    # Gradients lie where they are exchanged: otherwise each is copied there and back, and takes its memory twice.
+    # Not static_graph: it only spares a search for unused parameters, which is off.
+    views = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+    return Accelerator(mixed_precision=precision, kwargs_handlers=[views])
+
+
 def build_run(accelerator: Accelerator, config: TrainConfig, shards: ShardSet, classes: ClassMap) -> Run:
     """A run before its first step. All ranks call this. Raises InputError if the options or the data are wrong.
 
@@ -157,7 +167,7 @@ def _learner(
     flops = cache(partial(training_flops, copy.deepcopy(network).cpu()))  # of a copy that is never compiled
     if config.runtime.compile:
         compile_network(network)
-    model = accelerator.prepare(network)
+    model = distributed(accelerator, network)
     # DDP replaces the buffers of CPU ranks, so whatever keeps tensors of the network is made after it has wrapped it.
     name, lr, weight_decay = optimization.optimizer, optimization.lr, optimization.weight_decay
     optimizer = create_optimizer(network, name, lr=lr, weight_decay=weight_decay)
@@ -171,6 +181,16 @@ def _learner(
         average=create_average(network, optimization.ema_images),
         flops=flops,
     )
+
+
+def distributed(accelerator: Accelerator, network: nn.Module) -> nn.Module:
+    """The network as all ranks train it. Each has its own batch statistics, of its own images."""
+    model: nn.Module = accelerator.prepare(network)
+    if isinstance(model, DistributedDataParallel):
+        # By default rank 0's take the place of all others' before each forward pass. The constructor's option warns
+        # that it is deprecated from torch 2.13 on, and earlier ones have no other.
+        model.broadcast_buffers = False
+    return model
 
 
 def _mixup(options: RegularisationOptions, network: nn.Module) -> Mixup:

@@ -8,14 +8,12 @@ from functools import partial
 from time import perf_counter
 
 import torch
-from accelerate import Accelerator
-
 from kkanji.config import TrainConfig
 from kkanji.data.dali import Batch
 from kkanji.environment import warn_of_emulation, warn_of_idle_cores
 from kkanji.pixels import normalise, resized
 from kkanji.training.agreement import agree, together
-from kkanji.training.build import Run, build_run, create_data_check, create_loader, create_meter
+from kkanji.training.build import Run, build_run, create_accelerator, create_data_check, create_loader, create_meter
 from kkanji.training.finite_guard import FiniteGuard
 from kkanji.training.meter import Meter
 from kkanji.training.profiling import profiled, watched, without_garbage_collection
@@ -31,7 +29,7 @@ def train(config: TrainConfig, data: ShardSet) -> None:
     """Train from the options to the last checkpoint. Raises InputError if the options or the data are wrong."""
     with ExitStack() as held:
         agreed = agree(config, data, held)
-        accelerator = Accelerator(mixed_precision=agreed.precision)
+        accelerator = create_accelerator(agreed.precision)
         warn_of_idle_cores(accelerator)
         warn_of_emulation(accelerator)
         run = build_run(accelerator, agreed.config, data, agreed.classes)

@@ -1,12 +1,15 @@
 """The compiled network: what an uncompiled one computes, in a known number of graphs."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch._dynamo.exc import FailOnRecompileLimitHit
 from torch._dynamo.utils import counters
+from torch.nn.parallel import DistributedDataParallel
 
 from kkanji import models
 from kkanji.models import compile_network, create_model, mixed
@@ -20,12 +23,11 @@ MIXUP = Mixup(alpha=1.0, stages=STAGES)
 @pytest.fixture(autouse=True)
 def _nothing_compiled() -> Iterator[None]:
     """Before and after: a limit of graphs is one of each line of code, not of each network."""
-    settings = torch._dynamo.config.save_config()
     torch._dynamo.reset()
     counters.clear()
-    yield
+    with torch._dynamo.config.patch(recompile_limit=8, fail_on_recompile_limit_hit=False):  # torch's own, afterwards
+        yield
     torch._dynamo.reset()
-    torch._dynamo.config.load_config(settings)
 
 
 def small_network() -> nn.Module:
@@ -111,7 +113,8 @@ def test_a_graph_for_each_size_and_none_twice() -> None:
 def test_a_graph_to_evaluate_by() -> None:
     """The compiled network itself, where no average of the weights takes its place."""
     plain, twin = pair()
-    twin(images(4))
+    for network in (plain, twin):
+        network(images(4))
     for count in (4, 6, 5):
         with torch.inference_mode():
             torch.testing.assert_close(twin.eval()(images(count)), plain.eval()(images(count)), atol=1e-5, rtol=1e-4)
@@ -126,3 +129,31 @@ def test_more_graphs_than_planned_are_an_error(monkeypatch: pytest.MonkeyPatch) 
     twin(images(4, 24))
     with pytest.raises(FailOnRecompileLimitHit, match="limit"):
         twin(images(4, 32))
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """A run of one rank, distributed all the same."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("alone")
+def test_distributed_training_needs_no_more_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There torch cuts a graph where gradients are exchanged in parts: here after each layer. Micro-batches without an
+    exchange, odd numbers of images and stages make no new ones."""
+    plain, twin = pair()
+    monkeypatch.setattr(dist, "_DEFAULT_FIRST_BUCKET_BYTES", 100)
+    wrapped = DistributedDataParallel(twin, bucket_cap_mb=1e-4, gradient_as_bucket_view=True)
+    wrapped.broadcast_buffers = False
+    found = []
+    for count, stage, exchanged in ((8, 0, True), (7, 1, False), (8, 2, True), (5, 2, True)):
+        fractions = MIXUP.fractions(Mixing(fraction=0.4, stage=stage), CPU)
+        with nullcontext() if exchanged else wrapped.no_sync():
+            wrapped(images(count), fractions).square().sum().backward()
+        plain(images(count), fractions).square().sum().backward()
+        found.append(graphs())
+    assert found == [1] * 4
+    for expected, own in zip(plain.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, expected.grad, atol=1e-4, rtol=1e-3)
