@@ -55,6 +55,18 @@ def precision_name(wanted: str) -> str:
     return {"float32": "no", "bfloat16": "bf16"}[wanted]
 
 
+def choose_kernels(*, benchmark: bool) -> None:
+    """Set how a GPU's libraries compute, for the whole process, whatever torch's defaults are.
+
+    float32 is float32: by default cuDNN rounds the factors of convolutions to TF32's ten bits.
+    benchmark: Whether cuDNN tries its algorithms for each new shape and keeps the fastest. That pays where a shape comes
+    thousands of times. Runs may then differ in the last bits, which no GPU run promises to repeat.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.benchmark = benchmark
+
+
 def device_name(device: torch.device) -> str:
     """The GPU's name, or the processor and its number of cores."""
     if device.type == "cuda":

@@ -7,7 +7,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from kkanji.environment import has_bfloat16, precision_name, warn_of_emulation
+from kkanji.environment import choose_kernels, has_bfloat16, precision_name, warn_of_emulation
 
 CPU = torch.device("cpu")
 ABLE = ({"avx512_bf16": True, "avx2": True}, {"amx_bf16": True}, {"architecture": "aarch64", "bf16": True})
@@ -47,3 +47,14 @@ def test_auto_takes_bfloat16_from_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPa
 def test_auto_is_float32_on_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert precision_name("auto") == "no"
+
+
+def test_float32_is_float32_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch 2.14 has cuDNN round to TF32 by default, and cuBLAS not."""
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    torch.backends.cudnn.allow_tf32 = True
+    torch.set_float32_matmul_precision("high")
+    choose_kernels(benchmark=True)
+    assert not torch.backends.cudnn.allow_tf32 and torch.get_float32_matmul_precision() == "highest"
+    assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+    assert torch.backends.cudnn.benchmark
