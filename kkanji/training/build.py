@@ -20,7 +20,7 @@ from kkanji.config import RegularisationOptions, TrainConfig
 from kkanji.data.dali import Loader
 from kkanji.data.feed import Feed
 from kkanji.data.training_set import training_order
-from kkanji.environment import choose_kernels, loader_threads
+from kkanji.environment import choose_kernels, loader_threads, stay_near
 from kkanji.evaluation.predict_split import training_originals, training_rendered
 from kkanji.models import compile_network, create_model, stages_of
 from kkanji.training.data_check import DataCheck
@@ -112,7 +112,9 @@ def create_accelerator(precision: str) -> Accelerator:
     # Gradients lie where they are exchanged: otherwise each is copied there and back, and takes its memory twice.
     # Not static_graph: it only spares a search for unused parameters, which is off.
     views = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
-    return Accelerator(mixed_precision=precision, kwargs_handlers=[views])
+    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[views])
+    stay_near(accelerator.device)
+    return accelerator
 
 
 def build_run(accelerator: Accelerator, config: TrainConfig, shards: ShardSet, classes: ClassMap) -> Run:

@@ -18,9 +18,7 @@ class FiniteGuard:
     anyway, and before each evaluation and checkpoint: weights that a bad gradient reached are never used.
     """
 
-    def __init__(
-        self, parameters: Iterable[Tensor], device: torch.device, samples_of: Callable[[int], str]
-    ) -> None:
+    def __init__(self, parameters: Iterable[Tensor], device: torch.device, samples_of: Callable[[int], str]) -> None:
         """samples_of: a description of the samples of a step, counted from 0, for the error message."""
         self._parameters, self._samples_of = list(parameters), samples_of
         self._first_bad = torch.full((), -1, dtype=torch.int64, device=device)

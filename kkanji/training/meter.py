@@ -15,7 +15,7 @@ from kkanji.evaluation.predictions import TOP
 from shards import SplitReader
 from shards.format.layout import IMAGE_BYTES, IMAGE_SIZE
 
-# Dense bfloat16, operations a second, by the exact name that the driver gives: one letter more can be another chip. From
+# Dense bfloat16, operations a second, by the exact name that the driver gives: a word more can be another chip. From
 # NVIDIA's data sheets (A100, H100, H200, GH200, HGX B200, L4, L40S), which double most figures "with sparsity".
 GPU_PEAKS = {
     "NVIDIA A100-SXM4-40GB": 312e12,

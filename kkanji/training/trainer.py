@@ -8,6 +8,7 @@ from functools import partial
 from time import perf_counter
 
 import torch
+
 from kkanji.config import TrainConfig
 from kkanji.data.dali import Batch
 from kkanji.environment import warn_of_emulation, warn_of_idle_cores

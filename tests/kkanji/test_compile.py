@@ -12,7 +12,7 @@ from torch._dynamo.utils import counters
 from torch.nn.parallel import DistributedDataParallel
 
 from kkanji import models
-from kkanji.models import compile_network, create_model, mixed
+from kkanji.models import compile_network, mixed
 from kkanji.training.objective import Mixing, Mixup
 
 CPU = torch.device("cpu")

@@ -8,9 +8,12 @@ WORDS = (
     "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
     "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
     "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
-    "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 b",
+    "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried 9 b",
 )
-OTHERS = ("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED.", "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasSgemm`")
+OTHERS = (
+    "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED.",
+    "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasSgemm`",
+)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), *map(RuntimeError, WORDS)])

@@ -58,9 +58,7 @@ def second_step(model: nn.Module, optimizer: Optimizer) -> Work:
 
 
 @pytest.mark.parametrize(("name", "launches"), [("adam", 4), ("adamw", 4), ("sgd", 2), ("lamb", 39), ("muon", 511)])
-def test_an_optimizer_keeps_to_its_budget(
-    name: OptimizerName, launches: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_optimizer_keeps_to_its_budget(name: OptimizerName, launches: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     model = create_model(B0, CLASSES).to(memory_format=torch.channels_last)
     work = second_step(model, create_optimizer(model, name, lr=1e-3, weight_decay=0.01))

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from kkanji.checkpoint import files as checkpoint
