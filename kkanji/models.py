@@ -141,12 +141,12 @@ def mixed(values: Tensor, fraction: Tensor) -> Tensor:
 def compile_network(network: nn.Module, backend: str = "inductor") -> None:
     """Compile a network in place, before DDP wraps it: Accelerate itself would compile the wrapper.
 
-    There is a graph for each size of image, but not for each number of images (`Network.__call__`), and more than
-    MOST_GRAPHS are an error: by default torch goes on uncompiled without a word after eight.
+    There is a graph for each size of image, but not for each number of images (`Network.__call__`). More than
+    MOST_GRAPHS, or code that no graph can hold, are errors: by default torch goes on uncompiled without a word.
     """
     torch._dynamo.config.recompile_limit = MOST_GRAPHS
     torch._dynamo.config.fail_on_recompile_limit_hit = True
-    network.compile(backend=backend, dynamic=False)
+    network.compile(backend=backend, dynamic=False, fullgraph=True)
 
 
 class EfficientNetFactory:

@@ -88,7 +88,7 @@ def train(
         output: JSON to write
     """
     _check_options(images, classes, repeats, seconds)
-    accelerator = Accelerator(mixed_precision=precision_name(precision))
+    accelerator = create_accelerator(precision_name(precision))
     warn_of_idle_cores(accelerator)
     warn_of_emulation(accelerator)
     state = environment()

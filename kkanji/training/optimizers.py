@@ -67,6 +67,9 @@ class Muon(Optimizer):
 
     Jordan et al. 2024, kellerjordan.github.io/posts/muon. It computes what `timm.optim.Muon` does with nesterov=True;
     that one has no option for the precision in which it orthogonalises, and takes one matrix at a time.
+
+    Every rank does all of it: for b0 that is 14.6 billion operations a step, of 20,000 billion for a global batch of
+    50,000, and 56 MB of state. To divide it among ranks would add an exchange of all weights to each step.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], *, lr: float, dtype: torch.dtype) -> None:
