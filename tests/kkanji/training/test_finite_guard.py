@@ -18,8 +18,8 @@ from kkanji.training.signals import Interruption
 from shards import InputError
 
 
-def train(scales: list[float], device: str = "cpu") -> FiniteGuard:
-    """Steps of a linear layer under guard; scales: factors of their losses."""
+def train(scales: list[float], device: str = "cpu") -> tuple[FiniteGuard, Tensor]:
+    """The guard and the weights after steps of a linear layer; scales: factors of their losses."""
     model = nn.Linear(3, 2, device=device)
     optimizer = AdamW(model.parameters(), lr=0.1)
     guard = FiniteGuard(model.parameters(), torch.device(device), lambda step: f"samples of {step}")
@@ -28,25 +28,27 @@ def train(scales: list[float], device: str = "cpu") -> FiniteGuard:
         (model(torch.ones(1, 3, device=device)).sum() * scale).backward()
         guard.check(step)
         optimizer.step()
-    return guard
+    return guard, model.weight
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_the_first_gradient_that_is_not_finite_is_named(bad: float) -> None:
     """Though the steps after it are not finite either, and the host asks later."""
-    guard = train([1.0, bad, 1.0, 1.0])
+    guard, _ = train([1.0, bad, 1.0, 1.0])
     found = "step 2: the gradient is not finite, for samples of 1; nothing after step 1 was saved; begin a new run with"
     with pytest.raises(InputError, match=found):
         guard.raise_if_bad()
 
 
 def test_finite_gradients_pass() -> None:
-    train([1.0, -2.0, 1e-30, 1e15, 0.0]).raise_if_bad()
+    guard, weights = train([1.0, -2.0, 1e-30, 1e15, 0.0])
+    guard.raise_if_bad()
+    assert torch.isfinite(weights).all()
 
 
 def test_only_the_question_waits_for_the_device() -> None:
     """A tensor of this device has no value that the host could read."""
-    guard = train([1.0, float("nan")], device="meta")
+    guard, _ = train([1.0, float("nan")], device="meta")
     with pytest.raises(RuntimeError, match="meta"):
         guard.raise_if_bad()
 

@@ -13,7 +13,7 @@ from kkanji.classes import ClassMap
 from kkanji.models import create_model
 from kkanji.training.objective import CrossEntropy, Distillation, Mixing, Mixup, Teachers
 from shards import InputError
-from tests.kkanji.counting import counted
+from tests.kkanji.step.counting import counted
 
 NETWORK = "kkanji_efficientnet_fused_s"
 OWN = ClassMap.of([0x4E00, 0x4E8C, 0x4E09])

@@ -16,7 +16,7 @@ from kkanji.config import OptimizerName
 from kkanji.models import create_model
 from kkanji.pixels import normalise
 from kkanji.training.optimizers import create_optimizer
-from tests.kkanji.counting import Work, counted
+from tests.kkanji.step.counting import Work, counted
 
 IMAGES = 2048
 CLASSES = 3832
