@@ -1,6 +1,7 @@
 """What a piece of training would ask of a GPU: operators launched and bytes moved, counted without one.
 
-Both are upper limits of what a compiled network needs: each operator reads its inputs and writes its outputs.
+Both are what an uncompiled network asks for: each operator reads its inputs and writes its outputs. An operator over a
+list of tensors counts as one, and as one pass over what it changes in place.
 """
 
 from collections import Counter
