@@ -77,7 +77,7 @@ def stay_near(device: torch.device) -> None:
     """
     if device.type != "cuda" or local_ranks() == 1:
         return
-    found = torch.cuda.get_device_properties(device)
+    found: Any = torch.cuda.get_device_properties(device)  # its annotations lack the place
     address = f"{found.pci_domain_id:04x}:{found.pci_bus_id:02x}:{found.pci_device_id:02x}.0"
     cores = PCI_DEVICES / address / "local_cpulist"
     near = _parse_cores(cores.read_text()) & CORES if cores.is_file() else frozenset()

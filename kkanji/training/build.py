@@ -190,8 +190,8 @@ def distributed(accelerator: Accelerator, network: nn.Module) -> nn.Module:
     """The network as all ranks train it. Each has its own batch statistics, of its own images."""
     model: nn.Module = accelerator.prepare(network)
     if isinstance(model, DistributedDataParallel):
-        # By default rank 0's take the place of all others' before each forward pass. The constructor's option warns
-        # that it is deprecated from torch 2.13 on, and earlier ones have no other.
+        # By default rank 0's take the place of all others' before each forward pass. Not by the constructor's option:
+        # torch 2.14 warns that it is deprecated, and 2.11 has no other.
         model.broadcast_buffers = False
     return model
 

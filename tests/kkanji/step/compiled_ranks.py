@@ -20,7 +20,8 @@ from kkanji.training import build, trainer
 
 def main() -> None:
     """After each step: the graphs so far, a batch statistic, and whether gradients lie where they are exchanged."""
-    folder, seen = Path(sys.argv.pop(1)), []
+    folder = Path(sys.argv.pop(1))
+    seen: list[dict[str, Any]] = []
     take_step = trainer.take_step
 
     def watched(run: build.Run, *given: Any) -> None:
@@ -29,8 +30,10 @@ def main() -> None:
         seen.append({"graphs": counters["stats"]["unique_graphs"], "statistic": statistic, "rank": run.rank.index})
         seen[-1]["views"] = getattr(run.learner.model, "gradient_as_bucket_view", None)
 
-    trainer.take_step = watched
-    build.compile_network = partial(compile_network, backend="eager")
+    trainer.take_step = watched  # type: ignore[assignment]
+    build.compile_network = partial(  # type: ignore[attr-defined]
+        compile_network, backend="eager"
+    )
     config = cli.parse(TrainConfig)
     trainer.train(config, open_set(config.dataset.data))
     (folder / f"{seen[0]['rank']}.json").write_text(json.dumps(seen))

@@ -25,7 +25,7 @@ class Work(TorchDispatchMode):
     """Counts while entered."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.launches: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
 

@@ -39,7 +39,9 @@ def step(name: str) -> Work:
     return work
 
 
-@pytest.mark.parametrize(("name", "launches", "megabytes"), [(B0, 859, 28.56), (FUSED_S, 316, 6.82), (FUSED_M, 295, 7.87)])
+@pytest.mark.parametrize(
+    ("name", "launches", "megabytes"), [(B0, 859, 28.56), (FUSED_S, 316, 6.82), (FUSED_M, 295, 7.87)]
+)
 def test_a_step_keeps_to_its_budget(name: str, launches: int, megabytes: float) -> None:
     work = step(name)
     assert work.launches.total() <= launches, work.launches.most_common(12)
