@@ -31,7 +31,7 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
     ),
     "kkanji": (
         {"classes", "cli", "config", "environment", "glyphs", "launchers", "pixels", "pretrained", "threads"}
-        | {"variants", "wording"},
+        | {"memory", "variants", "wording"},
         {"model_folder", "models"},
         {"augment"},
         {"data"},

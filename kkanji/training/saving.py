@@ -135,14 +135,19 @@ class Saver:
 
         Returns whether the last finished step is in a checkpoint.
         """
+        self._run.learner.guard.raise_if_bad()
         if self._run.is_main and self._saved_step != self._run.progress.step:
             self._write(best=False)
         return self._run.is_main
 
     def save(self, *, best: bool = False) -> None:
         """Write a checkpoint; `best` points at it if it is the best so far."""
-        compare_ranks(self._run)  # before a checkpoint takes the place of a good one
+        self._require_good_weights()  # before a checkpoint takes the place of a good one
         together(partial(self._write, best=best))
+
+    def _require_good_weights(self) -> None:
+        self._run.learner.guard.raise_if_bad()
+        compare_ranks(self._run)
 
     def _write(self, *, best: bool) -> None:
         run, learner = self._run, self._run.learner
@@ -166,7 +171,7 @@ class Saver:
         Raises Leaving on all ranks if one wants to leave meanwhile: a resumed run evaluates before it goes on.
         """
         run = self._run
-        compare_ranks(run)  # before the time for an evaluation is spent
+        self._require_good_weights()  # before the time for an evaluation is spent
         best = "val" not in run.data.shards.manifest.splits or self._improved(self._evaluate())
         run.progress.evaluated_step = run.progress.step
         self.save(best=best)

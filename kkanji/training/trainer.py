@@ -8,14 +8,21 @@ from functools import partial
 from time import perf_counter
 
 import torch
-from accelerate import Accelerator
 
 from kkanji.config import TrainConfig
 from kkanji.data.dali import Batch
 from kkanji.environment import warn_of_emulation, warn_of_idle_cores
 from kkanji.pixels import normalise, resized
 from kkanji.training.agreement import agree, meet, together
-from kkanji.training.build import Run, blank_batch, build_run, create_data_check, create_loader, create_meter
+from kkanji.training.build import (
+    Run,
+    blank_batch,
+    build_run,
+    create_accelerator,
+    create_data_check,
+    create_loader,
+    create_meter,
+)
 from kkanji.training.meter import Meter
 from kkanji.training.profiling import Watch, profiled, watched, without_garbage_collection
 from kkanji.training.run_log import RunLog
@@ -33,7 +40,7 @@ def train(config: TrainConfig, data: ShardSet) -> None:
         with prompt_signals():
             meet()
             agreed = agree(config, data, held)
-            accelerator = Accelerator(mixed_precision=agreed.precision)
+            accelerator = create_accelerator(agreed.precision)
             warn_of_idle_cores(accelerator)
             warn_of_emulation(accelerator)
             run = build_run(accelerator, agreed.config, data, agreed.classes)
@@ -63,12 +70,13 @@ def take_step(run: Run, step: int, batches: Iterator[Batch], meter: Meter, endin
         batch = ending.take(batches, last=is_last)  # images uint8 (B, 1, 64, 64), labels int64 (B,)
         torch.manual_seed(seed_at(config.runtime.seed, first))  # of dropout and mixing
         pixels = normalise(batch.images)
-        mixing = learner.mixup.sample(accelerator.device)
+        mixing = learner.mixup.sample()
+        fractions = learner.mixup.fractions(mixing, accelerator.device)
         # Ranks exchange gradients once a step, in the backward pass of the last micro-batch.
         exchange = nullcontext() if is_last else accelerator.no_sync(learner.model)
         with exchange:
-            with accelerator.autocast(), mixing.within(learner.stages):
-                logits = learner.model(mixing.of_images(resized(pixels, size)))  # (B, C)
+            with accelerator.autocast():
+                logits = learner.model(resized(pixels, size), fractions)  # (B, C)
             loss = learner.objective(logits.float(), batch.labels, pixels, mixing)  # summed over B
             accelerator.backward(loss * part.weight)
         if not part.idle:
@@ -76,7 +84,7 @@ def take_step(run: Run, step: int, batches: Iterator[Batch], meter: Meter, endin
 
     ending.settle()  # from here on the step is taken
     learner.statistics.end(part)
-    learner.guard.check(step)  # a gradient that is not finite never reaches the weights
+    learner.guard.check(step)
     learner.set_learning_rate(learning_rate(config, epoch))
     learner.optimizer.step()
     learner.optimizer.zero_grad(set_to_none=True)

@@ -41,26 +41,6 @@ def test_1_2_4_and_8_ranks_derive_the_same() -> None:
     assert derived == [98] * 4  # 50,000 halved nine times
 
 
-def test_halved_until_it_fits() -> None:
-    tried: list[int] = []
-
-    def attempt(images: int) -> None:
-        tried.append(images)
-        if images > 7:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-
-    assert memory.largest_that_fits(attempt, 50) == 7
-    assert tried == [50, 25, 13, 7]
-
-
-def test_other_errors_are_no_want_of_memory() -> None:
-    def attempt(images: int) -> None:
-        raise RuntimeError(f"cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. {images}")
-
-    with pytest.raises(RuntimeError, match="NOT_SUPPORTED"):
-        memory.largest_that_fits(attempt, 8)
-
-
 @pytest.fixture
 def cramped(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Makes networks run out of memory with more than so many images, after their first layers."""
