@@ -43,6 +43,7 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
         {"subject"},
         {"measure"},
         {"loader", "stream", "prepare", "train", "accuracy", "models", "simulation"},
+        {"gpu"},
         {"table", "chart", "everything"},
     ),
     "launch": ({"evaluation"}, {"average", "evaluate", "export", "predict", "train"}),

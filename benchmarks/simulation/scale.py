@@ -2,8 +2,8 @@
 
 `python -m benchmarks scale`. The answers come from a simulation (`benchmarks.simulation.simulate`). It is validated
 first, against runs of a small real pipeline with slow stages and against the recorded streaming benchmark. The JSON
-lists its inputs and their origin (`benchmarks.simulation.costs`). Nobody has measured an H100 here: its step time is an
-ESTIMATE in all tables unless --rates gives it.
+lists its inputs and their origin (`benchmarks.simulation.costs`). A GPU's step time is an ESTIMATE in all tables unless
+`python -m benchmarks gpu` has measured it, or --rates gives it.
 """
 
 import sys
@@ -50,11 +50,12 @@ def scale(
         disk_gb: GB/s of a node's disks
         latency_ms: milliseconds to the first byte of a request
         repeats: runs of each configuration in the validation
-        results: folder with loader.json, stream.json and prepare.json
+        results: folder with loader.json, stream.json and prepare.json, and gpu.json if a GPU was examined
         output: JSON to write
     """
-    measured = dict(rates or {})
-    _check(gpus, measured, (cores, network_gbit, disk_gb), latency_ms)
+    given = dict(rates or {})
+    _check(gpus, given, (cores, network_gbit, disk_gb), latency_ms)
+    measured = costs.measured_rates(results, given)
     known = costs.figures(results, cores=cores, network_gbit=network_gbit, disk_gb=disk_gb, latency_ms=latency_ms)
     started = perf_counter()
     networks = [costs.network(variant) for variant in variants]
@@ -127,8 +128,8 @@ def _cell(value: object) -> str:
     return "over 64" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _titles(variant: str, measured: Mapping[str, float]) -> list[str]:
-    basis = "GPU rates given by --rates where named" if measured else "GPU step times are ESTIMATES"
+def _titles(variant: str, measured: Mapping[str, costs.Figure]) -> list[str]:
+    basis = f"measured GPU rates: {', '.join(measured)}" if measured else "GPU step times are ESTIMATES"
     return [
         "Validation: images/s of a small real pipeline whose stages sleep",
         "Validation: the recorded streaming benchmark, calibrated at its least latency",
