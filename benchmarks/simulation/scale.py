@@ -13,7 +13,7 @@ from pathlib import Path
 from time import perf_counter
 
 from benchmarks.measure import environment, write_result
-from benchmarks.peers import WINDOW
+from benchmarks.peers import BLOCK, WINDOW
 from benchmarks.rows import Row, read_result
 from benchmarks.simulation import costs, questions
 from benchmarks.simulation.cases import Case, Hardware, SimulatedRun
@@ -22,6 +22,8 @@ from benchmarks.simulation.validation import validate
 from shards import InputError
 from shards.format.layout import IMAGE_BYTES
 from shards.read.prefetch import shards_ahead
+
+OPENING_REQUESTS = 1  # one after another before the first shard's: the manifest's, and beside it the listing
 
 
 def scale(
@@ -80,8 +82,8 @@ def scale(
 def recorded(stream: Path) -> list[Row]:
     """Predict the recorded streaming benchmark: calibrated at its least latency, predicted at the others.
 
-    Rates are those after the first batch. The relay that adds the latency also uses the cores, which the simulation
-    ignores.
+    Calibrated is one number, the rate at which bytes arrive. It is such that the simulated epoch takes as long as the
+    measured one: the rate between the first and the last batch is higher, as many shards are half there at the first.
     """
     found = read_result(stream)
     rows = [row for row in found["rows"] if row["name"] == "kkanji" and "median" in row]
@@ -91,26 +93,36 @@ def recorded(stream: Path) -> list[Row]:
     run = SimulatedRun(
         images=options["images"],
         batch=options["batch"],
-        shard=options["shard_bytes"] // IMAGE_BYTES // 250 * 250,
+        shard=options["shard_bytes"] // IMAGE_BYTES // BLOCK * BLOCK,
         window=WINDOW,
         stored_bytes=IMAGE_BYTES,
         ahead=shards_ahead([options["shard_bytes"]]),
     )
     first, *others = sorted(rows, key=lambda row: row["latency_ms"])
-    network = _later_rate(first, run) * IMAGE_BYTES
-    return [_predict(Hardware(network=network, request_s=row["latency_ms"] / 1e3), run, row) for row in others]
+    network = _calibrated(run, first)
+    return [_prediction(run, row, network) for row in others]
 
 
-def _predict(hardware: Hardware, run: SimulatedRun, row: Row) -> Row:
-    outcome, found = simulate(Case(hardware=hardware, run=run)), _later_rate(row, run)
-    predicted = (run.images - run.batch) / (outcome.seconds - outcome.step_ends[0])
+def _calibrated(run: SimulatedRun, row: Row) -> float:
+    """Bytes/s with which the simulated epoch is as fast as the measured one, to 0.1 %, by bisection."""
+    low, high = row["median"] * IMAGE_BYTES / 2, row["median"] * IMAGE_BYTES * 4
+    while high / low > 1.001:
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if _epoch_rate(run, row, middle) < row["median"] else (low, middle)
+    return high
+
+
+def _prediction(run: SimulatedRun, row: Row, network: float) -> Row:
+    predicted, found = _epoch_rate(run, row, network), row["median"]
     name = f"stream.json at {row['latency_ms']} ms"
     return {"name": name, "n": row["n"], "predicted": predicted, "measured": found, "error": predicted / found - 1}
 
 
-def _later_rate(row: Row, run: SimulatedRun) -> float:
-    """Images/s between the first and the last batch: opening the set is not simulated."""
-    return (run.images - run.batch) / (run.images / float(row["median"]) - float(row["first_batch_s"]))
+def _epoch_rate(run: SimulatedRun, row: Row, network: float) -> float:
+    """Images/s of an epoch, from opening the set on, at the latency of this row."""
+    latency_s = row["latency_ms"] / 1e3
+    outcome = simulate(Case(hardware=Hardware(network=network, request_s=latency_s), run=run))
+    return run.images / (OPENING_REQUESTS * latency_s + outcome.seconds)
 
 
 def lines(rows: Sequence[Row]) -> list[str]:

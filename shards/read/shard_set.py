@@ -12,7 +12,7 @@ from shards.format.manifest import Manifest
 from shards.format.manifest_reader import read_manifest
 from shards.read.background_check import BackgroundCheck
 from shards.read.encoded import Decode, EncodedReader
-from shards.read.files import SplitFiles, check_listing
+from shards.read.files import SplitFiles, check_listing, list_ahead
 from shards.read.packed import PackedReader
 from shards.read.reader import SplitReader
 from shards.store.store import open_store
@@ -31,8 +31,10 @@ class ShardSet:
         """
         self._store = open_store(location)
         self.location = self._store.location
+        listing = list_ahead(self._store)  # while the manifest is read: together they take the time of one
         self.manifest: Manifest = read_manifest(self._store.folder or self._store)
         self._tars = open_store(self.manifest.base) if self.manifest.base else self._store
+        self._listing = self._tars.list if self.manifest.base else listing
         self._decode = decode
         if cache is not None:
             self.cache = cache
@@ -49,7 +51,7 @@ class ShardSet:
         if name not in self.manifest.splits:
             known = ", ".join(sorted(self.manifest.splits))
             raise InputError(f"{self.location}: no split {name!r}; it has: {known}")
-        check_listing(self._tars, self.manifest, name)
+        check_listing(self._tars, self.manifest, name, self._listing)
         files = self._files(name)
         if self.manifest.layout == "packed":
             return PackedReader(files, threads=threads, check=check)
