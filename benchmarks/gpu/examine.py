@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 
-from benchmarks.gpu.marks import judge, verdict
+from benchmarks.gpu.marks import BY_ITSELF, judge, verdict
 from benchmarks.measure import environment, write_result
 from benchmarks.rows import Row, plain, read_result
 from benchmarks.subject import ROOT
@@ -114,7 +114,7 @@ def _examine(found: Found, part: str, work: Path, limit_s: float) -> Iterator[No
 
 def _ended(status: int, seconds: float, limit_s: float) -> str:
     if status == 0:
-        return "by itself"
+        return BY_ITSELF
     return f"after {limit_s:.0f} s" if seconds >= limit_s else f"with status {status}"
 
 

@@ -10,7 +10,7 @@ import torch
 from benchmarks.gpu.bench import Bench, Measurement
 from benchmarks.measure import FULL
 from benchmarks.rows import Row
-from benchmarks.train.train import random_set
+from benchmarks.train.random_set import random_set
 from kkanji.augment.policy import Policy
 from kkanji.data.dali import Batch, Loader
 from kkanji.data.feed import PREFETCH, Feed

@@ -24,6 +24,7 @@ MEMORY_RATES = {
     "L40S": 0.864e12,
     "L4": 0.3e12,
 }
+BY_ITSELF = "by itself"  # how a part should end
 PASSED, FAILED, NONE, SMALL = "passed", "failed", "not measured", "needs a GPU"
 
 
@@ -55,13 +56,19 @@ class Mark:
         needed = self.limit * memory_factor(gpu) if self.by_memory else self.limit
         passed = value is not None and (value >= needed if self.at == "least" else value <= needed)
         verdict = PASSED if passed else FAILED
-        if not chosen:
-            verdict = NONE
-        elif self.exact and any("failed" in row for row in chosen):
+        if self._broken(found, chosen):
             verdict = FAILED
+        elif not chosen:
+            verdict = NONE
         elif gpu is None and value is not None and not self.exact:
             verdict = SMALL
         return {"name": self.name, "at": self.at, "needed": needed, "measured": value, "verdict": verdict}
+
+    def _broken(self, found: Row, chosen: Sequence[Row]) -> bool:
+        """Whether something failed on the way to the value, or instead of one."""
+        parts = [part for part in found.get("parts", []) if part["name"].partition("-")[0] == self.table]
+        crashed = any(part["ended"] != BY_ITSELF for part in parts)
+        return (crashed and not chosen) or (self.exact and (crashed or any("failed" in row for row in chosen)))
 
 
 MARKS = (

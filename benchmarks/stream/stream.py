@@ -89,7 +89,7 @@ def stream(
 
 @contextmanager
 def _turns(latency: int, server: dict[str, str], jobs: dict[str, Job], peers: Path) -> Iterator[Turns]:
-    """The peers at one latency. At 0 they use the relay too, as it takes its part of the cores: only distance differs."""
+    """The peers at one latency. At 0 they use the relay too, which takes a part of the cores: only distance differs."""
     with ExitStack() as stack:
         server = behind(server, stack.enter_context(Latency(port(server), latency / 1000)).port)
         pairs = [(peer, _remote(jobs[peer.files], peer, server["AWS_ENDPOINT_URL"])) for peer in PEERS]

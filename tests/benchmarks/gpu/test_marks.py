@@ -57,6 +57,18 @@ def test_a_mark_that_is_missed(table: str, change: dict[str, Any], mark: str) ->
     assert f"failed: {mark}" in verdict(judge(GOOD | {table: [change]}))
 
 
+def test_a_part_that_crashed_has_failed_even_without_rows() -> None:
+    crashed = {"loader": [], "parts": [{"name": "loader", "ended": "with status 1"}]}
+    found = verdicts(GOOD | crashed)
+    assert found["loader alone, images/s"] == found["loader, gray levels from the CPU's"] == "failed"
+    late = {"parts": [{"name": "steps-b0", "ended": "after 480 s"}, {"name": "loader", "ended": "after 480 s"}]}
+    found = verdicts(GOOD | late)
+    assert found["b0 trained, images/s"] == found["loader alone, images/s"] == "passed", (
+        "what it measured before counts"
+    )
+    assert found["loader, gray levels from the CPU's"] == "failed", "but nobody knows what else would differ"
+
+
 def test_what_was_not_measured_is_said_and_a_cpu_is_only_asked_for_what_is_right() -> None:
     on_a_cpu = GOOD | {"options": {"device": "cpu"}, "tests": []}
     found = verdicts(on_a_cpu)
