@@ -23,7 +23,8 @@ from shards import InputError
 from shards.format.layout import IMAGE_BYTES
 from shards.read.prefetch import shards_ahead
 
-OPENING_REQUESTS = 1  # one after another before the first shard's: the manifest's, and beside it the listing
+# Requests one after another before the first shard's, of results that do not say: the manifest's, then the listing.
+OPENING_REQUESTS = 2
 
 
 def scale(
@@ -99,30 +100,31 @@ def recorded(stream: Path) -> list[Row]:
         ahead=shards_ahead([options["shard_bytes"]]),
     )
     first, *others = sorted(rows, key=lambda row: row["latency_ms"])
-    network = _calibrated(run, first)
-    return [_prediction(run, row, network) for row in others]
+    opening = found.get("opening_requests", OPENING_REQUESTS)
+    network = _calibrated(run, first, opening)
+    return [_prediction(run, row, opening, network) for row in others]
 
 
-def _calibrated(run: SimulatedRun, row: Row) -> float:
+def _calibrated(run: SimulatedRun, row: Row, opening: int) -> float:
     """Bytes/s with which the simulated epoch is as fast as the measured one, to 0.1 %, by bisection."""
     low, high = row["median"] * IMAGE_BYTES / 2, row["median"] * IMAGE_BYTES * 4
     while high / low > 1.001:
         middle = (low * high) ** 0.5
-        low, high = (middle, high) if _epoch_rate(run, row, middle) < row["median"] else (low, middle)
+        low, high = (middle, high) if _epoch_rate(run, row, opening, middle) < row["median"] else (low, middle)
     return high
 
 
-def _prediction(run: SimulatedRun, row: Row, network: float) -> Row:
-    predicted, found = _epoch_rate(run, row, network), row["median"]
+def _prediction(run: SimulatedRun, row: Row, opening: int, network: float) -> Row:
+    predicted, found = _epoch_rate(run, row, opening, network), row["median"]
     name = f"stream.json at {row['latency_ms']} ms"
     return {"name": name, "n": row["n"], "predicted": predicted, "measured": found, "error": predicted / found - 1}
 
 
-def _epoch_rate(run: SimulatedRun, row: Row, network: float) -> float:
-    """Images/s of an epoch, from opening the set on, at the latency of this row."""
+def _epoch_rate(run: SimulatedRun, row: Row, opening: int, network: float) -> float:
+    """Images/s of an epoch, from opening the set by so many requests, at the latency of this row."""
     latency_s = row["latency_ms"] / 1e3
     outcome = simulate(Case(hardware=Hardware(network=network, request_s=latency_s), run=run))
-    return run.images / (OPENING_REQUESTS * latency_s + outcome.seconds)
+    return run.images / (opening * latency_s + outcome.seconds)
 
 
 def lines(rows: Sequence[Row]) -> list[str]:
