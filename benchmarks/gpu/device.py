@@ -76,5 +76,5 @@ def real_images(count: int) -> NDArray[np.uint8]:
     files = sorted((ROOT / "sample").rglob("*.png"))[:count]
     if not files:
         raise FileNotFoundError(f"{ROOT / 'sample'}: no PNG; run this in a checkout")
-    images = np.stack([cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) for file in files])
+    images = np.stack([np.asarray(cv2.imread(str(file), cv2.IMREAD_GRAYSCALE), np.uint8) for file in files])
     return np.resize(images, (count, IMAGE_SIZE, IMAGE_SIZE))

@@ -85,7 +85,7 @@ def _check(device: str, parts: tuple[str, ...], minutes: float) -> None:
 
 def _begin(device: str, output: Path) -> Found:
     """A result without rows; with those of the last examination if it was of the same machine."""
-    empty = {"benchmark": "gpu", "options": {"device": device}, "environment": environment()}
+    empty: Found = {"benchmark": "gpu", "options": {"device": device}, "environment": environment()}
     if not output.exists():
         return empty
     before = read_result(output)

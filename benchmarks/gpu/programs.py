@@ -30,8 +30,8 @@ def _tests(bench: Bench) -> Row:
     files = [str(path) for path in sorted(ROOT.glob("tests/**/test_*.py")) if MARK in path.read_text(encoding="utf-8")]
     # Without the options of setup.cfg, as the machine may lack their plugins, and its versions may warn. A file that
     # lacks a package counts as an error, and the others run.
-    options = ("-o", "addopts=", "--import-mode=importlib", "-p", "no:cacheprovider", "-W", "default")
-    options += ("--continue-on-collection-errors",)
+    options = ["-o", "addopts=", "--import-mode=importlib", "-p", "no:cacheprovider", "-W", "default"]
+    options += ["--continue-on-collection-errors"]
     promised = {"KKANJI_REQUIRE_GPU": "1"} if bench.cuda else {}
     done = _start([sys.executable, "-m", "pytest", "-q", "-m", "gpu", *options, *files], promised)
     counts = dict.fromkeys(("passed", "failed", "skipped", "error"), 0)
@@ -86,7 +86,7 @@ def _training(bench: Bench) -> Row:
     recipe = ("--optimizer", "adamw", "--lr", "2e-3", "--ema-images", "20000", "--profile-steps", "3")
     _run("launch", "train", *options, *recipe)
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    steps = [line for line in lines if "images_per_s" in line]
+    steps = [line for line in lines if line["event"] == "step"]
     traces = [path for path in (run / "profile").rglob("*") if path.is_file()]
     return {
         "images/s": steps[-1]["images_per_s"],

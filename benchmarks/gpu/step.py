@@ -84,7 +84,7 @@ class Step:
         """One step."""
         with torch.autocast(self._bench.device.type, torch.bfloat16, enabled=self._bench.bfloat16):
             logits = self.model(normalise(images))
-        cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
+        cross_entropy(logits.float(), labels).backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -183,7 +183,7 @@ def _gradient(bench: Bench, network: str, device: torch.device, dtype: torch.dty
     model.drop_rate = 0.0
     with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
         logits = model(normalise(images))
-    cross_entropy(logits.float(), torch.arange(count, device=device)).backward()  # type: ignore[no-untyped-call]
+    cross_entropy(logits.float(), torch.arange(count, device=device)).backward()
     return torch.cat([parameter.grad.flatten().cpu().double() for parameter in model.parameters()])
 
 

@@ -107,10 +107,11 @@ def recorded(stream: Path) -> list[Row]:
 
 def _calibrated(run: SimulatedRun, row: Row, opening: int) -> float:
     """Bytes/s with which the simulated epoch is as fast as the measured one, to 0.1 %, by bisection."""
-    low, high = row["median"] * IMAGE_BYTES / 2, row["median"] * IMAGE_BYTES * 4
+    measured = float(row["median"])
+    low, high = measured * IMAGE_BYTES / 2, measured * IMAGE_BYTES * 4
     while high / low > 1.001:
         middle = (low * high) ** 0.5
-        low, high = (middle, high) if _epoch_rate(run, row, opening, middle) < row["median"] else (low, middle)
+        low, high = (middle, high) if _epoch_rate(run, row, opening, middle) < measured else (low, middle)
     return high
 
 
@@ -122,7 +123,7 @@ def _prediction(run: SimulatedRun, row: Row, opening: int, network: float) -> Ro
 
 def _epoch_rate(run: SimulatedRun, row: Row, opening: int, network: float) -> float:
     """Images/s of an epoch, from opening the set by so many requests, at the latency of this row."""
-    latency_s = row["latency_ms"] / 1e3
+    latency_s = float(row["latency_ms"]) / 1e3
     outcome = simulate(Case(hardware=Hardware(network=network, request_s=latency_s), run=run))
     return run.images / (opening * latency_s + outcome.seconds)
 

@@ -1,5 +1,6 @@
 """The parts of the examination on a CPU, tiny. The one that needs Triton's interpreter runs in test_examine.py."""
 
+import subprocess
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from benchmarks.gpu.__main__ import part_named
 from benchmarks.gpu.bench import Bench, Measurement, rows
 from benchmarks.gpu.examine import PARTS
 from benchmarks.rows import Row
+from kkanji.data.dali import Batch, Loader
 
 TINY = "kkanji_efficientnet_fused_s"
 
@@ -71,7 +73,7 @@ def test_a_compiled_step_learns_as_an_eager_one(bench: Bench) -> None:
         torch.manual_seed(1)
         made.take(torch.zeros_like(images), torch.tensor([1, 2]))
         weights.append(torch.cat([each.detach().flatten() for each in made.model.parameters()]))
-    assert torch.allclose(*weights, atol=1e-3)
+    assert torch.allclose(weights[0], weights[1], atol=1e-3)
     torch.compiler.reset()
 
 
@@ -94,13 +96,13 @@ def test_the_loader_brings_the_same_images_and_a_wrong_one_is_seen(
     assert measured[same] == {"gray levels apart": 0, "pixels that differ": 0, "labels that differ": 0}
     assert measured[alone]["images/s"] > 0 and measured[beside]["ms of work"] > 0 <= measured[beside]["ms waited"]
     made = iter(range(1_000))
-    bring = feed.Loader.__iter__
+    bring = Loader.__iter__
 
-    def other(self: feed.Loader) -> Iterator[feed.Batch]:
+    def other(self: Loader) -> Iterator[Batch]:
         for batch in bring(self):
-            yield feed.Batch(images=batch.images, labels=batch.labels + next(made))
+            yield Batch(images=batch.images, labels=batch.labels + next(made))
 
-    monkeypatch.setattr(feed.Loader, "__iter__", other)
+    monkeypatch.setattr(Loader, "__iter__", other)
     worse = found(part for part in feed.loader(bench) if part[0].startswith("plain: same"))
     assert worse["plain: same images as on the CPU"]["labels that differ"] > 0
 
@@ -109,9 +111,9 @@ def test_programs_are_started_and_their_results_read(bench: Bench, monkeypatch: 
     """The programs themselves have tests of their own; here only their last words are made up."""
     said = {"pytest": ("..F\n1 failed, 2 passed, 3 skipped in 0.1s", 1), "benchmarks": ("", 2)}
 
-    def start(command: list[str], _: object) -> programs.subprocess.CompletedProcess[str]:
+    def start(command: list[str], _: object) -> subprocess.CompletedProcess[str]:
         output, status = said[command[2]]
-        return programs.subprocess.CompletedProcess(command, status, output, "no such network\n")
+        return subprocess.CompletedProcess(command, status, output, "no such network\n")
 
     monkeypatch.setattr(programs, "_start", start)
     row = found(programs.tests(bench))["tests marked gpu"]
