@@ -46,6 +46,8 @@ def commands(peers: Path, originals: Path | None, documents: tuple[Path, ...]) -
     yield ("stream", *others, "--images", "100000", "--seconds", "2")
     if originals:
         yield ("prepare", str(originals), *others)
+    if torch.cuda.is_available():
+        yield ("gpu",)
     precision = "bfloat16" if has_bfloat16(torch.device("cpu")) else "float32"
     yield ("train", *(() if torch.cuda.is_available() else (*ON_A_CPU, "--precision", precision)))
     yield ("scale",)

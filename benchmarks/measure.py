@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -25,6 +25,7 @@ from shards import write_file
 
 PAUSE_S = 0.5  # between measurements: threads of the previous peer still fill their queues, at the cost of the next
 WARM_UP_S = 2.0
+DALI_PACKAGES = ("nvidia-dali-cuda120", "nvidia-dali-cuda130")  # for CUDA 12 and 13: the same code, the same versions
 
 
 class Turns:
@@ -105,9 +106,17 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": numpy.__version__,
         "torch": torch.__version__,
-        "dali": version("nvidia-dali-cuda120"),
+        "dali": dali_version(),
         "load_before": os.getloadavg()[0],
     }
+
+
+def dali_version() -> str | None:
+    """The version of DALI, by whichever of its packages is installed; None without any."""
+    for package in DALI_PACKAGES:
+        with suppress(PackageNotFoundError):
+            return version(package)
+    return None
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:

@@ -47,8 +47,8 @@ def markdown(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def plain(rows: Sequence[Row]) -> Iterator[str]:
-    """Lines of a Markdown table of rows with the same fields; nested fields are left out."""
-    names = [name for name, value in rows[0].items() if not isinstance(value, dict | list)]
+    """Lines of a Markdown table with a column for each field of any row; nested fields are left out."""
+    names = {name: None for row in rows for name, value in row.items() if not isinstance(value, dict | list)}
     yield from _framed([name.replace("_", " ") if name != "name" else "" for name in names], left=1)
     for row in rows:
         yield _line([written(row.get(name)) for name in names])

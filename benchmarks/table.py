@@ -5,7 +5,8 @@ In a document, `python -m benchmarks table --update` writes a table between two 
     <!-- table: benchmarks/results/loader.json -->
     <!-- end -->
 
-If a result has several tables, the marker names one: `<!-- table: benchmarks/results/prepare.json balance -->`.
+If a result has several tables, the marker names one: `<!-- table: benchmarks/results/prepare.json balance -->`. With
+`, if measured` at its end the file may be missing: a sentence then stands for the table.
 """
 
 import re
@@ -18,7 +19,7 @@ from benchmarks.rows import Row, caption, markdown, plain, read_result
 from benchmarks.subject import ROOT
 from shards import InputError, write_file
 
-BEGIN = re.compile(r"<!-- table: (?P<result>\S+)(?: (?P<name>\S+))? -->")
+BEGIN = re.compile(r"<!-- table: (?P<result>[^\s,]+)(?: (?P<name>[^\s,]+))?(?P<optional>, if measured)? -->")
 END = "<!-- end -->"
 
 
@@ -57,13 +58,20 @@ def filled(text: str, where: str) -> str:
         if (begin and opened) or (line == END and not opened):
             raise InputError(f"{where}:{number}: found {line}, expected {END if opened else 'a table to begin before'}")
         if begin:
-            lines += [line, *table_of(ROOT / begin["result"], begin["name"] or "rows"), END]
+            lines += [line, *_table(begin), END]
         opened = number if begin else 0 if line == END else opened
         if not opened and line != END:
             lines.append(line)
     if opened:
         raise InputError(f"{where}:{opened}: a table begins here; expected the line {END} after it")
     return "\n".join(lines) + "\n" * text.endswith("\n")
+
+
+def _table(marker: re.Match[str]) -> list[str]:
+    path = ROOT / marker["result"]
+    if marker["optional"] and not path.exists():
+        return [f"None measured yet: `python -m benchmarks {path.stem}` writes {path.name}."]
+    return table_of(path, marker["name"] or "rows")
 
 
 def table_of(path: Path, name: str = "rows") -> list[str]:

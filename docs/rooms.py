@@ -29,6 +29,7 @@ PACKAGES: Mapping[str, Mapping[str, str]] = {
     "benchmarks": {
         "benchmarks.loader": "host feed",
         "benchmarks.stream": "feed from a bucket",
+        "benchmarks.gpu": "a GPU examined",
         "benchmarks.train": "which stage limits",
         "benchmarks.accuracy": "recipes at equal time",
         "benchmarks.prepare": "offline augmentation",

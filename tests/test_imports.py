@@ -45,6 +45,7 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
         {"subject"},
         {"measure"},
         {"loader", "stream", "prepare", "train", "accuracy", "models", "simulation", "size"},
+        {"gpu"},
         {"table", "chart", "everything"},
     ),
     "launch": ({"evaluation"}, {"average", "evaluate", "export", "predict", "train"}),

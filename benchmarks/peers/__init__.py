@@ -41,7 +41,7 @@ class Job:
     """The images that a peer reads, and how."""
 
     source: str
-    """Folder with images.npy, uint8 [N, 64, 64]; the label of an image is its number."""
+    """Folder with images.npy, uint8 [N, 64, 64]."""
     folder: str
     """Folder of the peer's own files, which its `write` fills."""
     batch: int
@@ -50,6 +50,8 @@ class Job:
     """Number of threads or of worker processes."""
     shard_bytes: int = 1 << 26
     """Size of the peer's files, if it can be chosen. 64 MB by default, as in MosaicML and LitData."""
+    classes: int = 0
+    """Classes of the packed set; 0, the default, gives each image one of its own, so that its label is its number."""
     url: str = ""
     """Prefix of the same files in the object store, `s3://bucket/prefix`. Endpoint and keys are in the environment."""
     public_url: str = ""

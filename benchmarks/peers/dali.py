@@ -9,7 +9,7 @@ from torch.utils import dlpack
 
 from benchmarks.peers import BLOCK, IMAGE_SIZE, Batch, Epoch, Job
 from benchmarks.peers.ours import write
-from shards.format.layout import NPY_HEADER, PIXELS_OFFSET, TAR_BLOCK
+from shards.format.layout import PIXELS_OFFSET, SOURCE_TYPE, TAR_BLOCK
 
 __all__ = ["AHEAD", "PACKAGES", "bucket", "local", "write"]
 PACKAGES = ("nvidia-dali-cuda120", "torch")
@@ -47,15 +47,15 @@ def _reader(job: Job, paths: list[str], shuffled: bool) -> Any:
 @pipeline_def(prefetch_queue_depth=PREFETCH)
 def _webdataset(options: dict[str, Any]) -> tuple[Any, Any]:
     """A DALI sample is one block: two npy members. Their headers are sliced off later, without a copy."""
-    outputs: Any = fn.readers.webdataset(ext=["images.npy", "labels.npy"], **options)
+    outputs: Any = fn.readers.webdataset(ext=["images.npy", "sources.npy"], **options)
     return outputs[0], outputs[1]
 
 
 def _blocks(outputs: Any) -> Batch:
     """Blocks of equal size as one tensor, a view that skips the npy headers."""
-    images, labels = (_tensor(output) for output in outputs)
+    images, originals = (_tensor(output) for output in outputs)
     pixels = images[:, PIXELS_OFFSET - TAR_BLOCK :].unflatten(1, (BLOCK, IMAGE_SIZE, IMAGE_SIZE))
-    return Batch(pixels, labels[:, NPY_HEADER:].contiguous().view(torch.int32).flatten())
+    return Batch(pixels, originals[:, -BLOCK * SOURCE_TYPE.itemsize :].contiguous().view(torch.int64).flatten())
 
 
 def _tensor(output: Any) -> torch.Tensor:

@@ -37,16 +37,19 @@ Images = NDArray[np.uint8]
 
 
 def write(job: Job) -> None:
-    """Write packed shards in blocks of 250; each image is a class of its own."""
+    """Write packed shards in blocks of 250. The original of an image is its number, and so is its label if none share
+    a class.
+    """
     images = job.images()
     in_shard = max(1, job.shard_bytes // IMAGE_BYTES // BLOCK) * BLOCK
     with OutputFolder(Path(job.folder)) as folder:
         parts = [range(first, min(first + in_shard, len(images))) for first in range(0, len(images), in_shard)]
-        shards = [_shard(folder / shard_name("train", number), images, part) for number, part in enumerate(parts)]
-        ones = (1,) * len(images)
-        split = Split(shards=tuple(shards), samples_per_class=ones, originals_per_class=ones)
-        splits = {"train": split}
-        made = Manifest(name="", licence="", lineage=Lineage.UNKNOWN, classes=len(images), seed=0, splits=splits)
+        labels = np.arange(len(images)) % (job.classes or len(images))
+        names = [folder / shard_name("train", number) for number in range(len(parts))]
+        shards = [_shard(path, images, labels, part) for path, part in zip(names, parts, strict=True)]
+        counts = tuple(np.bincount(labels).tolist())
+        splits = {"train": Split(shards=tuple(shards), samples_per_class=counts, originals_per_class=counts)}
+        made = Manifest(name="", licence="", lineage=Lineage.UNKNOWN, classes=len(counts), seed=0, splits=splits)
         write_manifest(folder, made, "{}")
 
 
@@ -120,9 +123,11 @@ def open_packed(job: Job) -> tuple[SplitReader, SampleOrder]:
     return reader, SampleOrder(samples=reader.samples, seed=0)
 
 
-def _shard(path: Path, images: Images, part: range) -> Shard:
-    return write_shard(path, (_samples(images, part[first : first + BLOCK]) for first in range(0, len(part), BLOCK)))
+def _shard(path: Path, images: Images, labels: NDArray[np.int64], part: range) -> Shard:
+    blocks = (part[first : first + BLOCK] for first in range(0, len(part), BLOCK))
+    return write_shard(path, (_samples(images, labels, block) for block in blocks))
 
 
-def _samples(images: Images, part: range) -> Samples:
-    return Samples(images[part.start : part.stop], np.array(part), np.array(part, np.uint64))
+def _samples(images: Images, labels: NDArray[np.int64], part: range) -> Samples:
+    chosen = slice(part.start, part.stop)
+    return Samples(images[chosen], labels[chosen], np.array(part, np.uint64))

@@ -44,5 +44,5 @@ def bucket(job: Job) -> Iterator[Batch]:
     starts = range(0, reader.samples, job.batch)
     spans = ((start, min(start + job.batch, reader.samples)) for start in starts)
     for numbers in reader.follow(numbers_of(order, spans)):
-        images, labels, _ = reader.gather(numbers, buffer[: len(numbers)], sources=False)
-        yield Batch(images, labels)
+        images, _, originals = reader.gather(numbers, buffer[: len(numbers)])
+        yield Batch(images, originals)

@@ -1,11 +1,12 @@
 """Inputs of the simulation, each with its origin: measured here, published, assumed, or an ESTIMATE.
 
-Until somebody measures a GPU's step time, it is an ESTIMATE with two bounds. Low: the rate that NVIDIA published for
-EfficientNets on an A100 (2021, including its input pipeline), scaled by multiply-adds and by the memory rates of the
-two GPUs. High: the rate that the memory of an H100 allows, if every saved activation crosses it as seldom as possible.
+The step times of a GPU are those of `python -m benchmarks gpu`. Until somebody runs it, they are an ESTIMATE with two
+bounds. Low: the rate that NVIDIA published for EfficientNets on an A100 (2021, including its input pipeline), scaled by
+multiply-adds and by the memory rates of the two GPUs. High: the rate that the memory of an H100 allows, if every saved
+activation crosses it as seldom as possible.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil, log2
 from pathlib import Path
@@ -20,6 +21,7 @@ from kkanji.training.micro_batch import saved_bytes_per_image
 from shards import InputError
 
 Origin = Literal["measured", "published", "assumed", "ESTIMATE"]
+FAMILY = "kkanji_efficientnet_"
 IMAGES = FULL["classes"] * FULL["images_of_a_class"]
 FEED = "kkanji: gather, DALI, uint8 in torch"
 POLICY = "kkanji: with the whole policy, uint8 in torch"
@@ -88,7 +90,7 @@ class Network:
 
 def network(variant: str) -> Network:
     """Measure a variant of kkanji's EfficientNet. Raises InputError if there is no such variant."""
-    model = create_model(f"kkanji_efficientnet_{variant}", FULL["classes"])
+    model = create_model(f"{FAMILY}{variant}", FULL["classes"])
     return Network(
         name=variant,
         multiply_adds=training_flops(model) / 6,
@@ -97,10 +99,39 @@ def network(variant: str) -> Network:
     )
 
 
-def gpu_rates(found: Network, measured: Mapping[str, float]) -> dict[str, Figure]:
-    """Images/s of one H100: the measured rate if there is one, otherwise a low and a high estimate."""
+def measured_rates(results: Path, given: Mapping[str, float]) -> dict[str, Figure]:
+    """Measured images/s of one GPU by variant. given: those of --rates, which outrank the examination's gpu.json."""
+    rates: dict[str, Figure] = {}
+    for row, machine in _examined(results):
+        variant = row["network"].removeprefix(FAMILY)
+        if variant not in rates or row["images/s"] > rates[variant].value:
+            source = f"gpu.json, {row['name']}, {machine}"
+            rates[variant] = _figure(row["images/s"], "images/s", "measured", source)
+    return rates | {variant: _figure(rate, "images/s", "measured", "--rates") for variant, rate in given.items()}
+
+
+def _examined(results: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """Steps of the examination of a GPU, with the GPU's name; none if there was no such examination."""
+    path = results / "gpu.json"
+    found = read_result(path) if path.exists() else {}
+    machine = found.get("environment", {}).get("gpu")
+    if machine and found.get("options", {}).get("device") == "cuda":
+        yield from ((row, machine) for row in found.get("steps", []) if "images/s" in row)
+
+
+def _least_step(results: Path) -> Figure:
+    """A step cannot end before the host has launched it, however few its images are."""
+    examined = [(row["host ms"] / 1e3, f"gpu.json, {row['name']}, {machine}") for row, machine in _examined(results)]
+    if examined:
+        seconds, source = min(examined)
+        return _figure(seconds, "s", "measured", f"{source}: the host's part")
+    return _figure(0.033, "s", "ESTIMATE", f"{NVIDIA}: 11 ms forward at batch 1; backward twice that")
+
+
+def gpu_rates(found: Network, measured: Mapping[str, Figure]) -> dict[str, Figure]:
+    """Images/s of one H100, or of the GPU that was examined: measured, else a low and a high estimate."""
     if found.name in measured:
-        return {"measured": _figure(measured[found.name], "images/s", "measured", "--rates")}
+        return {"measured": measured[found.name]}
     # Larger variants reach more multiply-adds/s on the A100: interpolated between b0 and b4.
     size = min(4, int(found.name[1:])) / 4 if found.name[1:].isdigit() else 0.0
     arithmetic = A100_B0 + size * (A100_B4 - A100_B0)
@@ -144,7 +175,7 @@ def figures(results: Path, *, cores: int, network_gbit: float, disk_gb: float, l
         "connection": _figure(85e6, "bytes/s", "published", f"{AWS}: 85-90 MB/s a connection"),
         "bucket": _figure(5_500 * (8 << 20), "bytes/s", "published", f"{AWS}: 5,500 GET/s a prefix, of 8 MiB"),
         "link": _figure(50e9, "bytes/s", "assumed", "PCIe 5.0 x16, of 63 GB/s"),
-        "least step": _figure(0.033, "s", "ESTIMATE", f"{NVIDIA}: 11 ms forward at batch 1; backward twice that"),
+        "least step": _least_step(results),
         "jitter": _figure(0.02, "of a step", "assumed", "mean of an exponential delay of each rank"),
     }
 

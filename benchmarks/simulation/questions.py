@@ -21,7 +21,7 @@ SLOW_NETWORK = 10e9 / 8  # 10 Gbit/s
 FEWEST = {"50,000 in all": 24, "6,250 a GPU": 10}
 
 
-def needs(known: Known, networks: Sequence[Network], measured: Mapping[str, float]) -> list[Row]:
+def needs(known: Known, networks: Sequence[Network], measured: Mapping[str, Figure]) -> list[Row]:
     """The least of each resource that feeds eight H100 at batch 50,000, while the other resources are unlimited."""
     return [
         {"network": network.name, "GPU": label, **_needs(known, network, rate.value)}
@@ -91,7 +91,7 @@ def _least(make: Callable[[float], Case], goal: float, demand: float) -> float:
     return high
 
 
-def breaks(known: Known, network: Network, measured: Mapping[str, float], gpus: Sequence[int]) -> list[Row]:
+def breaks(known: Known, network: Network, measured: Mapping[str, Figure], gpus: Sequence[int]) -> list[Row]:
     """Streaming in the first epoch: the rate, and the two stages that would gain most if they cost nothing."""
     return [
         {"GPUs": number, "batch": batch, "GPU": label, **_breaks(known, network, rate.value, number, batch)}
@@ -115,7 +115,7 @@ def _breaks(known: Known, network: Network, rate: float, gpus: int, batch: str) 
     return {"images/s": found, "of the GPUs": found / (gpus * rate), **limits}
 
 
-def layouts(known: Known, network: Network, measured: Mapping[str, float]) -> list[Row]:
+def layouts(known: Known, network: Network, measured: Mapping[str, Figure]) -> list[Row]:
     """An epoch on eight H100, streamed, for each storage layout, at the network's rate and at 10 Gbit/s."""
     speeds = sorted({known["network"].value, SLOW_NETWORK})
     return [
@@ -169,7 +169,7 @@ TROUBLES = {
 }
 
 
-def troubles(known: Known, network: Network, measured: Mapping[str, float]) -> list[Row]:
+def troubles(known: Known, network: Network, measured: Mapping[str, Figure]) -> list[Row]:
     """The effect of one fault at a time, on eight H100 that stream uncompressed shards."""
     return [
         {"GPU": label, "trouble": name, **_troubled(known, network, rate.value, trouble)}

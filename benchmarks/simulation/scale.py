@@ -2,8 +2,8 @@
 
 `python -m benchmarks scale`. The answers come from a simulation (`benchmarks.simulation.simulate`). It is validated
 first, against runs of a small real pipeline with slow stages and against the recorded streaming benchmark. The JSON
-lists its inputs and their origin (`benchmarks.simulation.costs`). Nobody has measured an H100 here: its step time is an
-ESTIMATE in all tables unless --rates gives it.
+lists its inputs and their origin (`benchmarks.simulation.costs`). A GPU's step time is an ESTIMATE in all tables unless
+`python -m benchmarks gpu` has measured it, or --rates gives it.
 """
 
 import sys
@@ -13,7 +13,7 @@ from pathlib import Path
 from time import perf_counter
 
 from benchmarks.measure import environment, write_result
-from benchmarks.peers import WINDOW
+from benchmarks.peers import BLOCK, WINDOW
 from benchmarks.rows import Row, read_result
 from benchmarks.simulation import costs, questions
 from benchmarks.simulation.cases import Case, Hardware, SimulatedRun
@@ -22,6 +22,9 @@ from benchmarks.simulation.validation import validate
 from shards import InputError
 from shards.format.layout import IMAGE_BYTES
 from shards.read.prefetch import shards_ahead
+
+# Requests one after another before the first shard's, of results that do not say: the manifest's, then the listing.
+OPENING_REQUESTS = 2
 
 
 def scale(
@@ -50,11 +53,12 @@ def scale(
         disk_gb: GB/s of a node's disks
         latency_ms: milliseconds to the first byte of a request
         repeats: runs of each configuration in the validation
-        results: folder with loader.json, stream.json and prepare.json
+        results: folder with loader.json, stream.json and prepare.json, and gpu.json if a GPU was examined
         output: JSON to write
     """
-    measured = dict(rates or {})
-    _check(gpus, measured, (cores, network_gbit, disk_gb), latency_ms)
+    given = dict(rates or {})
+    _check(gpus, given, (cores, network_gbit, disk_gb), latency_ms)
+    measured = costs.measured_rates(results, given)
     known = costs.figures(results, cores=cores, network_gbit=network_gbit, disk_gb=disk_gb, latency_ms=latency_ms)
     started = perf_counter()
     networks = [costs.network(variant) for variant in variants]
@@ -79,8 +83,8 @@ def scale(
 def recorded(stream: Path) -> list[Row]:
     """Predict the recorded streaming benchmark: calibrated at its least latency, predicted at the others.
 
-    Rates are those after the first batch. The relay that adds the latency also uses the cores, which the simulation
-    ignores.
+    Calibrated is one number, the rate at which bytes arrive. It is such that the simulated epoch takes as long as the
+    measured one: the rate between the first and the last batch is higher, as many shards are half there at the first.
     """
     found = read_result(stream)
     rows = [row for row in found["rows"] if row["name"] == "kkanji" and "median" in row]
@@ -90,26 +94,38 @@ def recorded(stream: Path) -> list[Row]:
     run = SimulatedRun(
         images=options["images"],
         batch=options["batch"],
-        shard=options["shard_bytes"] // IMAGE_BYTES // 250 * 250,
+        shard=options["shard_bytes"] // IMAGE_BYTES // BLOCK * BLOCK,
         window=WINDOW,
         stored_bytes=IMAGE_BYTES,
         ahead=shards_ahead([options["shard_bytes"]]),
     )
     first, *others = sorted(rows, key=lambda row: row["latency_ms"])
-    network = _later_rate(first, run) * IMAGE_BYTES
-    return [_predict(Hardware(network=network, request_s=row["latency_ms"] / 1e3), run, row) for row in others]
+    opening = found.get("opening_requests", OPENING_REQUESTS)
+    network = _calibrated(run, first, opening)
+    return [_prediction(run, row, opening, network) for row in others]
 
 
-def _predict(hardware: Hardware, run: SimulatedRun, row: Row) -> Row:
-    outcome, found = simulate(Case(hardware=hardware, run=run)), _later_rate(row, run)
-    predicted = (run.images - run.batch) / (outcome.seconds - outcome.step_ends[0])
+def _calibrated(run: SimulatedRun, row: Row, opening: int) -> float:
+    """Bytes/s with which the simulated epoch is as fast as the measured one, to 0.1 %, by bisection."""
+    measured = float(row["median"])
+    low, high = measured * IMAGE_BYTES / 2, measured * IMAGE_BYTES * 4
+    while high / low > 1.001:
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if _epoch_rate(run, row, opening, middle) < measured else (low, middle)
+    return high
+
+
+def _prediction(run: SimulatedRun, row: Row, opening: int, network: float) -> Row:
+    predicted, found = _epoch_rate(run, row, opening, network), row["median"]
     name = f"stream.json at {row['latency_ms']} ms"
     return {"name": name, "n": row["n"], "predicted": predicted, "measured": found, "error": predicted / found - 1}
 
 
-def _later_rate(row: Row, run: SimulatedRun) -> float:
-    """Images/s between the first and the last batch: opening the set is not simulated."""
-    return (run.images - run.batch) / (run.images / float(row["median"]) - float(row["first_batch_s"]))
+def _epoch_rate(run: SimulatedRun, row: Row, opening: int, network: float) -> float:
+    """Images/s of an epoch, from opening the set by so many requests, at the latency of this row."""
+    latency_s = float(row["latency_ms"]) / 1e3
+    outcome = simulate(Case(hardware=Hardware(network=network, request_s=latency_s), run=run))
+    return run.images / (opening * latency_s + outcome.seconds)
 
 
 def lines(rows: Sequence[Row]) -> list[str]:
@@ -127,8 +143,8 @@ def _cell(value: object) -> str:
     return "over 64" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _titles(variant: str, measured: Mapping[str, float]) -> list[str]:
-    basis = "GPU rates given by --rates where named" if measured else "GPU step times are ESTIMATES"
+def _titles(variant: str, measured: Mapping[str, costs.Figure]) -> list[str]:
+    basis = f"measured GPU rates: {', '.join(measured)}" if measured else "GPU step times are ESTIMATES"
     return [
         "Validation: images/s of a small real pipeline whose stages sleep",
         "Validation: the recorded streaming benchmark, calibrated at its least latency",

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 import tyro
 from accelerate import Accelerator
@@ -24,8 +23,8 @@ from accelerate.utils import broadcast
 from benchmarks.measure import environment, write_result
 from benchmarks.peers import BLOCK
 from benchmarks.rows import Row, plain, print_rows
+from benchmarks.train.random_set import random_set
 from benchmarks.train.trial import WITHOUT_END, Trial
-from kkanji import classes as characters
 from kkanji import cli
 from kkanji.config import OptimizerName, TrainConfig, train_config
 from kkanji.data.training_set import class_map, open_set
@@ -33,20 +32,9 @@ from kkanji.environment import loader_threads, precision_name, warn_of_emulation
 from kkanji.launchers import end_with_launcher
 from kkanji.training.build import build_run, create_accelerator, create_loader
 from kkanji.training.profiling import without_garbage_collection
-from shards import (
-    IMAGE_SIZE,
-    InputError,
-    Lineage,
-    Manifest,
-    OutputFolder,
-    Samples,
-    Split,
-    shard_name,
-    write_manifest,
-    write_shard,
-)
+from shards import InputError
 
-FIRST_CODE_POINT, MOST_CLASSES = 0x4E00, 20_000
+MOST_CLASSES = 20_000
 
 
 def train(
@@ -149,29 +137,6 @@ def _options(config: TrainConfig) -> Row:
 def _print(result: Row) -> None:
     print_rows(result["rows"])
     sys.stdout.write("\n".join([*plain(result["steps"]), *plain(result["devices"]), result["verdict"]]) + "\n")
-
-
-def random_set(folder: Path, images: int, classes: int) -> None:
-    """A packed set of random pixels, which no compression makes smaller, to train on."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(images, dtype=np.int32) % classes
-    counts = tuple(np.bincount(labels, minlength=classes).tolist())
-    blocks = (
-        Samples(
-            rng.integers(0, 256, (BLOCK, IMAGE_SIZE, IMAGE_SIZE), np.uint8),
-            labels[first : first + BLOCK],
-            np.arange(first, first + BLOCK, dtype=np.uint64),
-        )
-        for first in range(0, images, BLOCK)
-    )
-    with OutputFolder(folder) as made:
-        shard = write_shard(made / shard_name("train", 0), blocks)
-        split = Split(shards=(shard,), samples_per_class=counts, originals_per_class=counts)
-        manifest = Manifest(
-            name="random pixels", licence="", lineage=Lineage.UNKNOWN, classes=classes, seed=0, splits={"train": split}
-        )
-        code_points = range(FIRST_CODE_POINT, FIRST_CODE_POINT + classes)
-        write_manifest(made, manifest, characters.ClassMap.of(code_points).to_json())
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from shards.errors import ChangedShard, CorruptShard, MissingShard, StorageError
 from shards.format.compression import check_plain, unpack_shard
 from shards.format.manifest import Manifest
 from shards.format.shard_table import Shard, ShardTable
+from shards.store.retry import Workers
 from shards.store.store import Store
 
 COPY_AGAIN = "copy it again or pack the set anew"
@@ -136,7 +137,18 @@ class SplitFiles:
             stored.unlink(missing_ok=True)
 
 
-def check_listing(store: Store, manifest: Manifest, split: str) -> None:
+Listing = Callable[[], Mapping[str, int]]
+"""Gives the size of each object of a store."""
+
+
+def list_ahead(store: Store) -> Listing:
+    """The store's `list`; of a remote store it is under way from now on, so that it takes no time of its own."""
+    if store.folder is not None or not store.can_list:
+        return store.list
+    return Workers(1).submit(store.list).result
+
+
+def check_listing(store: Store, manifest: Manifest, split: str, listing: Listing) -> None:
     """Before the first read, refuse tars that do not match the manifest.
 
     Their content is checked when it is fetched. A web server does not list its files, and an account may be allowed to
@@ -147,7 +159,7 @@ def check_listing(store: Store, manifest: Manifest, split: str) -> None:
     if not store.can_list:
         return
     try:
-        found = {name: size for name, size in store.list().items() if name.endswith(".tar")}
+        found = {name: size for name, size in listing().items() if name.endswith(".tar")}
     except StorageError as error:
         warnings.warn(
             f"cannot list the shards; a missing one is noticed when it is read: {error}", UserWarning, stacklevel=2

@@ -13,7 +13,7 @@ from shards.format.manifest_reader import read_manifest
 from shards.read.background_check import BackgroundCheck
 from shards.read.columns import SplitColumns
 from shards.read.encoded import Decode, EncodedReader
-from shards.read.files import SplitFiles, check_listing
+from shards.read.files import SplitFiles, check_listing, list_ahead
 from shards.read.opening import check_packed, require_mappings
 from shards.read.packed import PackedReader
 from shards.read.reader import SplitReader
@@ -33,8 +33,10 @@ class ShardSet:
         """
         self._store = open_store(location)
         self.location = self._store.location
+        listing = list_ahead(self._store)  # while the manifest is read: together they take the time of one
         self.manifest: Manifest = read_manifest(self._store.folder or self._store)
         self._tars = open_store(self.manifest.base) if self.manifest.base else self._store
+        self._listing = self._tars.list if self.manifest.base else listing
         self._decode = decode
         if cache is not None:
             self.cache = cache
@@ -51,7 +53,7 @@ class ShardSet:
         if name not in self.manifest.splits:
             known = ", ".join(sorted(self.manifest.splits))
             raise InputError(f"{self.location}: no split {name!r}; it has: {known}")
-        check_listing(self._tars, self.manifest, name)
+        check_listing(self._tars, self.manifest, name, self._listing)
         files = self._files(name)
         columns = self._columns(name, files)
         self._check_opening(name, columns)

@@ -109,3 +109,17 @@ def test_tables_in_documents_are_what_the_results_give() -> None:
     for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
         text = path.read_text(encoding="utf-8")
         assert filled(text, path.name) == text, f"run `python -m benchmarks table --update {path.relative_to(ROOT)}`"
+
+
+def test_a_table_that_nobody_has_measured_yet_says_how(result: Path) -> None:
+    def document(path: Path) -> str:
+        return filled(f"<!-- table: {path} more, if measured -->\nold\n{END}\n", "page.md")
+
+    assert "| x | 2 |" in document(result)
+    missing = document(result.with_name("gpu.json"))
+    assert "\nNone measured yet: `python -m benchmarks gpu` writes gpu.json.\n" in missing and "old" not in missing
+
+
+def test_a_table_has_a_column_for_each_field_of_any_row() -> None:
+    lines = list(plain([{"name": "one", "failed": "no memory"}, {"name": "two", "ms": 3.0, "kernels": [1]}]))
+    assert lines == ["|  | failed | ms |", "|---|---:|---:|", "| one | no memory |  |", "| two |  | 3 |"]

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.train.train import random_set, train
+from benchmarks.train.random_set import random_set
+from benchmarks.train.train import train
 from benchmarks.train.trial import ALONE, CACHED, FED, LOADER
 from kkanji.data.dali import Batch, Loader
 from kkanji.data.training_set import class_map, open_set

@@ -155,7 +155,7 @@ def test_no_payload_runs(tmp_path: Path) -> None:
     shard, buffer = read_manifest(folder).splits["train"].shards[0], io.BytesIO()
     np.save(buffer, np.array([Payload(f"touch {canary}")], object), allow_pickle=True)
     (folder / shard.table_name).write_bytes(buffer.getvalue())
-    with pytest.raises(CorruptShard, match="object .* expected plain numbers"):
+    with pytest.raises(CorruptShard, match=r"object .* expected plain numbers"):
         read_table(open_store(folder), replace(shard, table_sha256=sha256(buffer.getvalue()).hexdigest()))
     text = (folder / "dataset.json").read_text(encoding="utf-8")
     for old, new in (('"base": ""', f'"base": "pipe:touch {canary}"'), (shard.name, f"$(touch {canary}).tar")):

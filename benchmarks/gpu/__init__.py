@@ -1,0 +1,1 @@
+"""The examination of a GPU: what it can do, what the project gets out of it, and whether that is enough."""
