@@ -14,12 +14,13 @@ from kkanji.data.codec import decode_into
 from kkanji.data.dali import Loader
 from kkanji.data.feed import Feed, external_source
 from kkanji.data.resident import ResidentImages
-from shards import BalancedOrder, CorruptShard, Order, SampleOrder, ShardSet, SplitReader
+from shards import CorruptShard, Order, SampleOrder, ShardSet, SplitReader
 from shards.cache.cache import Cache
 from tests.kkanji.augment.triton_interpreter import interpreted
 from tests.kkanji.data.stub_gpu import StubGpu, install
 from tests.kkanji.data.test_fault_loader import write_sharded
 from tests.shards.kinds import CLASSES, drawn, write_set_of
+from tests.shards.order.labelled import balanced as balanced_order
 
 CPU = torch.device("cpu")
 SAMPLES, BATCH = 60, 16
@@ -42,7 +43,7 @@ def full(reader: SplitReader) -> Order:
 
 def balanced(reader: SplitReader) -> Order:
     """Images of rare classes come several times in an epoch, those of others once in two."""
-    return BalancedOrder(labels=reader.labels(), draws=np.array([50, 2, 8]), seed=3)
+    return balanced_order(reader.labels(), np.array([50, 2, 8]), seed=3)
 
 
 def feed_of(reader: SplitReader, order: Order, policy: Policy | None, device: torch.device | None = None) -> Feed:

@@ -7,13 +7,13 @@ from typing import Any, cast
 
 import pytest
 import torch
-from kkanji.training.ema import create_average
 from torch import Tensor
 
 from kkanji.config import OptimizerName, TrainConfig, train_config
 from kkanji.data.dali import Batch
 from kkanji.models import create_model
 from kkanji.pixels import normalise, resized
+from kkanji.training.averages import BatchStatistics, create_average
 from kkanji.training.build import Learner, Run
 from kkanji.training.finite_guard import FiniteGuard
 from kkanji.training.meter import Meter
@@ -40,6 +40,7 @@ def learner(config: TrainConfig) -> Learner:
         optimizer=cast(Any, optimizer),
         guard=FiniteGuard(network.parameters(), DEVICE, str),
         average=create_average(network, 100.0),
+        statistics=BatchStatistics(network, cast(Any, SimpleNamespace(num_processes=1))),
         flops=lambda _: 1e9,
     )
 
@@ -65,8 +66,9 @@ def test_no_step_waits_for_its_device(name: OptimizerName) -> None:
     meter = Meter(DEVICE, cast(Any, SimpleNamespace(wait_s=0.0)), cast(Any, SimpleNamespace(traffic=dict)))
     images = torch.zeros(IMAGES // 2, 64, 64, 1, dtype=torch.uint8, device=DEVICE).movedim(3, 1)
     batches = iter([Batch(images=images, labels=torch.zeros(IMAGES // 2, dtype=torch.int64, device=DEVICE))] * 4)
+    undisturbed = SimpleNamespace(take=lambda batches, **_: next(batches), settle=lambda: None)
     for step in range(2):
-        take_step(cast(Run, run), step, batches, meter)
+        take_step(cast(Run, run), step, batches, meter, cast(Any, undisturbed))
     assert next(batches, None) is None
     with pytest.raises(RuntimeError, match="meta"):
         run.learner.guard.raise_if_bad()

@@ -14,7 +14,6 @@ from kkanji.config import train_config
 from kkanji.data.training_set import open_set
 from kkanji.training import trainer
 from kkanji.training.finite_guard import FiniteGuard
-from kkanji.training.signals import Interruption
 from shards import InputError
 
 
@@ -59,16 +58,23 @@ def test_nothing_that_follows_from_it_is_saved(
     why: str, tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Long before the next log line."""
-    batches, asked = count(1), count(1)
+    batches = count(1)
 
     def spoilt(images: Tensor) -> Tensor:
-        return pixels.normalise(images) * (float("nan") if next(batches) == 2 else 1.0)
+        batch = next(batches)
+        if batch == 3 and why == "a signal came":
+            signal.raise_signal(signal.SIGTERM)
+        return pixels.normalise(images) * (float("nan") if batch == 2 else 1.0)
 
     monkeypatch.setattr(trainer, "normalise", spoilt)
-    if why == "a signal came":
-        monkeypatch.setattr(Interruption, "agreed", lambda _: signal.SIGTERM if next(asked) == 2 else 0)
     options = {"model": "kkanji_efficientnet_fused_s", "batch_size": 20, "augment": 0, "start_size": 16}
-    config = train_config(data=str(tiny_set), output=tmp_path, log_every=99, save_every=3, **options)
+    config = train_config(
+        data=str(tiny_set),
+        output=tmp_path,
+        log_every=99,
+        save_every=3 if why == "a checkpoint is due" else 0,
+        **options,
+    )
     with pytest.raises(InputError, match="step 2: the gradient is not finite"):
         trainer.train(config, open_set(tiny_set))
     assert (tmp_path / "not-finite.json").exists() and not (tmp_path / "checkpoints").exists()

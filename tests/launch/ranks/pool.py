@@ -33,6 +33,7 @@ from kkanji.models import Network
 from kkanji.training import build, profiling, trainer
 from kkanji.training.build import Run
 from kkanji.training.meter import Meter
+from kkanji.training.signals import Ending
 
 TINY = "kkanji_tiny"  # 9,000 weights: all kinds of layers that our networks have
 WAIT_S = 120  # for a training; a hang is a failure
@@ -143,9 +144,9 @@ def train(config: TrainConfig, stop_after: int = 0, pace_s: float = 0.0) -> None
     steps = 0
     take_step = trainer.take_step
 
-    def counted(run: Run, step: int, batches: Iterator[Batch], meter: Meter) -> None:
+    def counted(run: Run, step: int, batches: Iterator[Batch], meter: Meter, ending: Ending) -> None:
         nonlocal steps
-        take_step(run, step, batches, meter)
+        take_step(run, step, batches, meter, ending)
         steps += 1
         time.sleep(pace_s)
         if step == run.plan.steps - 1:
