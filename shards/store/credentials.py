@@ -185,8 +185,10 @@ def _culprit(credentials: Credentials, client: "ClientConfig", retry: "RetryConf
     """The variable without which the client could be made. Its value may be secret, so it is not shown."""
     if "root_certificate" in client:
         variable = next(name for name in AUTHORITIES if name in os.environ)
+        plain = client.copy()
+        del plain["root_certificate"]
         with suppress(BaseError, ValueError):
-            _client(credentials, {**client, "root_certificate": b""}, retry)
+            _client(credentials, plain, retry)
             return f"{variable} names a file without certificates (PEM); correct or unset it"
     for variable in (name for name in _environment() if name.startswith(_sign(credentials.scheme))):
         value = os.environ.pop(variable)

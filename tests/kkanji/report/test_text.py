@@ -2,7 +2,7 @@
 
 import pytest
 
-from kkanji.report.text import code_spans, counted, first_of, percent
+from kkanji.report.text import code_spans, first_of, percent
 
 
 def test_of_many_words_the_first_are_named() -> None:
@@ -12,7 +12,6 @@ def test_of_many_words_the_first_are_named() -> None:
 
 def test_numbers() -> None:
     assert percent(0.94286) == "94.3\u00a0%"
-    assert (counted(1, "class", "classes"), counted(2000, "class", "classes")) == ("1 class", "2,000 classes")
 
 
 @pytest.mark.parametrize(
