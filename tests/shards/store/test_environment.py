@@ -6,12 +6,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
-from shards import InputError, MissingShard, ShardError, StorageError
+from shards import CorruptShard, InputError, MissingShard, ShardError, StorageError
 from shards.store.retry import RetryPolicy, Workers
 from shards.store.store import open_store
 
@@ -231,3 +232,39 @@ def test_a_location_that_lacks_a_slash_is_no_folder(location: str) -> None:
     with pytest.raises(InputError, match=rf"{location}: expected \w+://\.\.\. for a location, or \./"):
         open_store(location)
     assert open_store(f"./{location}").folder == Path(location)
+
+
+@pytest.mark.parametrize("target", ["/again", "file:///etc/passwd", "http://127.0.0.1:9/x"])
+def test_a_redirection_is_followed_nowhere_and_told_at_once(
+    store: HTTPServer, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    def redirect(handler: Catch) -> None:
+        handler.seen.append({})
+        handler.send_response(302)
+        handler.send_header("location", target)
+        handler.send_header("content-length", "0")
+        handler.end_headers()
+
+    monkeypatch.setattr(Catch, "do_GET", redirect)
+    policy = RetryPolicy(request_s=5, total_s=2, requests=2, wait_s=0.01)
+    with pytest.raises(StorageError, match=r"HTTP 302|redirected|no connection|connection refused"):
+        open_store(f"http://127.0.0.1:{store.server_port}/set", retry_policy=policy).read("x")
+    assert len(Catch.seen) <= 24
+
+
+def test_a_small_file_of_any_size_is_not_believed(store: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Announced: 4 TiB, 3 GiB, and one byte more than is read."""
+    for size in (1 << 42, 3 << 30, (64 << 20) + 1):
+
+        def endless(handler: Catch, size: int = size) -> None:
+            handler.send_response(206)
+            handler.send_header("content-range", f"bytes 0-{size - 1}/{size}")
+            handler.send_header("content-length", str(size))
+            handler.end_headers()
+            with suppress(OSError):
+                handler.wfile.write(bytes(1 << 20))
+                handler.close_connection = True
+
+        monkeypatch.setattr(Catch, "do_GET", endless)
+        with pytest.raises(CorruptShard, match=f"{size:,} bytes, expected at most 67,108,864"):
+            open_store(f"http://127.0.0.1:{store.server_port}/set", retry_policy=ONCE).read("dataset.json")
