@@ -31,7 +31,7 @@ LASTING = (
     "Received redirect",
     "kind: Redirect",
     "InvalidCertificate",
-)  # without a status, but not of the kind that passes
+)  # without a status, but lasting
 HINTS = {
     "RequestTimeTooSkewed": "this machine's clock is wrong: set it (NTP)",
     "ExpiredToken": "the session token has expired: get a new one and set AWS_SESSION_TOKEN",
