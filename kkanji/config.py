@@ -251,9 +251,7 @@ class TrainConfig:
             option = next(option for option in OPTIONS if option.name == name)
             found = getattr(getattr(self, GROUP_OF[name]), name)
             if found != option.default and not given(self):
-                raise InputError(
-                    f"{_flag(name)} {found}: has no effect without {needed}; leave it out, or give that too"
-                )
+                raise InputError(f"{_flag(name)} {found}: no effect without {needed}; leave it out, or give that too")
         batch = self.optimization.batch_size
         if self.sampling.order != "balanced" and batch > images:
             raise InputError(

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from shards.json_reading import open_regular
 
-_ERRORS = (ValueError, TypeError, EOFError, SyntaxError, RecursionError, MemoryError, OverflowError)
 _HEADER_BYTES = 64 << 10  # most bytes of a header of version 1; NumPy reads no longer one
 
 
@@ -49,7 +48,7 @@ def _header(start: bytes, size: int) -> _Header:
         read_header: Any = getattr(np.lib.format, f"read_array_header_{1 if first else 2}_0")
         shape, fortran, dtype = read_header(file)
         needed = math.prod(shape) * dtype.itemsize
-    except _ERRORS as error:
+    except Exception as error:  # NumPy parses it as Python: SyntaxError, TokenError, MemoryError and more
         raise ValueError(f"not a NumPy array ({str(error)[:100] or type(error).__name__})") from error
     there = size - file.tell()
     if dtype.hasobject or (fortran and len(shape) > 1) or min(shape, default=0) < 0 or needed != there:

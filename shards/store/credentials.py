@@ -18,7 +18,6 @@ import configparser
 import os
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -183,21 +182,28 @@ def _provider(credentials: Credentials) -> Any:
 
 def _culprit(credentials: Credentials, client: "ClientConfig", retry: "RetryConfig") -> str:
     """The variable without which the client could be made. Its value may be secret, so it is not shown."""
-    if "root_certificate" in client:
-        variable = next(name for name in AUTHORITIES if name in os.environ)
-        with suppress(BaseError, ValueError):
-            _client(credentials, {**client, "root_certificate": b""}, retry)
-            return f"{variable} names a file without certificates (PEM); correct or unset it"
+    authority = next((name for name in AUTHORITIES if os.environ.get(name, "").strip()), None)
+    if authority and _works_without(authority, credentials, client, retry):
+        return f"{authority} names a file without certificates (PEM); correct or unset it"
     for variable in (name for name in _environment() if name.startswith(_sign(credentials.scheme))):
-        value = os.environ.pop(variable)
-        try:
-            _client(credentials, client, retry)
+        if _works_without(variable, credentials, client, retry):
             return f"{variable} has a value that its client refuses; correct or unset it"
-        except (BaseError, ValueError, TypeError):
-            continue
-        finally:
-            os.environ[variable] = value
     return f"its client refuses these settings; check all variables that begin with {_sign(credentials.scheme)}"
+
+
+def _works_without(variable: str, credentials: Credentials, client: "ClientConfig", retry: "RetryConfig") -> bool:
+    """Whether the client can be made if this variable is unset."""
+    value = os.environ.pop(variable)
+    plain = client.copy()
+    if variable in AUTHORITIES:
+        del plain["root_certificate"]
+    try:
+        _client(credentials, plain, retry)
+    except (BaseError, ValueError, TypeError):
+        return False
+    finally:
+        os.environ[variable] = value
+    return True
 
 
 def _authority() -> bytes | None:

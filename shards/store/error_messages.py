@@ -20,13 +20,18 @@ NEVER = (501, 505)  # the 5xx that are not: not implemented, HTTP version not su
 CAUSES = (
     ("dns error", "host name not found (DNS)"),
     ("Received redirect", "redirected elsewhere"),
+    ("kind: Redirect", "redirected in a circle or to what is no web address"),
     ("InvalidCertificate", "certificate not trusted"),
     ("ConnectionRefused", "connection refused"),
     ("kind: Timeout", "no whole answer in time"),
     ("kind: Interrupted", "connection broken"),
     ("kind: Connect", "no connection"),
 )
-LASTING = ("Received redirect", "InvalidCertificate")  # without a status, but not of the kind that passes
+LASTING = (
+    "Received redirect",
+    "kind: Redirect",
+    "InvalidCertificate",
+)  # without a status, but lasting
 HINTS = {
     "RequestTimeTooSkewed": "this machine's clock is wrong: set it (NTP)",
     "ExpiredToken": "the session token has expired: get a new one and set AWS_SESSION_TOKEN",

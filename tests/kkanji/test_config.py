@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -161,3 +162,39 @@ def test_a_run_of_an_earlier_version_is_resumed_with_its_own_options_only() -> N
     ):
         with pytest.raises(InputError, match=message):
             CONFIG.check_resumes(FLAT | {name: value})
+
+
+RESULTLESS: dict[str, dict[str, Any]] = {
+    "--window 3: no effect without --order windowed": {"window": 3, "order": "full"},
+    "--lanes 2: no effect without --order windowed": {"lanes": 2, "order": "balanced"},
+    "--draws-per-class 5: no effect without --order balanced": {"draws_per_class": 5},
+    "--draw-exponent 0.5: no effect without --order balanced": {"draw_exponent": 0.5, "order": "windowed"},
+    "--full-size-at 0.3: no effect without --start-size": {"full_size_at": 0.3},
+    "--unaugmented-epochs 1: no effect without --augment": {"unaugmented_epochs": 1, "augment": 0.0},
+    "--mixup-stages 2: no effect without --mixup": {"mixup_stages": 2},
+    "--distillation-weight 0.2: no effect without --teachers": {"distillation_weight": 0.2},
+    "--batch-size 101: more than the 100 images": {"batch_size": 101},
+}
+NEEDED: dict[str, dict[str, Any]] = {
+    "--order windowed": {"order": "windowed"},
+    "--order balanced": {"order": "balanced"},
+    "--start-size": {"start_size": 48},
+    "--augment": {"augment": 1.0},
+    "--mixup": {"mixup": 0.2},
+    "--teachers": {"teachers": (Path("x"),)},
+    "the 100 images": {"batch_size": 100},
+}
+
+
+@pytest.mark.parametrize("message", RESULTLESS)
+def test_an_option_without_effect_is_named_with_the_one_that_it_needs(message: str) -> None:
+    options = {"batch_size": 100} | RESULTLESS[message]
+    with pytest.raises(InputError, match=message):
+        train_config(data="x", output=Path("y"), **options).check_effects(100)
+    remedy = next(options for needed, options in NEEDED.items() if message.endswith(needed))
+    train_config(data="x", output=Path("y"), **options | remedy).check_effects(100)
+
+
+def test_more_unaugmented_epochs_than_epochs_are_refused() -> None:
+    with pytest.raises(InputError, match="--unaugmented-epochs 30: expected at most 1, which is --epochs"):
+        train_config(data="x", output=Path("y"), unaugmented_epochs=30, epochs=1)

@@ -44,9 +44,10 @@ HOSTILE = {
 def test_hostile_headers_are_refused_in_little_memory(tmp_path: Path, name: str) -> None:
     (tmp_path / "x.npy").write_bytes(HOSTILE[name])
     tracemalloc.start()
-    for read, argument in ((parse_array, HOSTILE[name]), (map_array, tmp_path / "x.npy")):
-        with pytest.raises(ValueError, match=r"array|bytes|pickle|numbers"):
-            read(argument)  # type: ignore[operator]
+    with pytest.raises(ValueError, match=r"array|bytes|numbers"):
+        parse_array(HOSTILE[name])
+    with pytest.raises(ValueError, match=r"array|bytes|numbers"):
+        map_array(tmp_path / "x.npy")
     assert tracemalloc.get_traced_memory()[1] < 50 << 20
     tracemalloc.stop()
 

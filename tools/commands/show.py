@@ -62,7 +62,7 @@ def show(
     output = output or Path(FILES[kind])
     if count < 1:
         raise InputError(f"--count {count}: expected 1 or more")
-    if output.suffix.lower() != Path(FILES[kind]).suffix:
+    if output.suffix.lower() not in ("", Path(FILES[kind]).suffix):
         raise InputError(f"--output {output}: --kind {kind} writes {Path(FILES[kind]).suffix}; give such a name")
     _refuse_existing(output, overwrite)
     contents = only_class(open_contents(location, split, source), label)

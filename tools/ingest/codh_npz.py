@@ -35,10 +35,7 @@ from tools.ingest.sources import UNKNOWN_LICENCE, Found, Official, Publication, 
 SIZE = 28
 NAME = re.compile(r"(?P<set>.+)-(?P<part>train|test)-imgs.*\.npz")
 TITLES = {"k49": "Kuzushiji-49", "kmnist": "Kuzushiji-MNIST"}
-DAMAGED = (
-    *(zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError, OSError),
-    *(SyntaxError, TypeError, MemoryError, OverflowError),  # by NumPy on damaged headers
-)
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError, OSError)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,7 +154,10 @@ class _Array:
         self.path, self.name, self._stream = path, name.removesuffix(".npy"), stream
         version = np.lib.format.read_magic(stream)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        self.shape, fortran_order, self.dtype = read_header(stream)
+        try:
+            self.shape, fortran_order, self.dtype = read_header(stream)
+        except Exception as error:  # NumPy parses it as Python: SyntaxError, TokenError, MemoryError and more
+            raise ValueError(f"a damaged header, {type(error).__name__}") from error
         if fortran_order and len(self.shape) > 1:
             raise ValueError("Fortran order")
 

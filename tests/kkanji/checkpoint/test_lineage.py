@@ -32,6 +32,9 @@ VALIDATED = {"split": "val", "lineage": "known", "data": "a"}
         ({}, {}, "proven"),
         ({}, {"split": "train"}, "trained on"),
         ({}, {"data": "b"}, "unknown"),
+        ({}, {"split": "train", "data": "b"}, "unknown"),
+        ({}, {"split": "train", "data": "b", "disjoint": True}, "proven"),  # the ids prove it
+        ({}, {"split": "train", "data": "b", "overlapping": True}, "trained on"),
         ({}, {"data": "b", "disjoint": True}, "proven"),
         ({}, {"data": "b", "apart": True}, "proven"),  # the field's former name
         ({"lineage": "unknown: it began with weights"}, {}, "unknown"),

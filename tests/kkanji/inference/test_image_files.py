@@ -1,6 +1,7 @@
 """What people give as an image of a character, and what comes of it."""
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from kkanji.inference.image_files import load_character
+from kkanji.inference.image_files import FORMATS, load_character
 from shards import InputError
 
 SAMPLE = sorted((Path(__file__).parents[3] / "sample" / "kkanji2" / "U+4E09").iterdir())[0]
@@ -100,7 +101,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(InputError, match=r"text\.png: not a readable image"):
         load_character(tmp_path / "text.png")
-    with pytest.raises(InputError, match=r"not a readable image"):
+    with pytest.raises(InputError, match=r"a folder that may not be read"):
         load_character(tmp_path)
 
 
@@ -126,3 +127,46 @@ def test_damaged_bytes_give_an_image_or_an_input_error(
         assert load_character(path).shape == (64, 64)
     except InputError as error:
         assert str(path) in str(error)
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n"
+OTHER = ("DDS", "ICNS", "ICO", "JPEG2000", "MSP", "PCX", "PDF", "PPM", "SGI", "SPIDER", "TGA", "XBM")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".eps", ""])
+def test_no_file_starts_a_program_whatever_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    """Pillow's decoder of EPS runs Ghostscript, here a stand-in that would leave a mark."""
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "gs"
+    program.write_text(f"#!/bin/sh\necho $* >> {tmp_path}/mark\necho 10.0\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    (tmp_path / f"crop{suffix}").write_bytes(EPS)
+    with pytest.raises(InputError, match="not a readable image; expected one of BMP, GIF, JPEG, PNG, TIFF, WEBP"):
+        load_character(tmp_path / f"crop{suffix}")
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("kind", OTHER)
+def test_no_other_decoder_is_reached(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    try:
+        Image.new("1" if kind in ("MSP", "XBM") else "L", (64, 64), 1).save(buffer, kind)
+    except (OSError, ValueError):
+        Image.new("RGB", (64, 64), "white").save(buffer, kind)
+    (tmp_path / "x.png").write_bytes(buffer.getvalue())
+    opened = [name for name in Image.OPEN if name not in FORMATS]
+    for name in opened:
+        monkeypatch.setitem(Image.OPEN, name, (lambda *_: pytest.fail("reached"), lambda _: True))
+    with pytest.raises(InputError, match="not a readable image"):
+        load_character(tmp_path / "x.png")
+    assert len(opened) > 20
+
+
+def test_a_file_larger_than_is_believed_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "x.png").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(InputError, match="1,099,511,627,776 bytes, expected at most"):
+        load_character(tmp_path / "x.png")

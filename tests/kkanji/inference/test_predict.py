@@ -99,3 +99,65 @@ def test_the_temperature_of_an_export_is_applied(predictor: Predictor) -> None:
     squares = np.square(plain)
     assert sharp == pytest.approx((squares / squares.sum()).tolist(), rel=1e-4)
     assert sum(plain) == pytest.approx(1)
+
+
+def test_whatever_cannot_be_read_in_a_folder_is_named_or_counted(
+    predictor: Predictor, folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    good = folder / "b.png"
+    shutil.copy(good, elsewhere / "e.png")
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / "broken.png").symlink_to(elsewhere / "gone.png")
+    (folder / "file.png").symlink_to(elsewhere / "e.png")
+    (folder / "device.png").symlink_to("/dev/zero")
+    (folder / "folder.png").mkdir()
+    os.mkfifo(folder / "pipe.png")
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "half.jpg").write_bytes(good.read_bytes()[:100])
+    (folder / "huge.png").write_bytes(good.read_bytes()[:16] + b"\xff" * 8 + good.read_bytes()[24:])
+    for name in ("a.jp2", "b.AVIF", "c.heic", "d.svg", "e.eps"):
+        (folder / name).write_bytes(b"no picture")
+    (folder / "closed").mkdir()
+    listed = os.scandir
+    # The superuser may read any folder, so a refusal has to be made.
+    monkeypatch.setattr(os, "scandir", lambda path: refuse(path) if str(path).endswith("closed") else listed(path))
+    listing = list_images([folder])
+    told = {
+        prediction.file.name: prediction.error
+        for prediction in predict_files(predictor, listing.files, top=1)
+        if prediction.error
+    }
+    assert set(told) == {
+        *("linked", "broken.png", "device.png", "pipe.png", "empty.png", "half.jpg", "huge.png", "closed"),
+        *("a.jp2", "b.AVIF", "c.heic", "d.svg", "e.eps"),
+    }
+    for name, message in (
+        ("linked", "a link to a folder, which is not followed; give the folder itself"),
+        ("broken.png", "a link to nothing"),
+        ("pipe.png", "a pipe or a device"),
+        ("device.png", "a pipe or a device"),
+        ("closed", "a folder that may not be read"),
+    ):
+        assert message in str(told[name]) and str(folder / name) in str(told[name])
+    assert len(listing.files) == len(told) + 4 and listing.others == 2
+    followed = list_images([folder / "linked"])  # as its message says
+    assert [file.name for file in followed.files] == ["e.png"]
+
+
+def refuse(path: object) -> None:
+    raise PermissionError(13, "Permission denied", str(path))
+
+
+def test_one_bad_file_in_a_hundred_leaves_the_rest(predictor: Predictor, tmp_path: Path) -> None:
+    image = sorted((SAMPLE / "U+4E09").iterdir())[0]
+    bad = {number * 100 + 37 for number in range(3)}
+    for number in range(300):
+        path = tmp_path / f"{number:04d}.png"
+        if number in bad:
+            path.write_bytes(b"" if number % 200 < 100 else b"x" * 99)
+        else:
+            path.symlink_to(image)
+    predictions = list(predict_files(predictor, list_images([tmp_path]).files, top=1))
+    assert {number for number, prediction in enumerate(predictions) if prediction.error} == bad
+    assert len({prediction.guesses[0].label for prediction in predictions if prediction.guesses}) == 1

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import struct
 import tarfile
 import zlib
@@ -14,11 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from kkanji.classes import read_class_map
+from kkanji.inference.image_files import load_character
 from shards.checksums import file_digest
 from shards.errors import InputError
+from tests.tools.conftest import encode
 from tools.commands.combine import combine
 from tools.ingest.originals import read_originals
 
@@ -283,3 +286,85 @@ def test_existing_output_is_kept_without_overwrite(codh_tree: Callable[..., Path
         combine((root,), output=tmp_path / "originals")
     combine((codh_tree({"U+4E00": 3}, name="more"),), output=tmp_path / "originals", overwrite=True)
     assert len(read_originals(tmp_path / "originals").ids) == 3
+
+
+def licence_of(folder: Path) -> tuple[str, str]:
+    facts = json.loads((folder / "originals.json").read_text())
+    return facts["name"], facts["licence"]
+
+
+def test_a_licence_is_stated_only_of_what_is_recognised(codh_tree: Callable[..., Path], tmp_path: Path) -> None:
+    """CODH's images by their names, the sample by its hashes; one image of one's own makes a source unknown."""
+    codh, own = codh_tree({"U+4E00": 3}), codh_tree({"U+4E01": 3}, seed=1, name="own")
+    (own / "kkanji2").rename(own / "mine")
+    sample = Path(__file__).parents[3] / "sample" / "kkanji2"
+    expected = {
+        "codh": ((codh,), "Kuzushiji-Kanji", "`KMNIST Dataset` (created by CODH)"),
+        "inside": ((codh / "kkanji2",), "Kuzushiji-Kanji", "`KMNIST Dataset` (created by CODH)"),
+        "own": ((own,), "own", "unknown"),
+        "sample": ((sample,), "kkanji2", "rendered from brush fonts"),
+        "both": ((codh, own), "Kuzushiji-Kanji + own", "Kuzushiji-Kanji: `KMNIST"),
+    }
+    for output, (sources, name, licence) in expected.items():
+        combine(sources, output=tmp_path / "made" / output)
+        found = licence_of(tmp_path / "made" / output)
+        assert found[0] == name and found[1].startswith(licence)
+    assert licence_of(tmp_path / "made" / "both")[1].endswith("; own: unknown")
+    shutil.copy(next((own / "mine" / "U+4E01").iterdir()), codh / "kkanji2" / "U+4E00" / "scan.png")
+    combine((codh,), output=tmp_path / "added")
+    assert licence_of(tmp_path / "added")[1] == "unknown"
+    combine((own,), output=tmp_path / "given", licence="CC0", name="mine")
+    assert licence_of(tmp_path / "given") == ("mine", "CC0")
+
+
+def test_dark_ink_on_light_paper_is_told(tmp_path: Path) -> None:
+    for name, paper in (("light", 230), ("dark", 20)):
+        folder = tmp_path / name / "U+4E00"
+        folder.mkdir(parents=True)
+        for number in range(5):
+            pixels = np.full((64, 64), paper, np.uint8)
+            pixels[20:40, 20 + number : 30] = 255 - paper
+            (folder / f"{number}.png").write_bytes(encode(pixels))
+    with pytest.warns(UserWarning, match=r"5 of 5 images are light at their edges.*invert them"):
+        combine((tmp_path / "light",), output=tmp_path / "a")
+    combine((tmp_path / "dark",), output=tmp_path / "b")  # inverted, as it says: no warning, which would be an error
+
+
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte.gz"])
+def test_mnist_s_own_format_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / name).write_bytes(bytes(64))
+    with pytest.raises(InputError, match=r"idx format, which is not read; `kkanji fetch kmnist`"):
+        combine((tmp_path / "raw",), output=tmp_path / "originals")
+
+
+def test_a_linked_class_is_given_as_a_source_as_the_message_says(
+    codh_tree: Callable[..., Path], tmp_path: Path
+) -> None:
+    root, store = codh_tree({"U+4E00": 2}), codh_tree({"U+4E01": 2}, seed=1, name="store") / "kkanji2" / "U+4E01"
+    (root / "kkanji2" / "U+4E01").symlink_to(store)
+    with pytest.raises(InputError, match="remove it and give its target as a source"):
+        combine((root,), output=tmp_path / "originals")
+    (root / "kkanji2" / "U+4E01").unlink()
+    combine((root, store), output=tmp_path / "originals")
+    assert len(read_originals(tmp_path / "originals").ids) == 4
+
+
+def test_an_image_turned_by_exif_is_refused(tmp_path: Path) -> None:
+    """What is stored must be what `predict` reads: upright, it is; saved as it is seen, it is taken."""
+    folder = tmp_path / "raw" / "U+4E00"
+    folder.mkdir(parents=True)
+    ink = np.zeros((64, 64), np.uint8)
+    ink[10:50, 20:30], ink[10:20, 20:50] = 255, 255
+    pixels, exif = Image.fromarray(ink), Image.Exif()
+    for orientation in range(1, 9):
+        exif[0x0112] = orientation
+        pixels.save(folder / "a.png", exif=exif)
+        if orientation == 1:
+            combine((tmp_path / "raw",), output=tmp_path / "upright")
+            continue
+        with pytest.raises(InputError, match=rf"a\.png: turned by its EXIF orientation {orientation}"):
+            combine((tmp_path / "raw",), output=tmp_path / "turned")
+    ImageOps.exif_transpose(Image.open(folder / "a.png")).save(folder / "a.png", exif=Image.Exif())
+    combine((tmp_path / "raw",), output=tmp_path / "turned")
+    assert np.array_equal(read_originals(tmp_path / "turned").images[0], load_character(folder / "a.png"))

@@ -4,7 +4,9 @@ A file has its name only when it is whole and its checksum right; a second run d
 """
 
 import hashlib
+import io
 import random
+import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -272,3 +274,43 @@ def test_every_file_has_its_own_place_and_checksum() -> None:
     assert len({file.path for file in FILES}) == len(FILES) == 11
     assert [file.name for file in FILES if len(file.md5) != 32] == ["kkanji.tar"]
     assert len({file.md5 for file in FILES}) == len(FILES)
+
+
+def tar_of(count: int) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for number in range(count):
+            member = tarfile.TarInfo(f"kkanji2/U+4E00/{number:016x}.png")
+            member.size = 700
+            archive.addfile(member, io.BytesIO(bytes(700)))
+    return buffer.getvalue()
+
+
+WHOLE = tar_of(3)
+CUTS = {name: WHOLE[:size] for name, size in (("nothing", 0), ("header", 300), ("member", 1200), ("end", 4608))}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_cut_archive_without_a_checksum_is_refused_by_its_own_structure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the way, and where it lies already. Removed and fetched again, as the message says, it is whole."""
+    monkeypatch.setattr(fetching, "FILES", (Published("kkanji", "kkanji.tar", ""),))
+    target = tmp_path / "kkanji" / "kkanji.tar"
+    with WebServer({"kkanji/kkanji.tar": CUTS[cut]}) as server, pytest.raises(InputError, match=r"0 bytes|cut short"):
+        fetch(("kkanji",), output=tmp_path, url=url(server))
+    assert not target.exists() and names(tmp_path) == []
+    target.write_bytes(CUTS[cut])
+    with pytest.raises(InputError, match=r"kkanji\.tar: (0 bytes|ends at byte)"):
+        fetch(("kkanji",), output=tmp_path)
+    target.unlink()
+    with WebServer({"kkanji/kkanji.tar": WHOLE}) as server:
+        fetch(("kkanji",), output=tmp_path, url=url(server))
+    fetch(("kkanji",), output=tmp_path)
+    assert target.read_bytes() == WHOLE and "whole by its own structure" in capsys.readouterr().out
+
+
+def test_what_is_no_tar_at_all_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "FILES", (Published("kkanji", "kkanji.tar", ""),))
+    with WebServer({"kkanji/kkanji.tar": b"<html>" * 200}) as server, pytest.warns(UserWarning, match="not with a tar"):
+        fetch(("kkanji",), output=tmp_path, url=url(server))

@@ -159,3 +159,9 @@ def test_what_is_not_there_is_refused(folder: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             show(str(source), output=tmp_path / "sheet.png", **options)
     assert not (tmp_path / "sheet.png").exists()
+
+
+def test_a_name_that_promises_another_format_is_refused(folder: Path, tmp_path: Path) -> None:
+    for kind, suffix in (("sheet", ".xyz"), ("balance", ".svg"), ("card", ".png")):
+        with pytest.raises(InputError, match=rf"--kind {kind} writes \.(png|md); give such a name"):
+            show(str(folder), kind=kind, output=tmp_path / f"x{suffix}")  # type: ignore[arg-type]
