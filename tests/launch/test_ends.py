@@ -78,17 +78,6 @@ def test_a_closed_output_ends_a_run_after_saving(tiny_set: Path, tmp_path: Path)
     assert checkpoints(run)[-1] == f"step-{lines(run)[-1]['step']:09d}"
 
 
-def test_one_small_image_is_refused_with_a_size_that_works(tiny_set: Path, tmp_path: Path) -> None:
-    """Batch normalisation needs two values a channel, which an image of 8 pixels does not leave it."""
-    fixed = ("--epochs", "1", "--batch-size", "108", "--micro-batch", "1", "--full-size-at", "1", "--augment", "0")
-    refused = start(*train_command(tiny_set, tmp_path / "run", *fixed, "--start-size", "8"))
-    assert refused.returncode == 2 and "Traceback" not in refused.stderr
-    assert "step 1 has a micro-batch of one image of 8 pixels" in refused.stderr
-    assert "give --start-size 24, or" in refused.stderr and not (tmp_path / "run").exists()
-    result = start(*train_command(tiny_set, tmp_path / "run", *fixed, "--start-size", "24"))
-    assert result.returncode == 0, result.stderr
-
-
 def test_ranks_that_do_not_meet_end_with_what_to_look_at(tiny_set: Path, tmp_path: Path) -> None:
     """The other one never comes."""
     command = failing("unmet", 3, tiny_set, tmp_path / "deep" / "run")
