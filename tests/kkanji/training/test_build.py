@@ -11,14 +11,8 @@ from kkanji.data.training_set import class_map, open_set
 from kkanji.training.build import build_run
 from shards import InputError
 
-OPTIONS: dict[str, Any] = {
-    "model": "kkanji_efficientnet_fused_s",
-    "order": "full",
-    "epochs": 1,
-    "full_size_at": 1.0,
-    "batch_size": 4,
-    "micro_batch": 1,
-}
+SMALL = {"full_size_at": 1.0, "batch_size": 4, "micro_batch": 1}
+OPTIONS: dict[str, Any] = {"model": "kkanji_efficientnet_fused_s", "order": "full", "epochs": 1} | SMALL
 
 
 @pytest.mark.parametrize("size", [8, 16])
