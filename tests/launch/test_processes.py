@@ -205,7 +205,7 @@ def test_ranks_that_do_not_meet_end_with_what_to_look_at(tiny_set: Path, tmp_pat
 def test_a_signal_ends_a_rank_that_waits_for_the_others(tiny_set: Path, tmp_path: Path) -> None:
     """Python's own handlers do not run while torch waits."""
     command = failing("unmet", 200, tiny_set, tmp_path / "run")
-    with begin(*command, **TWO, MASTER_PORT=free_port()) as process:
+    with begin(*command, folder=None, **TWO, MASTER_PORT=free_port()) as process:
         with pytest.raises(TimeoutExpired):
             process.wait(15)
         process.send_signal(signal.SIGTERM)
