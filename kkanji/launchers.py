@@ -92,5 +92,5 @@ def _follow(launcher: psutil.Process) -> None:
 
 def _lives(process: psutil.Process) -> bool:
     with suppress(psutil.Error):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     return False

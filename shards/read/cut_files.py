@@ -73,11 +73,11 @@ def _read_zeros(_context, information):  # Numba infers types
     return types.void(information), generate
 
 
-def _offset(builder, pointer, count):  # type: ignore[no-untyped-def]
+def _offset(builder, pointer, count):
     return builder.gep(pointer, [_INT(count)])
 
 
-def _variable(builder):  # type: ignore[no-untyped-def]
+def _variable(builder):
     found = builder.module.globals.get(SYMBOL)
     return found or ir.GlobalVariable(builder.module, _LONG, SYMBOL)
 

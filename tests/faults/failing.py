@@ -35,7 +35,7 @@ def main() -> None:
     if kind == "unmet":
         agreement.MEETING_S = number
     else:
-        build.Loader = Failing  # type: ignore[misc]
+        build.Loader = Failing  # type: ignore[attr-defined]
     config = cli.parse(TrainConfig)
     train(config, open_set(config.dataset.data))
 
