@@ -78,8 +78,7 @@ class PageAhead:
         self._uses = np.zeros(len(files.sizes), np.int32)  # how many requests of the queue need a shard
         self._behind: deque[int] = deque()
         self._fits = fits_memory(files)
-        self._samples = sum(shard.samples for shard in files.shards)
-        per_shard = self._samples // max(1, len(files.shards))
+        per_shard = sum(shard.samples for shard in files.shards) // max(1, len(files.shards))
         self._most_numbers = max(LEAST_NUMBERS, shards_ahead(files.sizes) * per_shard)
 
     def serve(self, requests: Iterable[Numbers]) -> Iterator[Numbers]:
@@ -90,7 +89,7 @@ class PageAhead:
         if self._fits and needed == size:
             yield from self._while_all_is_read(first, source)
             return
-        ahead = size * self._queued_numbers // max(1, self._samples)
+        ahead = size * self._queued_numbers // max(1, sum(shard.samples for shard in self._files.shards))
         whole = needed <= min(WHOLE_SHARDS * ahead, MEMORY_FRACTION * memory_bytes())
         bring, leave = (self._bring_shards, self._leave_shards) if whole else (self._bring_pages, self._leave_pages)
         for numbers in first:
