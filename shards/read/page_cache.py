@@ -91,6 +91,7 @@ class PageAhead:
             return
         ahead = size * self._queued_numbers // max(1, sum(shard.samples for shard in self._files.shards))
         whole = needed <= min(WHOLE_SHARDS * ahead, MEMORY_FRACTION * memory_bytes())
+        self._mapped.expect(random=not whole)
         bring, leave = (self._bring_shards, self._leave_shards) if whole else (self._bring_pages, self._leave_pages)
         for numbers in first:
             bring(numbers)
@@ -134,7 +135,7 @@ class PageAhead:
             if number in self._behind:
                 self._behind.remove(number)
             else:
-                _readers().submit(self._mapped.read_ahead, number, self._files.path(number))
+                _readers().submit(self._mapped.read_ahead, self._files.path(number))
 
     def _leave_shards(self, numbers: Numbers) -> None:
         self._queued_numbers -= len(numbers)
@@ -157,7 +158,7 @@ class PageAhead:
         for number in range(len(self._files.sizes)):
             if stopped.is_set():
                 return
-            self._mapped.read_ahead(number, self._files.path(number))
+            self._mapped.read_ahead(self._files.path(number))
 
 
 @cache

@@ -102,7 +102,7 @@ class SplitReader(ABC):
 
     def put(self, number: int, path: Path) -> None:
         """Map a shard's file."""
-        self._range.map(number, path, random=self._files.in_place)
+        self._range.map(number, path)
         self._mapped[number] = True
 
     def take_off(self, number: int) -> None:
