@@ -12,7 +12,6 @@ import mmap
 import os
 import weakref
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ PAGE = mmap.PAGESIZE  # where a mapping may start: 4 KiB on x86, up to 64 KiB on
 _MAP_FIXED, _MAP_NORESERVE, _FAILED = 0x10, 0x4000, ctypes.c_void_p(-1).value  # <asm-generic/mman.h>, Linux
 _PROT_NONE = 0
 HUGE_PAGE = 2 << 20  # of x86 and of most arm64
-_NORMAL, _RANDOM, _DONT_NEED = 0, 1, 4  # <asm-generic/mman-common.h>
+_NORMAL, _RANDOM = 0, 1  # <asm-generic/mman-common.h>
 _RESERVE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -82,15 +81,6 @@ class AddressRange:
         for number in range(len(self._sizes)):
             self._advise(number, _RANDOM if random else _NORMAL)
 
-    def read_ahead(self, path: Path) -> None:
-        """Read a whole file into the page cache."""
-        _advise_file(path, os.POSIX_FADV_WILLNEED)
-
-    def forget(self, number: int, path: Path) -> None:
-        """Let a file that is mapped from this path leave the page cache, except where other processes map it."""
-        self._advise(number, _DONT_NEED)
-        _advise_file(path, os.POSIX_FADV_DONTNEED)
-
     def _advise(self, number: int, advice: int) -> None:
         _libc.madvise(self._base + self.starts[number], self._sizes[number], advice)
 
@@ -102,15 +92,6 @@ def _places(sizes: Sequence[int]) -> tuple[list[int], int]:
         starts.append(round_up(end, HUGE_PAGE if size >= HUGE_PAGE else PAGE))
         end = starts[-1] + round_up(size, PAGE)
     return starts, end
-
-
-def _advise_file(path: Path, advice: int) -> None:
-    with suppress(OSError):  # what is wrong with the file is found where it is read
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.posix_fadvise(descriptor, 0, 0, advice)
-        finally:
-            os.close(descriptor)
 
 
 def _open(path: Path) -> int:
