@@ -3,9 +3,8 @@
 A gather over single images then is one `np.take` over one array, however many shards a set has: no grouping by shard,
 no copy per shard, and memory is the page cache's alone. Python's mmap cannot choose an address, hence libc by ctypes.
 
-A file of a huge page or more starts on a huge page. Where the kernel and the file system keep files in large folios
-(tried: Linux 6.18, ext4) one entry of the page tables then stands for 2 MiB of a shard that was read from start to end;
-elsewhere for 4 KiB, which is 2 MB of page tables for each GB touched.
+A file of a huge page or more starts on a huge page. Where the kernel keeps a file in folios of that size (seen: Linux
+6.18, ext4) one entry of the page tables then stands for 2 MiB; elsewhere for 4 KiB: 2 MB of page tables for each GB.
 """
 
 import ctypes
@@ -13,7 +12,6 @@ import mmap
 import os
 import weakref
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +25,7 @@ PAGE = mmap.PAGESIZE  # where a mapping may start: 4 KiB on x86, up to 64 KiB on
 _MAP_FIXED, _MAP_NORESERVE, _FAILED = 0x10, 0x4000, ctypes.c_void_p(-1).value  # <asm-generic/mman.h>, Linux
 _PROT_NONE = 0
 HUGE_PAGE = 2 << 20  # of x86 and of most arm64
-_RANDOM, _DONT_NEED, _HUGE_PAGE, _POPULATE_READ = 1, 4, 14, 22  # <asm-generic/mman-common.h>; the last from Linux 5.14
+_NORMAL, _RANDOM = 0, 1  # <asm-generic/mman-common.h>
 _RESERVE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -58,8 +56,8 @@ class AddressRange:
         self.bytes = np.ctypeslib.as_array(memory)
         self.bytes.flags.writeable = False
 
-    def map(self, number: int, path: Path, *, random: bool = False) -> None:
-        """Put a file at its place. random: the kernel is not to read more than the pages that are touched.
+    def map(self, number: int, path: Path) -> None:
+        """Put a file at its place.
 
         A file shorter than its mapping would end the process with SIGBUS at first touch, so its size is checked here.
         Raises: MissingShard, ChangedShard (another size than stated), StorageError.
@@ -71,7 +69,6 @@ class AddressRange:
                 remedy = "it was cut or replaced: copy or pack it again"
                 raise ChangedShard(f"{path}: {found} bytes, expected {size}; {remedy}")
             _mmap(self._base + self.starts[number], size, mmap.MAP_SHARED | _MAP_FIXED, descriptor, str(path))
-            self._advise(number, _RANDOM if random else _HUGE_PAGE)
         finally:
             os.close(descriptor)
 
@@ -80,21 +77,13 @@ class AddressRange:
         address, size = self._base + self.starts[number], self._sizes[number]
         _mmap(address, size, _RESERVE | _MAP_FIXED, -1, "room for a file")
 
-    def read_ahead(self, number: int, path: Path) -> None:
-        """Read a whole file, mapped from this path, into the page cache, in huge pages if the kernel can."""
-        self._advise(number, _HUGE_PAGE)
-        if not self._advise(number, _POPULATE_READ):
-            _advise_file(path, os.POSIX_FADV_WILLNEED)
+    def expect(self, *, random: bool) -> None:
+        """random: nothing beside the pages that are touched is worth reading, in any mapped file."""
+        for number in range(len(self._sizes)):
+            self._advise(number, _RANDOM if random else _NORMAL)
 
-    def forget(self, number: int, path: Path) -> None:
-        """Let a file that is mapped from this path leave the page cache, except where other processes map it."""
-        self._advise(number, _DONT_NEED)
-        _advise_file(path, os.POSIX_FADV_DONTNEED)
-
-    def _advise(self, number: int, advice: int) -> bool:
-        """Whether the kernel takes the advice."""
-        size = self._sizes[number]
-        return size > 0 and _libc.madvise(self._base + self.starts[number], size, advice) == 0
+    def _advise(self, number: int, advice: int) -> None:
+        _libc.madvise(self._base + self.starts[number], self._sizes[number], advice)
 
 
 def _places(sizes: Sequence[int]) -> tuple[list[int], int]:
@@ -104,15 +93,6 @@ def _places(sizes: Sequence[int]) -> tuple[list[int], int]:
         starts.append(round_up(end, HUGE_PAGE if size >= HUGE_PAGE else PAGE))
         end = starts[-1] + round_up(size, PAGE)
     return starts, end
-
-
-def _advise_file(path: Path, advice: int) -> None:
-    with suppress(OSError):  # what is wrong with the file is found where it is read
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.posix_fadvise(descriptor, 0, 0, advice)
-        finally:
-            os.close(descriptor)
 
 
 def _open(path: Path) -> int:

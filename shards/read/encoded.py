@@ -65,7 +65,7 @@ class EncodedReader(SplitReader):
             except InputError as error:
                 raise CorruptShard(f"{self.where(number)}: {error}") from error
 
-    def _addresses_of(self, numbers: Numbers) -> NDArray[np.int64]:
+    def addresses_of(self, numbers: Numbers) -> NDArray[np.int64]:
         """Of their files' first and last bytes: most are smaller than a page."""
         starts = self._offsets[numbers] + self._range.bytes.ctypes.data
         return np.concatenate([starts, starts + np.maximum(self._table["bytes"][numbers], 1).astype(np.int64) - 1])

@@ -60,7 +60,7 @@ class PackedReader(SplitReader):
     def _addresses(self, numbers: Numbers, block: NDArray[np.intp]) -> NDArray[np.int64]:
         return (numbers + self._to_row[block]) * layout.IMAGE_BYTES + self._start
 
-    def _addresses_of(self, numbers: Numbers) -> NDArray[np.int64]:
+    def addresses_of(self, numbers: Numbers) -> NDArray[np.int64]:
         """Of their pixels, one page each, and of their labels."""
         block = self._block_of(numbers)
         labels = (numbers + self._to_label[block]) * layout.LABEL_TYPE.itemsize + self._start

@@ -24,6 +24,7 @@ AHEAD_SHARDS = range(4, 17)  # the number of these shards, whatever their size
 MANY_TIMES = 4  # a cache of this many times the split's size has room for other splits too
 WINDOW_FRACTION = 0.5  # fraction of a cache smaller than the split; the rest is for evaluation and for other ranks
 LEAST_NUMBERS = 1 << 16  # sample numbers to look ahead over, even if shards are small
+MOST_READY = 4  # times the shards ahead, ready or being fetched, when a request needs more than that at once
 LOOK_S = 1.0  # between two looks whether somebody waits for room, each under the folder's lock
 MOST_REQUESTS = 1 << 12  # to look ahead over, however little each needs
 
@@ -148,7 +149,8 @@ class Prefetcher:
         if not self._wanted:
             return
         under_way = sum(not future.done() for future in self._coming.values())
-        for number in list(islice(self._wanted, max(0, self._ahead - under_way))):
+        most = min(self._ahead - under_way, MOST_READY * self._ahead - len(self._coming))
+        for number in list(islice(self._wanted, max(0, most))):
             del self._wanted[number]
             self._let_go_of(self._shelved_bytes + self._coming_bytes() + self._files.sizes[number] - self._keep_bytes)
             self._coming[number] = _fetchers().submit(self._files.obtain, number, ahead=True)

@@ -76,7 +76,7 @@ class SplitReader(ABC):
         Raises: what fetching raises, and InputError if a request needs more than the cache can hold.
         """
         if self._files.in_place:
-            ahead = PageAhead(self._files, self._range, self._shards_of, self._addresses_of)
+            ahead = PageAhead(self._files, self._range, self._shards_of, self.addresses_of)
             yield from self._checked(ahead.serve(requests))
             return
         self._prefetcher = Prefetcher(self._files, self, self._shards_of)
@@ -106,7 +106,7 @@ class SplitReader(ABC):
 
     def put(self, number: int, path: Path) -> None:
         """Map a shard's file."""
-        self._range.map(number, path, random=self._files.in_place)
+        self._range.map(number, path)
         self._mapped[number] = True
 
     def take_off(self, number: int) -> None:
@@ -119,7 +119,7 @@ class SplitReader(ABC):
         """Write these samples into arrays of their length; of no length for sources that are not wanted."""
 
     @abstractmethod
-    def _addresses_of(self, numbers: Numbers) -> NDArray[np.int64]:
+    def addresses_of(self, numbers: Numbers) -> NDArray[np.int64]:
         """Addresses of the bytes that these samples are read from, one or more in each page."""
 
     def _checked(self, requests: Iterable[Numbers]) -> Iterator[Numbers]:

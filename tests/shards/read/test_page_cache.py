@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from shards import Samples, ShardSet, SplitReader, WindowedOrder
+from shards import Samples, ShardSet, SplitReader
 from shards.read import page_cache
 from shards.read.address_range import HUGE_PAGE, AddressRange
 from shards.read.files import SplitFiles
-from shards.read.page_cache import BEHIND, PageAhead
+from shards.read.page_cache import PageAhead
 from shards.read.prefetch import Numbers
 
 SAMPLES = 1000  # of each shard
@@ -30,18 +30,11 @@ class Bench:
     def __init__(self, shards: int) -> None:
         self.shards = [SimpleNamespace(samples=SAMPLES)] * shards
         self.sizes = [SIZE] * shards
-        self.read: list[int] = []
-        self.forgotten: list[int] = []
         self.pages: list[int] = []
+        self.random: bool | None = None
 
-    def path(self, number: int) -> Path:
-        return Path(str(number))
-
-    def read_ahead(self, number: int, _: Path) -> None:
-        self.read.append(number)
-
-    def forget(self, number: int, _: Path) -> None:
-        self.forgotten.append(number)
+    def expect(self, *, random: bool) -> None:
+        self.random = random
 
     def serve(self, requests: Iterator[Numbers]) -> Iterator[Numbers]:
         ahead = PageAhead(cast(SplitFiles, self), cast(AddressRange, self), shards_of, lambda numbers: numbers * 4096)
@@ -62,15 +55,10 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     return bench
 
 
-def test_a_windowed_order_has_its_shards_read_ahead_and_let_go_of_behind(bench: Bench) -> None:
-    order = WindowedOrder([SAMPLES] * 100, seed=0, window=4)
-    spans = [(start, start + 500) for start in range(0, order.samples, 500)]
-    for served, numbers in enumerate(bench.serve(order.at(*span) for span in spans)):
-        assert np.array_equal(numbers, order.at(*spans[served]))
-    wait_until(lambda: len(bench.read) == 100)
-    assert sorted(bench.read) == list(range(100)), "each once"
-    assert len({*bench.forgotten}) == len(bench.forgotten) == 100 - BEHIND
-    assert not bench.pages
+def test_a_windowed_order_is_left_to_the_kernel(bench: Bench) -> None:
+    requests = [np.arange(start, start + 500) for start in range(0, 100 * SAMPLES, 500)]
+    assert np.array_equal(np.concatenate(list(bench.serve(iter(requests)))), np.arange(100 * SAMPLES))
+    assert not bench.pages and bench.random is False
 
 
 def test_a_full_order_of_a_set_larger_than_memory_has_its_pages_asked_for(bench: Bench) -> None:
@@ -81,49 +69,52 @@ def test_a_full_order_of_a_set_larger_than_memory_has_its_pages_asked_for(bench:
     assert {*bench.pages} <= {*numbers.tolist()}
     assert len(list(stream)) == 99
     wait_until(lambda: len(bench.pages) == 50_000)
-    assert not bench.read and not bench.forgotten
+    assert bench.random
 
 
-def test_a_full_order_of_a_set_that_fits_has_all_of_it_read_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_set_that_fits_is_left_to_the_kernel(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_cache, "memory_bytes", lambda: 200 * SIZE)
     numbers = np.random.default_rng(0).permutation(100 * SAMPLES)[:50_000]
-    stream = bench.serve(iter(np.split(numbers, 100)))
-    served = [next(stream)]
-    wait_until(lambda: len(bench.read) == 100)
-    assert bench.read == list(range(100)), "in the order in which they lie"
-    assert np.array_equal(np.concatenate([*served, *stream]), numbers)
-    assert not bench.forgotten
+    assert np.array_equal(np.concatenate(list(bench.serve(iter(np.split(numbers, 100))))), numbers)
+    assert not bench.pages and bench.random is None
 
 
-@pytest.fixture(scope="module")
+COLD = 1250  # images of the block that opening does not read
+
+
+@pytest.fixture
 def reader(write_set: Callable[..., Path], make_samples: Callable[..., Samples]) -> SplitReader:
     """2,000 images in one shard of 8 MB, which is not in the page cache."""
-    folder = write_set({"train": make_samples(2000)}, [[1250, 750]])
+    folder = write_set({"train": make_samples(2000)}, [[COLD, 750]])
     reader = ShardSet(folder).split("train")
-    reader._range.forget(0, folder / "train-00000.tar")
-    if resident(reader) > 300:
+    with (folder / "train-00000.tar").open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if resident(reader) > COLD / 2:
         pytest.skip("this file system keeps its files in memory")
     return reader
 
 
 def resident(reader: SplitReader) -> int:
-    """Pages of the first shard that are in memory."""
-    size = 2000 * 4096
-    flags = (ctypes.c_uint8 * (size // mmap.PAGESIZE))()
+    """Pages of the first block's pixels that are in memory."""
+    first = int(reader.addresses_of(np.array([0]))[0]) // mmap.PAGESIZE * mmap.PAGESIZE
+    flags = (ctypes.c_uint8 * (COLD * 4096 // mmap.PAGESIZE))()
     libc = ctypes.CDLL(None)
-    libc.mincore(ctypes.c_void_p(reader._range.bytes.ctypes.data), ctypes.c_size_t(size), flags)
+    assert libc.mincore(ctypes.c_void_p(first), ctypes.c_size_t(COLD * 4096), flags) == 0
     return sum(flag & 1 for flag in flags)
 
 
-def test_a_few_images_of_a_cold_shard_read_a_few_pages(reader: SplitReader) -> None:
+def test_a_few_images_of_a_cold_shard_read_a_few_pages(reader: SplitReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a memory that does not hold the set."""
+    monkeypatch.setattr(page_cache, "memory_bytes", lambda: 1)
     before = resident(reader)
-    reader.gather(np.arange(0, 1000, 100))
-    assert resident(reader) - before <= 40
+    for numbers in reader.follow([np.arange(0, 1000, 100)]):
+        reader.gather(numbers)
+    assert resident(reader) - before <= 20
 
 
 def test_pages_that_requests_ask_for_come(reader: SplitReader) -> None:
     before = resident(reader)
-    pages = reader._addresses_of(np.arange(1300, 1500)) // mmap.PAGESIZE * mmap.PAGESIZE
+    pages = reader.addresses_of(np.arange(300, 500)) // mmap.PAGESIZE * mmap.PAGESIZE
     assert page_cache.ask_for_pages(pages, mmap.PAGESIZE) == 0
     wait_until(lambda: resident(reader) - before >= 200)
 
@@ -136,10 +127,8 @@ def test_large_files_start_on_huge_pages(tmp_path: Path) -> None:
     for number, size in enumerate(sizes):
         (tmp_path / str(number)).write_bytes(bytes([number + 1]) * size)
         mapped.map(number, tmp_path / str(number))
-        mapped.read_ahead(number, tmp_path / str(number))
     for number, (start, size) in enumerate(zip(mapped.starts, sizes, strict=True)):
         assert {*np.unique(mapped.bytes[start : start + size]).tolist()} == {number + 1}
-        mapped.forget(number, tmp_path / str(number))
         assert mapped.bytes[start] == number + 1
 
 
