@@ -21,6 +21,7 @@ from benchmarks.rows import Row, plain
 from benchmarks.size.fabricate import CLASSES, SHARD, fabricate
 from kkanji.data.training_set import open_set
 from shards import BalancedOrder, InputError, Order, SampleOrder, ShardSet, SplitReader
+from shards.format.manifest import MANIFEST_NAME
 from shards.order.balanced import draws_per_class
 
 Result = TypeVar("Result")
@@ -47,7 +48,7 @@ def size(
     *,
     images: tuple[int, ...] = (1_000_000, 10_000_000, 38_820_000),
     repeats: int = 5,
-    folder: Path | None = None,
+    sets: Path | None = None,
     output: Path = Path("benchmarks/results/size.json"),
 ) -> None:
     """Measure what opening and shuffling cost in sets of different sizes, and compute them for a billion images.
@@ -59,14 +60,15 @@ def size(
     Args:
         images: sizes of the sets, each rounded to whole classes
         repeats: openings of each set
-        folder: folder on the disk to measure, by default the one for temporary files
+        sets: folder that keeps the sets for the next run, on the disk to measure; by default they are temporary
         output: JSON to write
     """
     if not images or min(images) < CLASSES or repeats < 1:
         given = f"--images {' '.join(map(str, images))} --repeats {repeats}"
         raise InputError(f"{given}: expected sets of {CLASSES} images or more, opened once or more")
-    with tempfile.TemporaryDirectory(prefix="kkanji-size-", dir=folder) as made:
-        rows = [_measured(Path(made) / str(count), count // CLASSES, repeats) for count in sorted(images)]
+    with tempfile.TemporaryDirectory(prefix="kkanji-size-") as temporary:
+        folder = sets or Path(temporary)
+        rows = [_measured(folder / str(count), count // CLASSES, repeats) for count in sorted(images)]
     rows.append(computed(rows[-1], BILLION))
     options = {"repeats": repeats}
     write_result(output, {"benchmark": "size", "environment": environment(), "options": options, "rows": rows})
@@ -74,7 +76,8 @@ def size(
 
 
 def _measured(folder: Path, per_class: int, repeats: int) -> Row:
-    fabricate(folder, per_class)
+    if not (folder / MANIFEST_NAME).exists():
+        fabricate(folder, per_class)
     os.sync()  # only what is on the disk can be dropped from the page cache
     _open_all(folder)  # compiles and imports
     cold = _open_all(folder, drop=True)

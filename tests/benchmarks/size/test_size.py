@@ -93,7 +93,7 @@ def test_a_manifest_grows_by_the_blocks_and_not_by_their_images(sets: dict[int, 
 
 def test_the_benchmark_writes_rows_for_tables_and_a_chart(tmp_path: Path) -> None:
     output = tmp_path / "size.json"
-    size(images=(CLASSES, 2 * CLASSES), repeats=1, folder=tmp_path, output=output)
+    size(images=(CLASSES, 2 * CLASSES), repeats=1, sets=tmp_path, output=output)
     result = read_result(output)
     small, large, billion = result["rows"]
     assert (small["images"], large["images"], billion["images"]) == (CLASSES, 2 * CLASSES, BILLION)
@@ -103,7 +103,10 @@ def test_the_benchmark_writes_rows_for_tables_and_a_chart(tmp_path: Path) -> Non
     assert large["read per shard kB"] < 100
     (axes,) = draw(result, output).axes
     assert axes.get_ylabel() == "seconds"
-    assert not list(tmp_path.glob("kkanji-size-*"))
+    made = tmp_path / str(CLASSES) / "dataset.json"
+    before = made.stat().st_mtime_ns
+    size(images=(CLASSES,), repeats=1, sets=tmp_path, output=output)
+    assert made.stat().st_mtime_ns == before and len(read_result(output)["rows"]) == 2
 
 
 def test_sets_that_are_too_small_are_refused() -> None:
