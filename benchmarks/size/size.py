@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import TypeVar
 
 import numpy as np
@@ -39,6 +39,7 @@ GROWING = (
     "labels cold s",
     "balanced s",
     "balanced cold s",
+    "CPU s",
     "memory MB",
 )
 """Costs in proportion to a set's size."""
@@ -93,7 +94,7 @@ def _open_all(folder: Path, *, drop: bool = False) -> Row:
     """Costs of one opening. drop: out of the page cache first."""
     if drop:
         _drop(folder)
-    before = _memory()
+    before, cpu = _memory(), process_time()
     data, manifest_s = _timed(lambda: open_set(folder))
     read = _bytes_read()
     reader, open_s = _timed(lambda: data.split("train"))
@@ -103,7 +104,7 @@ def _open_all(folder: Path, *, drop: bool = False) -> Row:
         del labels
         _drop(folder)
     balanced, balanced_s = _timed(lambda: _balanced(data, reader))
-    held = _memory() - before
+    held, cpu = _memory() - before, process_time() - cpu
     return {
         "manifest MB": (folder / "dataset.json").stat().st_size / 1e6,
         "manifest s": manifest_s,
@@ -111,6 +112,7 @@ def _open_all(folder: Path, *, drop: bool = False) -> Row:
         "read per shard kB": read / len(data.manifest.splits["train"].shards) / 1e3,
         "labels s": labels_s,
         "balanced s": balanced_s,
+        "CPU s": cpu,
         "memory MB": held / 1e6,
         "full ns": _lookup_ns(SampleOrder(samples=reader.samples, seed=0)),
         "balanced ns": _lookup_ns(balanced),
