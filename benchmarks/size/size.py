@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import TypeVar
 
 import numpy as np
@@ -21,6 +21,7 @@ from benchmarks.rows import Row, plain
 from benchmarks.size.fabricate import CLASSES, SHARD, fabricate
 from kkanji.data.training_set import open_set
 from shards import BalancedOrder, InputError, Order, SampleOrder, ShardSet, SplitReader
+from shards.format.manifest import MANIFEST_NAME
 from shards.order.balanced import draws_per_class
 
 Result = TypeVar("Result")
@@ -38,6 +39,7 @@ GROWING = (
     "labels cold s",
     "balanced s",
     "balanced cold s",
+    "CPU s",
     "memory MB",
 )
 """Costs in proportion to a set's size."""
@@ -47,7 +49,7 @@ def size(
     *,
     images: tuple[int, ...] = (1_000_000, 10_000_000, 38_820_000),
     repeats: int = 5,
-    folder: Path | None = None,
+    sets: Path | None = None,
     output: Path = Path("benchmarks/results/size.json"),
 ) -> None:
     """Measure what opening and shuffling cost in sets of different sizes, and compute them for a billion images.
@@ -59,14 +61,15 @@ def size(
     Args:
         images: sizes of the sets, each rounded to whole classes
         repeats: openings of each set
-        folder: folder on the disk to measure, by default the one for temporary files
+        sets: folder that keeps the sets for the next run, on the disk to measure; by default they are temporary
         output: JSON to write
     """
     if not images or min(images) < CLASSES or repeats < 1:
         given = f"--images {' '.join(map(str, images))} --repeats {repeats}"
         raise InputError(f"{given}: expected sets of {CLASSES} images or more, opened once or more")
-    with tempfile.TemporaryDirectory(prefix="kkanji-size-", dir=folder) as made:
-        rows = [_measured(Path(made) / str(count), count // CLASSES, repeats) for count in sorted(images)]
+    with tempfile.TemporaryDirectory(prefix="kkanji-size-") as temporary:
+        folder = sets or Path(temporary)
+        rows = [_measured(folder / str(count), count // CLASSES, repeats) for count in sorted(images)]
     rows.append(computed(rows[-1], BILLION))
     options = {"repeats": repeats}
     write_result(output, {"benchmark": "size", "environment": environment(), "options": options, "rows": rows})
@@ -74,7 +77,8 @@ def size(
 
 
 def _measured(folder: Path, per_class: int, repeats: int) -> Row:
-    fabricate(folder, per_class)
+    if not (folder / MANIFEST_NAME).exists():
+        fabricate(folder, per_class)
     os.sync()  # only what is on the disk can be dropped from the page cache
     _open_all(folder)  # compiles and imports
     cold = _open_all(folder, drop=True)
@@ -90,7 +94,7 @@ def _open_all(folder: Path, *, drop: bool = False) -> Row:
     """Costs of one opening. drop: out of the page cache first."""
     if drop:
         _drop(folder)
-    before = _memory()
+    before, cpu = _memory(), process_time()
     data, manifest_s = _timed(lambda: open_set(folder))
     read = _bytes_read()
     reader, open_s = _timed(lambda: data.split("train"))
@@ -100,7 +104,7 @@ def _open_all(folder: Path, *, drop: bool = False) -> Row:
         del labels
         _drop(folder)
     balanced, balanced_s = _timed(lambda: _balanced(data, reader))
-    held = _memory() - before
+    held, cpu = _memory() - before, process_time() - cpu
     return {
         "manifest MB": (folder / "dataset.json").stat().st_size / 1e6,
         "manifest s": manifest_s,
@@ -108,6 +112,7 @@ def _open_all(folder: Path, *, drop: bool = False) -> Row:
         "read per shard kB": read / len(data.manifest.splits["train"].shards) / 1e3,
         "labels s": labels_s,
         "balanced s": balanced_s,
+        "CPU s": cpu,
         "memory MB": held / 1e6,
         "full ns": _lookup_ns(SampleOrder(samples=reader.samples, seed=0)),
         "balanced ns": _lookup_ns(balanced),

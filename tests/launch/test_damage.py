@@ -20,7 +20,7 @@ OPTIONS = ("--epochs", "1", "--augment", "0")
 
 @pytest.fixture(scope="module")
 def data(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny set, its splits in two shards of five blocks each: of the last block a reader sees the damage itself."""
+    """The tiny set, its splits in two shards of five blocks each."""
     whole, output = ShardSet(tiny_set), tmp_path_factory.mktemp("damage") / "set"
     splits: dict[str, Split] = {}
     with OutputFolder(output) as folder:

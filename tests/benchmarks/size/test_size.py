@@ -1,6 +1,7 @@
 """The benchmark of a set's size: its sets are valid, and its costs have the complexity that they promise."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +14,7 @@ from benchmarks.rows import read_result
 from benchmarks.size.fabricate import CLASSES, fabricate
 from benchmarks.size.size import BILLION, computed, measured, size
 from shards import InputError, Manifest, SampleOrder, ShardSet, verify
-from shards.format import columns
-from shards.read import opening
+from shards.order.permutation import permute
 
 FEW, MANY = 2, 14  # images of a class: one shard, and three
 
@@ -50,8 +50,8 @@ class Calls:
 
 @pytest.fixture
 def preads(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    calls = Calls(opening.os.pread)
-    monkeypatch.setattr(opening.os, "pread", calls)
+    calls = Calls(os.pread)
+    monkeypatch.setattr(os, "pread", calls)
     return calls
 
 
@@ -69,18 +69,16 @@ def test_opening_costs_two_reads_of_a_page_for_each_shard(sets: dict[int, Path],
 def test_an_order_looks_up_only_what_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """At a billion images as at ten, early and late."""
     asked: list[int] = []
-    look_up = columns.np.arange
 
-    def arange(*arguments: int, **options: object) -> NDArray[np.generic]:
-        found: NDArray[np.generic] = look_up(*arguments, **options)  # type: ignore[arg-type]
-        asked.append(len(found))
-        return found
+    def counted(positions: NDArray[np.uint64], size: int, key: int) -> NDArray[np.uint64]:
+        asked.append(len(positions))
+        return permute(positions, size, key)
 
-    monkeypatch.setattr(np, "arange", arange)
+    monkeypatch.setattr("shards.order.sequential.permute", counted)
     for start in (0, 49 * BILLION + 12345):
         numbers = SampleOrder(samples=BILLION, seed=0).at(start, start + 100)
-        assert len(np.unique(numbers)) == 100 and asked == [100]
-        asked.clear()
+        assert len(np.unique(numbers)) == 100
+    assert asked == [100, 100]
 
 
 def test_a_manifest_grows_by_the_blocks_and_not_by_their_images(sets: dict[int, Path]) -> None:
@@ -93,7 +91,7 @@ def test_a_manifest_grows_by_the_blocks_and_not_by_their_images(sets: dict[int, 
 
 def test_the_benchmark_writes_rows_for_tables_and_a_chart(tmp_path: Path) -> None:
     output = tmp_path / "size.json"
-    size(images=(CLASSES, 2 * CLASSES), repeats=1, folder=tmp_path, output=output)
+    size(images=(CLASSES, 2 * CLASSES), repeats=1, sets=tmp_path, output=output)
     result = read_result(output)
     small, large, billion = result["rows"]
     assert (small["images"], large["images"], billion["images"]) == (CLASSES, 2 * CLASSES, BILLION)
@@ -103,7 +101,10 @@ def test_the_benchmark_writes_rows_for_tables_and_a_chart(tmp_path: Path) -> Non
     assert large["read per shard kB"] < 100
     (axes,) = draw(result, output).axes
     assert axes.get_ylabel() == "seconds"
-    assert not list(tmp_path.glob("kkanji-size-*"))
+    made = tmp_path / str(CLASSES) / "dataset.json"
+    before = made.stat().st_mtime_ns
+    size(images=(CLASSES,), repeats=1, sets=tmp_path, output=output)
+    assert made.stat().st_mtime_ns == before and len(read_result(output)["rows"]) == 2
 
 
 def test_sets_that_are_too_small_are_refused() -> None:

@@ -45,7 +45,7 @@ def with_labels(folder: Path, labels: np.ndarray) -> Path:
     counts = (len(labels), *[0] * (CLASSES - 1))
     split = Split(shards=(shard,), samples_per_class=counts, originals_per_class=counts)
     manifest = Manifest(name="", licence="", lineage=Lineage.KNOWN, classes=CLASSES, seed=0, splits={"train": split})
-    write_manifest(folder, manifest, "{}")
+    (folder / "dataset.json").write_text(manifest.to_json())
     return folder
 
 

@@ -15,7 +15,7 @@ from shards.cache.cache import Cache
 from shards.format import layout
 from shards.read.files import SplitFiles
 from tests.faults.flips import flipped, places
-from tests.shards.kinds import Kind, drawn, write_set_of
+from tests.shards.kinds import Kind, as_older, drawn, write_set_of
 
 SPLITS = ("train", "val")
 
@@ -84,13 +84,13 @@ def test_the_thread_has_less_priority_than_the_run(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("bit", [0, 7, 30, 31])
 def test_a_flipped_label_is_no_traceback_of_the_balanced_order(tmp_path: Path, bit: int) -> None:
-    """Labels are looked at before the first step, and a number of images beyond 2**30 would take its memory."""
-    folder = set_of(tmp_path / "set", "none")
+    """Labels of a set without columns are counted before the first step; 2**30 classes would take its memory."""
+    folder = as_older(set_of(tmp_path / "set", "none"))
     shard = folder / "train-00000.tar"
     labels = np.memmap(shard, "<u4", "r+", offset=layout.labels_offset(4), shape=(4,))
     labels[0] ^= np.uint32(1 << bit)
     labels.flush()
     data = open_set(folder)
     config = train_config(data=str(folder), output=tmp_path, order="balanced")
-    with pytest.raises(CorruptShard, match=r"labels in the shards of train .* run `kkanji verify`"):
+    with pytest.raises(CorruptShard, match=r"set: shards of train: .*label.*; run `kkanji verify` on it"):
         training_order(config, data, data.split("train"))

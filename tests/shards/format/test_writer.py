@@ -28,7 +28,7 @@ from shards import (
     write_manifest,
     write_shard,
 )
-from shards.format import writer
+from shards.format import manifest_writer
 from shards.output import files as output_files
 from shards.output import ownership
 from tests.faults import injector
@@ -415,7 +415,7 @@ def test_arrays_in_any_memory_order_are_stored_alike(tmp_path: Path, make_sample
 
 
 def test_a_manifest_too_large_for_readers_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "MOST_BYTES", 100)
+    monkeypatch.setattr(manifest_writer, "MOST_BYTES", 100)
     manifest = Manifest(name="x" * 100, licence="", lineage=Lineage.UNKNOWN, classes=1, seed=0, splits={})
     with pytest.raises(InputError, match=r"dataset\.json: \d+ bytes, expected at most 100; give larger blocks"):
         write_manifest(tmp_path, manifest, "{}")
