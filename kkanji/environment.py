@@ -20,6 +20,9 @@ from kkanji import __version__
 # a host's 128 cores.
 LEAST_THREADS = 2
 MOST_THREADS = 16
+# Of this process as it was started: `stay_near` takes some away, which are then shared by fewer processes.
+CORES = frozenset(os.sched_getaffinity(0))
+PCI_DEVICES = Path("/sys/bus/pci/devices")  # what the kernel tells of a GPU's place: local_cpulist, as in "0-27,56-83"
 
 
 def environment(accelerator: Accelerator) -> dict[str, Any]:
@@ -55,6 +58,39 @@ def precision_name(wanted: str) -> str:
     return {"float32": "no", "bfloat16": "bf16"}[wanted]
 
 
+def choose_kernels(*, benchmark: bool) -> None:
+    """Set how a GPU's libraries compute, for the whole process, whatever torch's defaults are.
+
+    float32 is float32: by default cuDNN rounds the factors of convolutions to TF32's ten bits.
+    benchmark: Whether cuDNN tries its algorithms for each new shape and keeps the fastest. That pays where a shape
+    comes thousands of times. Runs may then differ in the last bits, which no GPU run promises to repeat.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.benchmark = benchmark
+
+
+def stay_near(device: torch.device) -> None:
+    """Keep this process, one of several on its node, and threads that it starts later on the cores nearest to its GPU.
+
+    Otherwise the system may move it to another socket, through which all that it sends to the GPU then passes.
+    """
+    if device.type != "cuda" or local_ranks() == 1:
+        return
+    found: Any = torch.cuda.get_device_properties(device)  # its annotations lack the place
+    address = f"{found.pci_domain_id:04x}:{found.pci_bus_id:02x}:{found.pci_device_id:02x}.0"
+    cores = PCI_DEVICES / address / "local_cpulist"
+    near = _parse_cores(cores.read_text()) & CORES if cores.is_file() else frozenset()
+    if near:
+        os.sched_setaffinity(0, near)
+
+
+def _parse_cores(text: str) -> frozenset[int]:
+    """The numbers in the kernel's list of cores."""
+    ends = [part.split("-") for part in text.strip().split(",") if part]
+    return frozenset(core for first, *last in ends for core in range(int(first), int((last or [first])[0]) + 1))
+
+
 def device_name(device: torch.device) -> str:
     """The GPU's name, or the processor and its number of cores."""
     if device.type == "cuda":
@@ -82,7 +118,7 @@ def loader_threads() -> int:
 
     The affinity counts, not the number of cores: `taskset` and job schedulers limit it.
     """
-    cores = len(os.sched_getaffinity(0)) // local_ranks()
+    cores = len(CORES) // local_ranks()
     return min(max(cores, LEAST_THREADS), MOST_THREADS)
 
 

@@ -65,6 +65,8 @@ SCALES = {
     "b6": (1.8, 2.6, 0.5),
     "b7": (2.0, 3.1, 0.5),
 }
+# Graphs of a compiled network: images of eight sizes, many or one; the same to evaluate, at the last size.
+MOST_GRAPHS = 18
 COSINE_SCALE = 20.0  # of the logits at first; it is learned. Cosines alone could not tell 3,832 classes apart
 
 
@@ -85,8 +87,9 @@ class CosineClassifier(nn.Module):
 
 
 class Network(EfficientNet):  # type: ignore[misc]  # timm's carries no types
-    """timm's EfficientNet with a choice of classifier."""
+    """timm's EfficientNet with a choice of classifier, and with mixup inside."""
 
+    blocks: nn.Sequential
     classifier: nn.Module
 
     def __init__(self, *args: Any, head: Head = "linear", **kwargs: Any) -> None:
@@ -95,6 +98,55 @@ class Network(EfficientNet):  # type: ignore[misc]  # timm's carries no types
         super().__init__(*args, **kwargs)
         if head == "cosine" and isinstance(self.classifier, nn.Linear):
             self.classifier = CosineClassifier(self.classifier.in_features, self.classifier.out_features)
+        for module in self.modules():
+            if isinstance(module, nn.SiLU):
+                module.inplace = False  # its gradient needs its input, which autograd would copy first
+
+    def __call__(self, images: Tensor, fractions: Tensor | None = None) -> Tensor:
+        """As `forward`, in one compiled graph for any number of images above 1, if the network is compiled."""
+        if self._compiled_call_impl is not None and len(images) > 1:
+            torch._dynamo.mark_dynamic(images, 0)
+        logits: Tensor = super().__call__(images, fractions)
+        return logits
+
+    def forward(self, images: Tensor, fractions: Tensor | None = None) -> Tensor:
+        """Logits [B, C] of normalised images [B, 1, s, s].
+
+        fractions: float32 [1 + n] for mixup; the images and the outputs of the first n stages are mixed by one each, as
+        in `mixed`. They are an input, not a hook, as a compiled network does not see a hook that comes later.
+        """
+        if fractions is None:
+            logits: Tensor = super().forward(images)
+            return logits
+        return self._mixed_forward(images, fractions)
+
+    def _mixed_forward(self, images: Tensor, fractions: Tensor) -> Tensor:
+        maps = self.bn1(self.conv_stem(mixed(images, fractions[0])))
+        for number, stage in enumerate(self.blocks, start=1):
+            maps = stage(maps)
+            if number < len(fractions):
+                maps = mixed(maps, fractions[number])
+        logits: Tensor = self.forward_head(self.bn2(self.conv_head(maps)))
+        return logits
+
+
+def mixed(values: Tensor, fraction: Tensor) -> Tensor:
+    """Values [B, ...], each mixed with the one opposite in the batch, so that none leaves its device.
+
+    fraction: float32 [], of a value itself in its mixture; 1 changes nothing.
+    """
+    return torch.lerp(values.flip(0), values, fraction.to(values.dtype))
+
+
+def compile_network(network: nn.Module, backend: str = "inductor") -> None:
+    """Compile a network in place, before DDP wraps it: Accelerate itself would compile the wrapper.
+
+    There is a graph for each size of image, but not for each number of images (`Network.__call__`). More than
+    MOST_GRAPHS, or code that no graph can hold, are errors: by default torch goes on uncompiled without a word.
+    """
+    torch._dynamo.config.recompile_limit = MOST_GRAPHS
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    network.compile(backend=backend, dynamic=False, fullgraph=True)
 
 
 class EfficientNetFactory:

@@ -16,6 +16,7 @@ from kkanji.checkpoint.load import load_trained
 from kkanji.classes import ClassMap
 from kkanji.config import strict_json
 from kkanji.data.training_set import class_map, open_set
+from kkanji.environment import choose_kernels
 from kkanji.evaluation.calibration import TemperatureScan
 from kkanji.evaluation.metrics import MEASURES, interval, summarise
 from kkanji.evaluation.predict_split import predict_split, unaugmented_feed
@@ -31,6 +32,7 @@ def evaluate_checkpoint(
     path: Path, location: str, split: str, *, views: int = 1, temperature: bool = False, output: Path | None = None
 ) -> None:
     """Predict, measure, write. Options as in `launch.evaluate.EvaluateConfig`; path: the checkpoint's folder."""
+    choose_kernels(benchmark=True)
     checkpoint.check(path)
     results = output or path.parent.parent
     if not results.is_dir() or (output is None and not (results / "config.json").is_file()):

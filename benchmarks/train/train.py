@@ -30,7 +30,7 @@ from kkanji import cli
 from kkanji.config import OptimizerName, TrainConfig, train_config
 from kkanji.data.training_set import class_map, open_set
 from kkanji.environment import loader_threads, precision_name, warn_of_emulation, warn_of_idle_cores
-from kkanji.training.build import build_run, create_loader
+from kkanji.training.build import build_run, create_accelerator, create_loader
 from kkanji.training.profiling import without_garbage_collection
 from shards import (
     IMAGE_SIZE,
@@ -88,7 +88,7 @@ def train(
         output: JSON to write
     """
     _check_options(images, classes, repeats, seconds)
-    accelerator = Accelerator(mixed_precision=precision_name(precision))
+    accelerator = create_accelerator(precision_name(precision))
     warn_of_idle_cores(accelerator)
     warn_of_emulation(accelerator)
     state = environment()

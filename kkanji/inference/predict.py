@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from kkanji import checkpoint
 from kkanji.checkpoint.load import load_trained
 from kkanji.classes import ClassMap
+from kkanji.environment import choose_kernels
 from kkanji.inference.image_files import SUFFIXES, load_character
 from kkanji.pixels import normalise
 from kkanji.threads import map_in_order
@@ -62,6 +63,7 @@ class Predictor:
 
     def __init__(self, path: Path, device: torch.device) -> None:
         """path: a checkpoint folder. Raises InputError if it is missing or damaged."""
+        choose_kernels(benchmark=False)  # the number of images changes
         model = load_trained(path)
         self.classes: ClassMap = checkpoint.read_classes(path)
         self.temperature = float(checkpoint.read_state(path).get("temperature", 1.0))  # only exported models have one

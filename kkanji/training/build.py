@@ -9,18 +9,20 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import DistributedDataParallelKwargs
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from kkanji.augment.policy import Policy
 from kkanji.classes import ClassMap
-from kkanji.config import TrainConfig
+from kkanji.config import RegularisationOptions, TrainConfig
 from kkanji.data.dali import Loader
 from kkanji.data.feed import Feed
 from kkanji.data.training_set import training_order
-from kkanji.environment import loader_threads
+from kkanji.environment import choose_kernels, loader_threads, stay_near
 from kkanji.evaluation.predict_split import training_originals, training_rendered
-from kkanji.models import create_model, stages_of
+from kkanji.models import compile_network, create_model, stages_of
 from kkanji.training.data_check import DataCheck
 from kkanji.training.ema import NoAverage, WeightAverage, create_average
 from kkanji.training.finite_guard import FiniteGuard, SampleReport
@@ -67,8 +69,6 @@ class Learner:
     network: nn.Module
     """The same weights without any wrapper: what is saved."""
     mixup: Mixup
-    stages: nn.Sequential
-    """Stages of the network, for mixup."""
     objective: Objective
     optimizer: AcceleratedOptimizer
     guard: FiniteGuard
@@ -104,6 +104,17 @@ class Run:
     def is_main(self) -> bool:
         """Whether this process writes the run's folder."""
         return bool(self.accelerator.is_main_process)
+
+
+def create_accelerator(precision: str) -> Accelerator:
+    """Accelerate's view of this process; precision: its own name of it, as in `precision_name`."""
+    choose_kernels(benchmark=True)
+    # Gradients lie where they are exchanged: otherwise each is copied there and back, and takes its memory twice.
+    # Not static_graph: it only spares a search for unused parameters, which is off.
+    views = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[views])
+    stay_near(accelerator.device)
+    return accelerator
 
 
 def build_run(accelerator: Accelerator, config: TrainConfig, shards: ShardSet, classes: ClassMap) -> Run:
@@ -155,25 +166,39 @@ def _training_data(config: TrainConfig, shards: ShardSet, classes: ClassMap) -> 
 def _learner(
     config: TrainConfig, network: nn.Module, objective: Objective, samples: SampleReport, accelerator: Accelerator
 ) -> Learner:
-    regularisation, optimization = config.regularisation, config.optimization
+    optimization = config.optimization
     flops = cache(partial(training_flops, copy.deepcopy(network).cpu()))  # of a copy that is never compiled
     if config.runtime.compile:
-        network.compile()  # before DDP wraps it: Accelerate itself would compile the wrapper
-    model = accelerator.prepare(network)
+        compile_network(network)
+    model = distributed(accelerator, network)
     # DDP replaces the buffers of CPU ranks, so whatever keeps tensors of the network is made after it has wrapped it.
     name, lr, weight_decay = optimization.optimizer, optimization.lr, optimization.weight_decay
     optimizer = create_optimizer(network, name, lr=lr, weight_decay=weight_decay)
     return Learner(
         model=model,
         network=network,
-        mixup=Mixup(alpha=regularisation.mixup, stages=regularisation.mixup_stages),
-        stages=stages_of(network, regularisation.mixup_stages),
+        mixup=_mixup(config.regularisation, network),
         objective=objective,
         optimizer=accelerator.prepare(optimizer),
-        guard=FiniteGuard(optimizer, accelerator.device, samples),
+        guard=FiniteGuard(network.parameters(), accelerator.device, samples),
         average=create_average(network, optimization.ema_images),
         flops=flops,
     )
+
+
+def distributed(accelerator: Accelerator, network: nn.Module) -> nn.Module:
+    """The network as all ranks train it. Each has its own batch statistics, of its own images."""
+    model: nn.Module = accelerator.prepare(network)
+    if isinstance(model, DistributedDataParallel):
+        # By default rank 0's take the place of all others' before each forward pass. Not by the constructor's option:
+        # torch 2.14 warns that it is deprecated, and 2.11 has no other.
+        model.broadcast_buffers = False
+    return model
+
+
+def _mixup(options: RegularisationOptions, network: nn.Module) -> Mixup:
+    stages_of(network, needed=options.mixup_stages)
+    return Mixup(alpha=options.mixup, stages=options.mixup_stages)
 
 
 def _objective(config: TrainConfig, data: TrainingData, accelerator: Accelerator) -> Objective:

@@ -15,8 +15,23 @@ from kkanji.evaluation.predictions import TOP
 from shards import SplitReader
 from shards.format.layout import IMAGE_BYTES, IMAGE_SIZE
 
-# Dense bfloat16, operations a second: the vendor's data sheets (without sparsity).
-GPU_PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12, "L40S": 362e12, "B200": 2250e12}
+# Dense bfloat16, operations a second, by the exact name that the driver gives: a word more can be another chip. From
+# NVIDIA's data sheets (A100, H100, H200, GH200, HGX B200, L4, L40S), which double most figures "with sparsity".
+GPU_PEAKS = {
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA A100-PCIE-40GB": 312e12,
+    "NVIDIA A100 80GB PCIe": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,  # SXM
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA H200": 989e12,  # SXM
+    "NVIDIA H200 NVL": 836e12,
+    "NVIDIA GH200 480GB": 989e12,
+    "NVIDIA B200": 2250e12,
+    "NVIDIA L4": 121e12,
+    "NVIDIA L40S": 362e12,
+}
 SIDE, TRIES = 1024, 5  # of the matrices that measure a CPU
 
 
@@ -96,13 +111,12 @@ def training_flops(model: nn.Module, size: int = IMAGE_SIZE) -> float:
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
-    """Operations per second of the device at its peak; None for a GPU that is not in the table.
+    """Operations per second of the device at its peak; None for a GPU or a type that is not in the table.
 
     On a CPU it is measured: the best of a few matrix products, on the threads that torch uses.
     """
     if device.type != "cpu":
-        name = torch.cuda.get_device_name(device)
-        return next((peak for known, peak in GPU_PEAKS.items() if known in name.split()), None)
+        return GPU_PEAKS.get(torch.cuda.get_device_name(device)) if dtype == torch.bfloat16 else None
     left = torch.rand(SIDE, SIDE).to(dtype)
     seconds = []
     for _ in range(TRIES):

@@ -2,16 +2,15 @@
 
 import copy
 import warnings
-from collections.abc import Callable
 from functools import partial
 
 import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from kkanji.memory import largest_that_fits
 from kkanji.pixels import normalise
 from shards import InputError
 from shards.format.layout import IMAGE_BYTES, IMAGE_SIZE
@@ -50,30 +49,6 @@ def resolve_micro_batch(model: nn.Module, accelerator: Accelerator, wanted: int)
         found = f"no memory on every device for a step with {wanted} images; --micro-batch is {images}"
         warnings.warn(found, UserWarning, stacklevel=2)
     return images
-
-
-def largest_that_fits(attempt: Callable[[int], None], wanted: int) -> int:
-    """The first of `wanted`, a half, a quarter ... images for which the attempt has enough memory; 0 if none has.
-
-    Not `accelerate.utils.find_executable_batch_size`, which judges errors by their text and takes what cuDNN does not
-    support for a lack of memory.
-    """
-    images = wanted
-    while images:
-        fits = _fits(attempt, images)
-        clear_device_cache(garbage_collection=True)  # for the next attempt, and for the loader's own allocator
-        if fits:
-            break
-        images = -(-images // 2) if images > 1 else 0
-    return images
-
-
-def _fits(attempt: Callable[[int], None], images: int) -> bool:
-    try:
-        attempt(images)
-    except torch.OutOfMemoryError:
-        return False
-    return True
 
 
 def _try_step(model: nn.Module, accelerator: Accelerator, images: int) -> None:

@@ -1,13 +1,13 @@
 """The loss of a micro-batch: against its labels, mixed where mixup mixes images, and against teachers' outputs."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Beta
 from torch.nn.functional import cross_entropy
 
@@ -19,32 +19,16 @@ from shards import InputError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mixing:
-    """How one micro-batch is mixed: each image with the one opposite in the batch, so that none leaves its device."""
+    """How one micro-batch is mixed: each image with the one opposite in the batch."""
 
-    fraction: Tensor | None = None
-    """Fraction of an image itself in the mixture, float32 []. None mixes nothing."""
+    fraction: float | None = None
+    """Fraction of an image itself in the mixture. None mixes nothing."""
     stage: int = 0
     """The stage of the network after which to mix, from 1. 0 mixes the images."""
 
-    def of_images(self, images: Tensor) -> Tensor:
-        """The network's input for images [B, 1, s, s]."""
-        return self.of(images) if self.stage == 0 else images
-
-    @contextmanager
-    def within(self, stages: nn.Sequential) -> Iterator[None]:
-        """While the network with these stages runs, the output of the chosen stage is mixed."""
-        if self.fraction is None or self.stage == 0:
-            yield
-            return
-        hook = stages[self.stage - 1].register_forward_hook(lambda _module, _inputs, output: self.of(output))
-        try:
-            yield
-        finally:
-            hook.remove()
-
     def of(self, values: Tensor) -> Tensor:
         """Values [B, ...] of the images, mixed."""
-        return values if self.fraction is None else torch.lerp(values.flip(0), values, self.fraction.to(values.dtype))
+        return values if self.fraction is None else torch.lerp(values.flip(0), values, self.fraction)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,12 +40,23 @@ class Mixup:
     stages: int = 0
     """Number of stages, from the first, after which mixup may mix. Mixing the images themselves is one more choice."""
 
-    def sample(self, device: torch.device) -> Mixing:
-        """A mixing for the next micro-batch, by torch's generator."""
+    def sample(self) -> Mixing:
+        """A mixing for the next micro-batch, by torch's generator on the CPU, so that it is the same for any device."""
         if self.alpha == 0:
             return Mixing()
-        fraction = Beta(self.alpha, self.alpha).sample().to(device)
+        fraction = float(Beta(self.alpha, self.alpha).sample())
         return Mixing(fraction=fraction, stage=int(torch.randint(self.stages + 1, ())) if self.stages else 0)
+
+    def fractions(self, mixing: Mixing, device: torch.device) -> Tensor | None:
+        """What the network takes (`Network.forward`): float32 [1 + stages] on its device, or None to mix nothing.
+
+        A device fills it by itself: a copy from the host's pageable memory would wait for all work queued before.
+        """
+        if mixing.fraction is None:
+            return None
+        fractions = torch.ones(1 + self.stages, device=device)
+        fractions[mixing.stage].fill_(mixing.fraction)
+        return fractions
 
 
 class Objective(Protocol):

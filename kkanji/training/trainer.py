@@ -8,14 +8,14 @@ from functools import partial
 from time import perf_counter
 
 import torch
-from accelerate import Accelerator
 
 from kkanji.config import TrainConfig
 from kkanji.data.dali import Batch
 from kkanji.environment import warn_of_emulation, warn_of_idle_cores
 from kkanji.pixels import normalise, resized
 from kkanji.training.agreement import agree, together
-from kkanji.training.build import Run, build_run, create_data_check, create_loader, create_meter
+from kkanji.training.build import Run, build_run, create_accelerator, create_data_check, create_loader, create_meter
+from kkanji.training.finite_guard import FiniteGuard
 from kkanji.training.meter import Meter
 from kkanji.training.profiling import profiled, watched, without_garbage_collection
 from kkanji.training.run_log import RunLog
@@ -30,7 +30,7 @@ def train(config: TrainConfig, data: ShardSet) -> None:
     """Train from the options to the last checkpoint. Raises InputError if the options or the data are wrong."""
     with ExitStack() as held:
         agreed = agree(config, data, held)
-        accelerator = Accelerator(mixed_precision=agreed.precision)
+        accelerator = create_accelerator(agreed.precision)
         warn_of_idle_cores(accelerator)
         warn_of_emulation(accelerator)
         run = build_run(accelerator, agreed.config, data, agreed.classes)
@@ -59,18 +59,19 @@ def take_step(run: Run, step: int, batches: Iterator[Batch], meter: Meter) -> No
         batch = next(batches)  # images uint8 (B, 1, 64, 64), labels int64 (B,)
         torch.manual_seed(seed_at(config.runtime.seed, first))  # of dropout and mixing
         pixels = normalise(batch.images)
-        mixing = learner.mixup.sample(accelerator.device)
+        mixing = learner.mixup.sample()
+        fractions = learner.mixup.fractions(mixing, accelerator.device)
         # Ranks exchange gradients once a step, in the backward pass of the last micro-batch.
         exchange = nullcontext() if (first, last) == parts[-1] else accelerator.no_sync(learner.model)
         with exchange:
-            with accelerator.autocast(), mixing.within(learner.stages):
-                logits = learner.model(mixing.of_images(resized(pixels, size)))  # (B, C)
+            with accelerator.autocast():
+                logits = learner.model(resized(pixels, size), fractions)  # (B, C)
             loss = learner.objective(logits.float(), batch.labels, pixels, mixing)  # summed over B
             accelerator.backward(loss * weight)
         if weight:  # else the rank has no part in this batch, and the sample is another rank's
             meter.add(logits.detach(), batch.labels, loss.detach(), flops=len(batch.labels) * learner.flops(size))
 
-    learner.guard.check(step)  # a gradient that is not finite never reaches the weights
+    learner.guard.check(step)
     learner.set_learning_rate(learning_rate(config, epoch))
     learner.optimizer.step()
     learner.optimizer.zero_grad(set_to_none=True)
@@ -118,14 +119,14 @@ def train_to_end(run: Run) -> None:
             still_moving()
             while not check.passed(whole=_ends_epoch(run.plan, step)):
                 still_moving()
-                _leave_if_asked(saver, interruption)
+                _leave_if_asked(run.learner.guard, saver, interruption)
             take_step(run, step, batches, meter)
             run.progress.step = step + 1
             run.progress.seconds = perf_counter() - started
             still_moving()
             _log_and_save(run, log, meter, saver)
             profiler.step()
-            _leave_if_asked(saver, interruption)
+            _leave_if_asked(run.learner.guard, saver, interruption)
 
 
 def _log_and_save(run: Run, log: RunLog, meter: Meter, saver: Saver) -> None:
@@ -133,15 +134,18 @@ def _log_and_save(run: Run, log: RunLog, meter: Meter, saver: Saver) -> None:
     step, plan, every = run.progress.step, run.plan, run.config.checkpointing
     finished = step == plan.steps
     epoch_ended = _ends_epoch(plan, step - 1)
-    if step % every.log_every == 0 or epoch_ended or finished:
+    saving = finished or epoch_ended or bool(every.save_every and step % every.save_every == 0)
+    logging = finished or epoch_ended or step % every.log_every == 0
+    if saving or logging:
         run.learner.guard.raise_if_bad()
+    if logging:
         rate = run.learner.optimizer.param_groups[0]["lr"]
         log.step(**position(run), lr=rate, **meter.read(run.accelerator))
         gc.collect()  # on all ranks at one step: `without_garbage_collection` says why
     if finished or (epoch_ended and plan.epochs_done(step) % every.evaluate_every == 0):
         with meter.left_out():
             saver.evaluate_and_save()
-    elif epoch_ended or (every.save_every and step % every.save_every == 0):
+    elif saving:
         with meter.left_out():
             saver.save()
 
@@ -150,10 +154,11 @@ def _ends_epoch(plan: Plan, step: int) -> bool:
     return plan.epochs_done(step + 1) > plan.epochs_done(step)
 
 
-def _leave_if_asked(saver: Saver, interruption: Interruption) -> None:
+def _leave_if_asked(guard: FiniteGuard, saver: Saver, interruption: Interruption) -> None:
     """Save and leave between two steps, when all ranks agree that one of them received a signal."""
     number = interruption.agreed()
     if number:
+        guard.raise_if_bad()
         saver.save_unsaved()
         leave(number)
 

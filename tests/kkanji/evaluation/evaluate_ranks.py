@@ -34,7 +34,7 @@ def set_statistics(model: nn.Module, mean: float) -> None:
 
 def main(output: Path, folders: list[Path]) -> None:
     """For each set: this rank's predictions and temperature."""
-    module.BATCH = BATCH
+    module.BATCHES["cpu"] = BATCH
     accelerator = Accelerator()
     rank = accelerator.process_index
     for folder in folders:

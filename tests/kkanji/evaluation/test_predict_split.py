@@ -2,7 +2,10 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from torch import Tensor, nn
 
 from kkanji.classes import ClassMap
 from kkanji.data.training_set import class_map, open_set
-from kkanji.evaluation.predict_split import predict_split, shifts, unaugmented_feed
+from kkanji.evaluation.predict_split import BATCHES, batch_size, predict_split, shifts, unaugmented_feed
 from kkanji.evaluation.predictions import KINDS, Predictions, load_predictions
 from kkanji.pixels import normalise
 from tests.kkanji.evaluation.evaluate_ranks import BATCH, make_model, set_statistics
@@ -87,10 +90,36 @@ def test_classes_are_matched_by_character_and_unknown_ones_are_never_predicted(s
 def test_the_batch_does_not_matter(sets: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model(9)
     whole = predict_alone(sets[0], model)
-    monkeypatch.setattr("kkanji.evaluation.predict_split.BATCH", BATCH)
+    monkeypatch.setitem(BATCHES, "cpu", BATCH)
     parts = predict_alone(sets[0], model)
     assert whole.predicted.tolist() == parts.predicted.tolist()
     assert torch.allclose(whole.label_probability, parts.label_probability, rtol=1e-4)
+
+
+class Small(nn.Module):
+    """A network on a device that has memory for so many images."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+        self.tried: list[int] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.tried.append(len(images))
+        if len(images) > self.most:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+        return images.flatten(1)[:, :5]
+
+
+def test_a_gpu_evaluates_as_many_images_at_once_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most as there are. The device is one whose tensors have no contents."""
+    monkeypatch.setitem(BATCHES, "meta", 4096)
+    gpu = cast(Accelerator, SimpleNamespace(device=torch.device("meta"), autocast=nullcontext))
+    for most, images, tried in ((9999, 50_000, [4096]), (1500, 50_000, [4096, 2048, 1024]), (9999, 700, [700])):
+        model = Small(most)
+        assert batch_size(gpu, model, images) == tried[-1] == model.tried[-1]
+        assert model.tried == tried
+    assert batch_size(gpu, Small(9999), 0) == 1
 
 
 class InkAt(nn.Module):

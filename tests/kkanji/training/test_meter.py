@@ -51,3 +51,23 @@ def test_a_cpu_is_measured() -> None:
     peak = peak_flops(torch.device("cpu"), torch.float32)
     assert peak is not None
     assert 1e8 < peak < 1e14
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "expected"),
+    [
+        ("NVIDIA A100-SXM4-40GB", torch.bfloat16, 312e12),
+        ("NVIDIA H100 80GB HBM3", torch.bfloat16, 989e12),
+        ("NVIDIA H100 PCIe", torch.bfloat16, 756e12),
+        ("NVIDIA H100 NVL", torch.bfloat16, 835e12),
+        ("NVIDIA H200 NVL", torch.bfloat16, 836e12),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", torch.bfloat16, None),
+        ("NVIDIA H200", torch.float32, None),
+    ],
+)
+def test_a_gpu_is_known_by_its_exact_name(
+    name: str, dtype: torch.dtype, expected: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chips of one name differ by their boards, and a part of one is no whole one."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
+    assert peak_flops(torch.device("cuda", 0), dtype) == expected

@@ -35,26 +35,6 @@ def test_bounds() -> None:
     assert memory.derive_micro_batch(model, torch.device("cpu"), 3) == 3
 
 
-def test_halved_until_it_fits() -> None:
-    tried: list[int] = []
-
-    def attempt(images: int) -> None:
-        tried.append(images)
-        if images > 7:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-
-    assert memory.largest_that_fits(attempt, 50) == 7
-    assert tried == [50, 25, 13, 7]
-
-
-def test_other_errors_are_no_want_of_memory() -> None:
-    def attempt(images: int) -> None:
-        raise RuntimeError(f"cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. {images}")
-
-    with pytest.raises(RuntimeError, match="NOT_SUPPORTED"):
-        memory.largest_that_fits(attempt, 8)
-
-
 @pytest.fixture
 def cramped(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Makes networks run out of memory with more than so many images, after their first layers."""

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from kkanji.checkpoint import files as checkpoint
@@ -14,6 +13,7 @@ from kkanji.classes import ClassMap
 from kkanji.models import create_model
 from kkanji.training.objective import CrossEntropy, Distillation, Mixing, Mixup, Teachers
 from shards import InputError
+from tests.kkanji.step.counting import counted
 
 NETWORK = "kkanji_efficientnet_fused_s"
 OWN = ClassMap.of([0x4E00, 0x4E8C, 0x4E09])
@@ -55,22 +55,21 @@ def test_a_character_without_images_need_not_be_known(tmp_path: Path) -> None:
 
 
 def test_without_mixing_nothing_changes() -> None:
-    mixing = Mixup(alpha=0.0, stages=3).sample(CPU)
+    mixup = Mixup(alpha=0.0, stages=3)
+    mixing = mixup.sample()
     images, labels, logits = torch.randn(4, 1, 8, 8), torch.arange(4), torch.randn(4, 5)
-    assert mixing.of_images(images) is images
+    assert mixing.of(images) is images and mixup.fractions(mixing, CPU) is None
     expected = cross_entropy(logits, labels, label_smoothing=0.1, reduction="sum")
     assert CrossEntropy(smoothing=0.1)(logits, labels, images, mixing) == expected
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 5.0])
-def test_images_and_targets_are_mixed_by_one_fraction(alpha: float) -> None:
+def test_targets_are_mixed_by_the_fraction(alpha: float) -> None:
     torch.manual_seed(3)
     images, labels, logits = torch.randn(6, 1, 8, 8), torch.arange(6), torch.randn(6, 7)
-    mixing = Mixup(alpha=alpha).sample(CPU)
-    assert mixing.fraction is not None
-    fraction = float(mixing.fraction)
-    assert 0 <= fraction <= 1
-    assert torch.allclose(mixing.of_images(images), fraction * images + (1 - fraction) * images.flip(0), atol=1e-6)
+    mixing = Mixup(alpha=alpha).sample()
+    fraction = mixing.fraction
+    assert fraction is not None and 0 <= fraction <= 1
     targets = fraction * one_hot(labels, 7) + (1 - fraction) * one_hot(labels.flip(0), 7)
     assert float(CrossEntropy()(logits, labels, images, mixing)) == pytest.approx(
         float(cross_entropy(logits, targets, reduction="sum")), rel=1e-5
@@ -82,31 +81,33 @@ def test_distillation_targets_are_mixed_as_the_images_are(stage: int) -> None:
     logits, labels, pixels = torch.randn(4, 5), torch.arange(4), torch.randn(4, 1, 8, 8)
     probabilities = torch.randn(4, 5).softmax(1)
     objective = Distillation(labels=CrossEntropy(), teachers=lambda _: probabilities, weight=0.3, autocast=nullcontext)
-    mixing = Mixing(fraction=torch.tensor(0.7), stage=stage)
+    mixing = Mixing(fraction=0.7, stage=stage)
     for how, target in ((mixing, 0.7 * probabilities + 0.3 * probabilities.flip(0)), (Mixing(), probabilities)):
         taught = -(target * logits.log_softmax(1)).sum()
         expected = 0.7 * CrossEntropy()(logits, labels, pixels, how) + 0.3 * taught
         assert torch.allclose(objective(logits, labels, pixels, how), expected)
 
 
-def test_the_outputs_of_a_stage_are_mixed_while_the_network_runs_and_not_after() -> None:
-    stages = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
-    images = torch.randn(4, 3)
-    plain = stages(images)
-    hidden = stages[0](images)
-    mixing = Mixing(fraction=torch.tensor(0.7), stage=1)
-    assert mixing.of_images(images) is images
-    with mixing.within(stages):
-        mixed = stages(images)
-    assert torch.allclose(mixed, stages[1](0.7 * hidden + 0.3 * hidden.flip(0)), atol=1e-6)
-    assert torch.equal(stages(images), plain)
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_the_network_is_told_to_mix_by_the_fraction_at_the_stage(stage: int) -> None:
+    fractions = Mixup(alpha=1.0, stages=2).fractions(Mixing(fraction=0.25, stage=stage), CPU)
+    assert fractions is not None and fractions.dtype == torch.float32
+    assert fractions.tolist() == [0.25 if number == stage else 1.0 for number in range(3)]
+
+
+def test_a_device_is_told_without_a_copy_from_the_host() -> None:
+    """Which would wait for the work before: only fills are launched, on the device of the tensor."""
+    with counted() as work:
+        fractions = Mixup(alpha=1.0, stages=2).fractions(Mixing(fraction=0.25, stage=1), torch.device("meta"))
+    assert fractions is not None and fractions.device.type == "meta"
+    assert set(work.launches) <= {"ones", "fill_"}
 
 
 def test_the_fraction_and_the_stage_follow_from_the_seed() -> None:
     drawn = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        mixings = [Mixup(alpha=1.0, stages=3).sample(CPU) for _ in range(20)]
+        mixings = [Mixup(alpha=1.0, stages=3).sample() for _ in range(20)]
         drawn.append([(float(mixing.fraction or 0), mixing.stage) for mixing in mixings])
     assert drawn[0] == drawn[1] != drawn[2]
     assert {stage for _, stage in drawn[0]} == {0, 1, 2, 3}
