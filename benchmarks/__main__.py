@@ -33,13 +33,14 @@ def main() -> None:
     """Entry point of `python -m benchmarks`."""
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in COMMANDS:
-        cli.run(lambda: tyro.cli(_function(name), prog=f"{PROGRAM} {name}", args=arguments))
+        cli.run(lambda: tyro.cli(function_of(name), prog=f"{PROGRAM} {name}", args=arguments))
     else:
-        functions = {each: _function(each) for each in COMMANDS}
+        functions = {each: function_of(each) for each in COMMANDS}
         cli.run(lambda: tyro.extras.subcommand_cli_from_dict(functions, prog=PROGRAM))
 
 
-def _function(name: str) -> Callable[..., None]:
+def function_of(name: str) -> Callable[..., None]:
+    """The function of a command."""
     module = import_module(f"benchmarks.{COMMANDS[name]}")
     function: Callable[..., None] = getattr(module, "everything" if name == "all" else name)
     return function

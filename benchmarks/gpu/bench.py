@@ -48,8 +48,8 @@ class Bench:
             torch.cuda.synchronize(self.device)
 
     def seconds(self, run: Callable[[], object], repeats: int = 8, warm: int = 3) -> float:
-        """Median seconds that the device takes for it; on a CPU of one run after one."""
-        repeats, warm = (repeats, warm) if self.cuda else (1, 1)
+        """Median seconds that the device takes for it, after runs that are not timed; on a CPU of a single run."""
+        repeats, warm = (repeats, warm) if self.cuda else (1, 0)
         for _ in range(warm):
             run()
         return statistics.median(self._seconds(run) for _ in range(repeats))

@@ -123,7 +123,7 @@ def _rows(part: str, device: str, work: Path, limit_s: float) -> Iterator[Row]:
     variables = {"TRITON_INTERPRET": "1"} if device == "cpu" else {}
     command = [sys.executable, "-m", "benchmarks.gpu", part, device, str(work)]
     process = subprocess.Popen(  # noqa: S603  (our own command)
-        command, cwd=ROOT, env=os.environ | variables, stdout=subprocess.PIPE, text=True, start_new_session=True
+        command, cwd=ROOT, env=os.environ | variables, stdout=subprocess.PIPE, text=True, process_group=0
     )
     timer = Timer(limit_s, _end, [process])
     timer.start()

@@ -33,7 +33,7 @@ def _tests(bench: Bench) -> Row:
     options = ["-o", "addopts=", "--import-mode=importlib", "-p", "no:cacheprovider", "-W", "default"]
     options += ["--continue-on-collection-errors"]
     promised = {"KKANJI_REQUIRE_GPU": "1"} if bench.cuda else {}
-    done = _start([sys.executable, "-m", "pytest", "-q", "-m", "gpu", *options, *files], promised)
+    done = start([sys.executable, "-m", "pytest", "-q", "-m", "gpu", *options, *files], promised)
     counts = dict.fromkeys(("passed", "failed", "skipped", "error"), 0)
     counts |= {kind.removesuffix("s"): int(number) for number, kind in COUNT.findall(_last_line(done.stdout))}
     if done.returncode not in (0, 1):  # of pytest: all passed, some failed
@@ -115,13 +115,14 @@ def sample_set(bench: Bench) -> Path:
 
 def _run(package: str, *arguments: str) -> None:
     """Run a command of ours. Raises RuntimeError with its last words if it fails."""
-    done = _start([sys.executable, "-m", package, *arguments], {})
+    done = start([sys.executable, "-m", package, *arguments], {})
     if done.returncode:
         said = "\n".join(done.stderr.splitlines()[-8:])
         raise RuntimeError(f"{package} {arguments[0]}: status {done.returncode}: {said}")
 
 
-def _start(command: Sequence[str], variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def start(command: Sequence[str], variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a command in the checkout to its end, with these variables besides."""
     environment = os.environ | variables
     return subprocess.run(  # noqa: S603  (our own)
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.__main__ import COMMANDS, _function
+from benchmarks.__main__ import COMMANDS, function_of
 from benchmarks.everything import DOCUMENTS, commands, everything
 from benchmarks.subject import ROOT
 from shards import InputError
@@ -34,7 +34,7 @@ def test_one_that_fails_is_named_after_the_others_have_run(monkeypatch: pytest.M
 
 
 def test_a_command_is_the_function_of_its_name() -> None:
-    functions = {name: _function(name) for name in COMMANDS}
+    functions = {name: function_of(name) for name in COMMANDS}
     assert functions.pop("all") is everything
     assert {name: function.__name__ for name, function in functions.items()} == {name: name for name in functions}
 

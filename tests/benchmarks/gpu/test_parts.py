@@ -115,7 +115,7 @@ def test_programs_are_started_and_their_results_read(bench: Bench, monkeypatch: 
         output, status = said[command[2]]
         return subprocess.CompletedProcess(command, status, output, "no such network\n")
 
-    monkeypatch.setattr(programs, "_start", start)
+    monkeypatch.setattr(programs, "start", start)
     row = found(programs.tests(bench))["tests marked gpu"]
     assert (row["passed"], row["failed tests"], row["skipped"]) == (2, 1, 3) and row["files"] >= 3
     (failed,) = rows(programs.fed(bench))
