@@ -151,6 +151,23 @@ def test_a_streamed_set_is_fetched_once_whatever_its_cache_holds(tmp_path: Path)
 
 
 @pytest.mark.parametrize("reader", ["zstd"], indirect=True)
+def test_batches_that_need_nothing_are_not_looked_through_to_the_end(reader: SplitReader) -> None:
+    """In search of the next shard to fetch: the stream is the whole run's."""
+    taken = []
+
+    def requests() -> Iterator[np.ndarray]:
+        yield np.array([0])
+        for number in range(100_000):
+            taken.append(number)
+            yield np.array([], np.int64)
+
+    followed = reader.follow(requests())
+    assert next(followed).tolist() == [0]
+    followed.close()
+    assert len(taken) < 5_000
+
+
+@pytest.mark.parametrize("reader", ["zstd"], indirect=True)
 def test_a_stop_goes_on_with_the_same_batches(reader: SplitReader) -> None:
     """By a new loader, on images of which some are there: those that were delivered, not what was read ahead."""
     feed, stop = feed_of(reader, full(reader), None, CPU), 2
