@@ -191,7 +191,7 @@ class ResidentExternalSource(ExternalSource):
     It reads these itself, and once none is missing it asks the reader for nothing.
     """
 
-    inputs = "numbers"
+    inputs: ClassVar[Inputs] = "numbers"
 
     def __init__(self, resident: ResidentImages, feed: Feed, spans: Iterable[Span]) -> None:
         self._resident = resident

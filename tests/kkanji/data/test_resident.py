@@ -19,7 +19,7 @@ from shards.cache.cache import Cache
 from tests.kkanji.augment.triton_interpreter import interpreted
 from tests.kkanji.data.stub_gpu import StubGpu, install
 from tests.kkanji.data.test_fault_loader import write_sharded
-from tests.shards.kinds import CLASSES, drawn, write_set_of
+from tests.shards.kinds import CLASSES, Kind, drawn, write_set_of
 
 CPU = torch.device("cpu")
 SAMPLES, BATCH = 60, 16
@@ -46,7 +46,7 @@ def balanced(reader: SplitReader) -> Order:
 
 
 def feed_of(reader: SplitReader, order: Order, policy: Policy | None, device: torch.device | None = None) -> Feed:
-    resident = device and ResidentImages(reader.samples, device)
+    resident = ResidentImages(reader.samples, device) if device else None
     return Feed(reader=reader, order=order, classes=CLASSES, policy=policy, resident=resident)
 
 
@@ -90,7 +90,7 @@ def test_a_gpus_graph_gives_the_batches_of_a_cpu(
 
 @pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize(("kind", "resident"), [("none", True), ("png", False)])
-def test_with_the_gpus_own_kernel(kind: str, resident: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_the_gpus_own_kernel(kind: Kind, resident: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the interpreter of Triton, which takes a second for an image."""
     write_set_of(tmp_path / "set", kind, {"train": [drawn(20)]})
     reader = ShardSet(tmp_path / "set", decode=decode_into).split("train")
