@@ -226,19 +226,19 @@ def _graph(
     if not options.augmented:
         inputs = inputs[:-1]
     dtypes, ndims = (list(column) for column in zip(*inputs, strict=True))
-    nodes = fn.external_source(source, num_outputs=len(inputs), batch=True, dtype=dtypes, ndim=ndims)
+    nodes: list[Any] = list(fn.external_source(source, num_outputs=len(inputs), batch=True, dtype=dtypes, ndim=ndims))
     rows = [nodes.pop()] if options.augmented else []
     *where, labels = nodes
     if not options.on_gpu:
         pixels = _decoded if options.inputs == "files" else _gathered
-        return pixels(*where, rows, "cpu"), labels
+        return pixels(where[0], rows, "cpu"), labels
     rows = [node.gpu() for node in rows]
     if options.inputs == "files":
-        return _decoded(*where, [], "mixed"), labels.gpu(), *rows
+        return _decoded(where[0], [], "mixed"), labels.gpu(), *rows
     if resident is not None:
         images = _torch_function(partial(_from_resident, resident), *(node.gpu() for node in where), *rows)
     else:
-        images = _gathered(*where, [], "gpu")
+        images = _gathered(where[0], [], "gpu")
         images = _torch_function(_augment, images, *rows) if rows else images
     return images, labels.gpu()
 

@@ -131,8 +131,7 @@ class ExternalSource(ABC):
         """
         numbers = self._feed.class_numbers
         known = self._feed.classes if numbers is None else len(numbers)
-        # Seen as unsigned, a negative one is large.
-        if len(labels) and labels.view(labels.dtype.str.replace("i", "u")).max() >= known:
+        if len(labels) and labels.astype(np.uint64).max() >= known:  # as unsigned, a negative one is large
             found = f"labels {labels.min()}..{labels.max()}, expected 0..{known - 1}"
             raise CorruptShard(f"a sample has {found}; run `kkanji verify` on the set")
         return labels.astype(np.int64) if numbers is None else numbers[labels]
@@ -192,7 +191,7 @@ class ResidentExternalSource(ExternalSource):
     It reads these itself, and once none is missing it asks the reader for nothing.
     """
 
-    inputs = "numbers"
+    inputs: ClassVar[Inputs] = "numbers"
 
     def __init__(self, resident: ResidentImages, feed: Feed, spans: Iterable[Span]) -> None:
         self._resident = resident

@@ -105,8 +105,8 @@ class Plan:
 def numbers_of(order: Order, spans: Iterable[tuple[int, int]]) -> Iterator[NDArray[np.int64]]:
     """The sample numbers of each span, (start, stop), of the stream.
 
-    Spans that follow each other are looked up together: NumPy takes 190 ns a number for 2,000 of them, 50 ns for 16,000
-    (one thread, 100,000 samples).
+    Spans that follow each other are looked up together: 35 ns a number for 2,000 of them, 20 ns for 16,000 (one thread,
+    100,000 samples).
     """
     ahead = iter(spans)
     following = next(ahead, None)

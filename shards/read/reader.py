@@ -131,7 +131,7 @@ class SplitReader(ABC):
             yield numbers
 
     def _check(self, numbers: Numbers) -> None:
-        if len(numbers) and numbers.view(np.uint64).max() >= self.samples:  # a negative one seems large
+        if len(numbers) and numbers.astype(np.uint64).max() >= self.samples:  # as unsigned, a negative one is large
             found = f"{numbers.min()}..{numbers.max()}"
             raise IndexError(f"sample numbers {found}; the split has 0..{self.samples - 1}")
         if not self._files.in_place:

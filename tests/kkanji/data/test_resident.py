@@ -19,7 +19,7 @@ from shards.cache.cache import Cache
 from tests.kkanji.augment.triton_interpreter import interpreted
 from tests.kkanji.data.stub_gpu import StubGpu, install
 from tests.kkanji.data.test_fault_loader import write_sharded
-from tests.shards.kinds import CLASSES, drawn, write_set_of
+from tests.shards.kinds import CLASSES, Kind, drawn, write_set_of
 from tests.shards.order.labelled import balanced as balanced_order
 
 CPU = torch.device("cpu")
@@ -47,7 +47,7 @@ def balanced(reader: SplitReader) -> Order:
 
 
 def feed_of(reader: SplitReader, order: Order, policy: Policy | None, device: torch.device | None = None) -> Feed:
-    resident = device and ResidentImages(reader.samples, device)
+    resident = ResidentImages(reader.samples, device) if device else None
     return Feed(reader=reader, order=order, classes=CLASSES, policy=policy, resident=resident)
 
 
@@ -91,7 +91,7 @@ def test_a_gpus_graph_gives_the_batches_of_a_cpu(
 
 @pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize(("kind", "resident"), [("none", True), ("png", False)])
-def test_with_the_gpus_own_kernel(kind: str, resident: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_the_gpus_own_kernel(kind: Kind, resident: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the interpreter of Triton, which takes a second for an image."""
     write_set_of(tmp_path / "set", kind, {"train": [drawn(20)]})
     reader = ShardSet(tmp_path / "set", decode=decode_into).split("train")
@@ -149,6 +149,23 @@ def test_a_streamed_set_is_fetched_once_whatever_its_cache_holds(tmp_path: Path)
     found = batches(feed, spans)
     assert_equal(found[10:20], found[:10])
     assert reader.traffic()["made"] == 10
+
+
+@pytest.mark.parametrize("reader", ["zstd"], indirect=True)
+def test_batches_that_need_nothing_are_not_looked_through_to_the_end(reader: SplitReader) -> None:
+    """In search of the next shard to fetch: the stream is the whole run's."""
+    taken = []
+
+    def requests() -> Iterator[np.ndarray]:
+        yield np.array([0])
+        for number in range(100_000):
+            taken.append(number)
+            yield np.array([], np.int64)
+
+    followed = reader.follow(requests())
+    assert next(followed).tolist() == [0]
+    followed.close()
+    assert len(taken) < 5_000
 
 
 @pytest.mark.parametrize("reader", ["zstd"], indirect=True)
