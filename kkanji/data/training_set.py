@@ -26,6 +26,7 @@ from shards.order.balanced import draws_per_class
 from shards.read.prefetch import WINDOW_FRACTION
 
 GIGABYTE = 10**9
+ORDER_VERSION = 2  # of the streams, which a checkpoint records: since 2, a lane has the same shards in every epoch
 WINDOW = 8  # shards that order windowed mixes at a time: 200,000 images of the usual 25,000 a shard
 
 

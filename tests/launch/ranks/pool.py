@@ -1,6 +1,7 @@
-"""Processes that are the ranks of one training after another: torch is imported once, for all of them.
+"""Processes that are the ranks of one training after another, by gloo on the CPU.
 
-A training starts in well under a second here, where a process of its own takes ten. Ranks talk by gloo, on the CPU.
+Torch is imported and the loader's code compiled once for all of them: a training that would take ten seconds to begin
+begins in less than one.
 """
 
 import multiprocessing
@@ -9,7 +10,7 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -27,15 +28,13 @@ from torch import Tensor, nn
 
 from kkanji.cli import Terminated
 from kkanji.config import TrainConfig
-from kkanji.data.dali import Batch
 from kkanji.data.training_set import open_set
 from kkanji.models import Network
-from kkanji.training import build, profiling, trainer
-from kkanji.training.build import Run
-from kkanji.training.meter import Meter
+from kkanji.training import profiling, trainer
 
 TINY = "kkanji_tiny"  # 9,000 weights: all kinds of layers that our networks have
-WAIT_S = 120  # for a training; a hang is a failure
+ZYGOTE = "tests.launch.ranks.zygote"  # what the processes have in common
+WAIT_S = 300  # for a training; a hang is a failure
 Work = Callable[..., Any]
 
 
@@ -62,7 +61,7 @@ class Ranks:
 
     def __init__(self, count: int) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
+        context.set_forkserver_preload([ZYGOTE])
         self._connections: list[Connection] = []
         self.processes: list[BaseProcess] = []
         for _ in range(count):
@@ -143,13 +142,11 @@ def train(config: TrainConfig, stop_after: int = 0, pace_s: float = 0.0) -> None
     steps = 0
     take_step = trainer.take_step
 
-    def counted(run: Run, step: int, batches: Iterator[Batch], meter: Meter) -> None:
+    def counted(*arguments: Any) -> None:
         nonlocal steps
-        take_step(run, step, batches, meter)
+        take_step(*arguments)
         steps += 1
         time.sleep(pace_s)
-        if step == run.plan.steps - 1:
-            assert next(batches, None) is None  # now the loader keeps its compiled code for the next training
         if steps == stop_after and os.environ.get("RANK", "0") == "0":
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -189,10 +186,7 @@ def _serve(connection: Connection) -> None:
     """Work as a rank until the pool ends this process."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, _terminate)
-    # What a training compiles and imports is kept for the next one: graphs of training have other options than those of
-    # evaluation, of which DALI's loader keeps one each, and what is frozen need not be collected again.
-    build.loader_threads = lambda: 3
-    profiling.gc.unfreeze = lambda: None
+    profiling.gc.unfreeze = lambda: None  # what is imported need not be collected again and again
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         while (job := _receive(connection)) is not None:
             variables, work, arguments = job
