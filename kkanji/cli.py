@@ -7,21 +7,21 @@
 | InputError, a file or folder that cannot be used | 2 | `error: ...` |
 | Ctrl-C | 130 | `interrupted`, and how far the command was |
 | the reader of a pipe has left (`... | head`) | 141 | |
+| SIGHUP, the terminal is closed | 129 | `terminated`, and how far the command was |
 | SIGTERM | 143 | `terminated`, and how far the command was |
 """
 
-import ctypes
 import os
 import signal
 import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import is_dataclass
 from types import FrameType
-from typing import NoReturn, TypeVar
+from typing import Annotated, NoReturn, TypeVar
 
-import psutil
+import docstring_parser
 import tyro
 
 from shards.errors import DISK_FULL, InputError
@@ -31,17 +31,22 @@ Options = TypeVar("Options")
 INPUT_ERROR = 2
 INTERRUPTED = 128 + signal.SIGINT
 PIPE_CLOSED = 128 + signal.SIGPIPE
-TERMINATED = 128 + signal.SIGTERM
-PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived: unwinds the stack, so that every `with` and `finally` on it cleans up."""
+    """SIGTERM or SIGHUP arrived: unwinds the stack, so that every `with` and `finally` on it cleans up."""
+
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        """number: of the signal."""
+        super().__init__(number)
+        self.number = number
 
 
 def run(command: Callable[[], object]) -> NoReturn:
     """Run a command and leave the process with its exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # by nohup
+        signal.signal(signal.SIGHUP, _terminate)
     if not sys.warnoptions:
         warnings.simplefilter("once", UserWarning)
     warnings.showwarning = _show_warning
@@ -53,19 +58,19 @@ def parse(kind: Callable[..., Options]) -> Options:
 
     Leaves with status 2 on misuse.
     """
+    if {"-h", "--help"} & set(sys.argv):
+        _unwrap_help(kind)
     return tyro.cli(kind, config=(tyro.conf.FlagCreatePairsOff,))
 
 
-def end_with_launcher() -> None:
-    """Have SIGTERM sent to this process when the `accelerate launch` that started it ends (Linux).
-
-    With one process the launcher does not pass SIGTERM on, and the run would continue without it. Under any other
-    parent nothing changes: a run that a shell started in the background continues after the shell.
-    """
-    with suppress(psutil.NoSuchProcess):  # a parent that has ended
-        words = psutil.Process(os.getppid()).cmdline()
-        if any(Path(word).name.startswith("accelerate") for word in words[:3]):
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def _unwrap_help(kind: Callable[..., object]) -> None:
+    """Annotate options with their docstrings in one line: tyro would break the help wherever the source wraps."""
+    docs = {doc.arg_name: doc.description or "" for doc in docstring_parser.parse_from_object(kind).params}
+    for name, annotation in kind.__annotations__.items():
+        if is_dataclass(annotation):
+            _unwrap_help(annotation)
+        elif name in docs:
+            kind.__annotations__[name] = Annotated[annotation, tyro.conf.arg(help=" ".join(docs[name].split()))]
 
 
 def _exit_code(command: Callable[[], object]) -> int:
@@ -75,22 +80,23 @@ def _exit_code(command: Callable[[], object]) -> int:
     except InputError as error:
         return _fail(f"error: {error}", INPUT_ERROR)
     except BrokenPipeError:
-        _drop_output()
+        drop_output()
         return PIPE_CLOSED
     except OSError as error:
         if error.filename is None and error.errno not in DISK_FULL:
             raise
-        return _fail(f"error: {_described(error)}", INPUT_ERROR)
+        return _fail(_with_notes(f"error: {_described(error)}", error), INPUT_ERROR)
     except KeyboardInterrupt as end:
         return _fail(_with_notes("interrupted", end), INTERRUPTED)
     except Terminated as end:
-        return _fail(_with_notes("terminated", end), TERMINATED)
+        return _fail(_with_notes("terminated", end), 128 + end.number)
     return 0
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the clean-up
-    raise Terminated
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)  # a second one must not disturb the clean-up
+    raise Terminated(number)
 
 
 def _described(error: OSError) -> str:
@@ -105,12 +111,18 @@ def _with_notes(message: str, end: BaseException) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    print(message, file=sys.stderr)
+    say(message)
     return code
 
 
-def _drop_output() -> None:
-    """Discard the output still buffered for a closed pipe: Python would raise again when it flushes it at exit."""
+def say(message: str) -> None:
+    """Print to stderr, wherever that is: a terminal that is gone is no reason to lose what runs."""
+    with suppress(OSError):
+        print(message, file=sys.stderr)
+
+
+def drop_output() -> None:
+    """Discard what is and will be printed to a closed pipe: Python would raise again when it flushes it at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
@@ -124,4 +136,4 @@ def _show_warning(
     file: object = None,
     line: str | None = None,
 ) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    say(f"warning: {message}")

@@ -203,8 +203,9 @@ class RuntimeOptions:
     """Compile the network with torch.compile."""
     seed: int = 0
     """Seed of weights, order, augmentation and dropout."""
-    stall_seconds: int = 1800
-    """Seconds after which a step that does not end is aborted, with the stacks of all threads. 0 waits forever."""
+    stall_seconds: int = 600
+    """Seconds without progress, not even by a micro-batch, after which the run ends with the stacks of all threads. 0
+    waits forever."""
     profile_steps: int = 0
     """Steps to trace into the folder profile/ of --output, for TensorBoard or Perfetto. 0 traces none."""
 
@@ -280,8 +281,9 @@ def train_config(**options: Any) -> TrainConfig:
 GROUPS: dict[str, Any] = {group.name: group.type for group in fields(TrainConfig)}
 OPTIONS = [option for kind in GROUPS.values() for option in fields(kind)]
 GROUP_OF = {option.name: group for group, kind in GROUPS.items() for option in fields(kind)}
-# Options that may differ when a run is resumed: they do not change what it computes.
-FREE_TO_CHANGE = frozenset({"data", "cache_size", "trust", "stall_seconds", "profile_steps"}) | {
+# Options that may differ when a run is resumed: they do not change what it computes. Of the micro-batch only batch
+# statistics depend; it follows from the devices, of which there may be others.
+FREE_TO_CHANGE = frozenset({"data", "cache_size", "trust", "stall_seconds", "profile_steps", "micro_batch"}) | {
     option.name for option in fields(CheckpointOptions)
 }
 # Options that a run resolves at its first start, with the values that leave them open; a resumed run keeps the result.

@@ -1,5 +1,6 @@
 """The environment of a run: versions, commit, devices, precision, threads."""
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -22,15 +23,27 @@ LEAST_THREADS = 2
 MOST_THREADS = 16
 
 
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    packages = {"torch": torch.__version__, "timm": timm.__version__, "accelerate": accelerate.__version__}
+    return {"kkanji": __version__, "python": platform.python_version(), **packages}
+
+
+def code() -> str:
+    """sha256 of the sources of kkanji and shards. A commit would say nothing of changes that are not committed."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(path for package in ("kkanji", "shards") for path in (root / package).rglob("*.py")):
+        source = path.read_bytes()
+        digest.update(f"{path.relative_to(root)} {len(source)}\n".encode() + source)
+    return digest.hexdigest()
+
+
 def environment(accelerator: Accelerator) -> dict[str, Any]:
     """What a result depends on besides options and data, as config.json records it."""
     return {
-        "kkanji": __version__,
+        **versions(),
         "commit": commit(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "timm": timm.__version__,
-        "accelerate": accelerate.__version__,
         "device": device_name(accelerator.device),
         "processes": accelerator.num_processes,
         "precision": accelerator.mixed_precision,

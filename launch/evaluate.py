@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from kkanji import cli
+from kkanji.launchers import end_with_launcher
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,8 +30,8 @@ class EvaluateConfig:
     temperature: bool = False
     """Fit a temperature on the split that calibrates the probabilities, for `kkanji export` and the report."""
     output: Path | None = None
-    """Folder for the results. None takes the run's folder, two levels above the checkpoint. report.html is written only
-    where log.jsonl lies."""
+    """Folder for the results, made if there is none. None takes the run's folder, two levels above the checkpoint.
+    report.html is written only where log.jsonl lies."""
 
 
 def evaluate(config: EvaluateConfig) -> None:
@@ -49,6 +50,7 @@ def evaluate(config: EvaluateConfig) -> None:
 
 def main() -> None:
     """Run with the options of the command line."""
+    end_with_launcher()
     evaluate(cli.parse(EvaluateConfig))
 
 

@@ -22,9 +22,11 @@ from kkanji.evaluation.predict_split import predict_split, unaugmented_feed
 from kkanji.evaluation.predictions import Predictions
 from kkanji.report import write_report
 from kkanji.report.text import first_of
+from kkanji.training.agreement import meet
 from kkanji.training.data_check import DataCheck
 from shards import InputError, atomic_file
 from shards.json_reading import read_json
+from shards.read.cut_files import survived
 
 
 def evaluate_checkpoint(
@@ -33,17 +35,21 @@ def evaluate_checkpoint(
     """Predict, measure, write. Options as in `launch.evaluate.EvaluateConfig`; path: the checkpoint's folder."""
     checkpoint.check(path)
     results = output or path.parent.parent
-    if not results.is_dir() or (output is None and not (results / "config.json").is_file()):
-        raise InputError(f"{results}: not a run's folder; give an existing folder for the results as --output")
+    if output is None and not (results / "config.json").is_file():
+        found = f"{path}: lies in no run's folder, where the results would go; an exported one does not"
+        raise InputError(f"{found}; give a folder for them as --output")
+    if results.exists() and not results.is_dir():
+        raise InputError(f"{results}: is a file; give a folder for the results as --output")
     data = open_set(location)
     own, known = class_map(data), checkpoint.read_classes(path)
     classes = known.with_others(own)
     originals, rendered = _training_images(path, len(classes))
+    meet()
     reader, accelerator = data.split(split), Accelerator()
     numbers = np.array([classes.ids[code_point] for code_point in own.code_points])
     feed = unaugmented_feed(reader, len(classes), numbers)
     scan = TemperatureScan(accelerator.device) if temperature else None
-    with DataCheck(accelerator, data, split) as check:
+    with DataCheck(accelerator, data, split) as check, survived():
         model = accelerator.prepare(load_trained(path))
         start = perf_counter()
         predictions = predict_split(accelerator, model, feed, views=views, scan=scan)
@@ -55,6 +61,7 @@ def evaluate_checkpoint(
     summary = {
         "split": split,
         "checkpoint": path.resolve().name,
+        "weights": checkpoint.weights_identity(path),
         "data": data.manifest.identity(),
         **lineage.record(path, data.manifest.identity(), data.manifest.lineage, reader.sources()),
         "tta": views,
@@ -63,6 +70,7 @@ def evaluate_checkpoint(
         **summarise(predictions, originals),
         **_classes(classes, predictions, originals + rendered),
     }
+    results.mkdir(parents=True, exist_ok=True)
     _save(results, summary, predictions)
     sys.stdout.write(_text(summary, lineage.independence(_trained_on(path), summary)))
     if (results / "log.jsonl").is_file():

@@ -72,9 +72,7 @@ def export(config: ExportConfig) -> None:
     evaluated = config.figures_of or run
     facts = read_json(run / "config.json", remedy="give a checkpoint in a run's folder, such as RUN/checkpoints/best")
     evaluation = read_json(evaluated / "evaluation.json", remedy="run `kkanji evaluate` on the checkpoint first")
-    if config.figures_of is None and evaluation.get("checkpoint") != config.checkpoint.resolve().name:
-        found = f"evaluation.json is of {evaluation.get('checkpoint')}, not of {config.checkpoint.resolve().name}"
-        raise InputError(f"{run}: {found}; run `kkanji evaluate` on this checkpoint first")
+    _require_measured(evaluated, evaluation, config.checkpoint if config.figures_of is None else None)
     of, state = read_json(evaluated / "config.json"), checkpoint.read_state(config.checkpoint)
     try:
         fit = evaluation.get("temperature")
@@ -94,6 +92,20 @@ def export(config: ExportConfig) -> None:
     )
     for path in sorted(config.output.iterdir()):
         sys.stdout.write(f"{path}: {path.stat().st_size / 1e6:.2f} MB\n")
+
+
+def _require_measured(run: Path, evaluation: dict[str, Any], path: Path | None) -> None:
+    """Raises InputError if a run's evaluation.json measured other weights than a checkpoint now has.
+
+    path: the checkpoint; None for the one that the evaluation names, if it is still there.
+    """
+    from kkanji import checkpoint
+
+    named = run / "checkpoints" / str(evaluation.get("checkpoint"))
+    path = path or (named if named.is_dir() else None)
+    if path is not None and evaluation.get("weights") != checkpoint.weights_identity(path):
+        found = f"evaluation.json is of {named.name}, and of other weights than {path} has"
+        raise InputError(f"{run}: {found}; run `kkanji evaluate --checkpoint {path}` first")
 
 
 def _card(facts: dict[str, Any], of: dict[str, Any], evaluation: dict[str, Any], *, begun: str, onnx: bool) -> str:

@@ -9,11 +9,12 @@ except ModuleNotFoundError as missing:  # run from a checkout: Python then looks
     sys.exit(2)
 from kkanji.config import TrainConfig
 from kkanji.data.training_set import open_set
+from kkanji.launchers import end_with_launcher
 
 
 def main() -> None:
     """Train with the options of the command line. They and the set are checked before torch is imported."""
-    cli.end_with_launcher()
+    end_with_launcher()
     config = cli.parse(TrainConfig)
     data = open_set(config.dataset.data, cache_size=config.dataset.cache_size)
     from kkanji.training.trainer import train

@@ -29,7 +29,7 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
         {"read", "verify"},
     ),
     "kkanji": (
-        {"classes", "cli", "config", "environment", "glyphs", "pixels", "pretrained", "threads"},
+        {"classes", "cli", "config", "environment", "glyphs", "launchers", "pixels", "pretrained", "threads"},
         {"models"},
         {"augment"},
         {"data"},

@@ -30,6 +30,7 @@ from kkanji import cli
 from kkanji.config import OptimizerName, TrainConfig, train_config
 from kkanji.data.training_set import class_map, open_set
 from kkanji.environment import loader_threads, precision_name, warn_of_emulation, warn_of_idle_cores
+from kkanji.launchers import end_with_launcher
 from kkanji.training.build import build_run, create_loader
 from kkanji.training.profiling import without_garbage_collection
 from shards import (
@@ -195,7 +196,7 @@ def _set(accelerator: Accelerator, data: str, images: int, classes: int) -> Iter
 
 def main() -> None:
     """Entry point of `accelerate launch -m benchmarks.train.train`."""
-    cli.end_with_launcher()
+    end_with_launcher()
     tyro.cli(train)
 
 

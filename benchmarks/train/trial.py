@@ -19,8 +19,9 @@ from benchmarks.train.verdict import Rates, verdict
 from kkanji.data.dali import Batch, Loader
 from kkanji.data.feed import PREFETCH
 from kkanji.environment import device_name
-from kkanji.training.build import Run, create_meter, run_peak_flops
+from kkanji.training.build import Run, blank_batch, create_meter, run_peak_flops
 from kkanji.training.schedule import part_of
+from kkanji.training.signals import Ending
 from kkanji.training.trainer import take_step
 from shards import IMAGE_BYTES, IMAGE_SIZE, Plan
 
@@ -95,7 +96,7 @@ class Trial:
     def __init__(self, run: Run, loader: Loader) -> None:
         """loader: of the run, from its first step on."""
         self.run, self._device = run, run.accelerator.device
-        self._loader, self._meter = loader, create_meter(run, loader)
+        self._loader, self._meter, self._ending = loader, create_meter(run, loader), Ending(blank_batch(run))
         self._parts = part_of(run.plan, 0, run.rank, run.config.runtime.micro_batch).spans
 
     def measure(self, repeats: int, seconds: float) -> Row:
@@ -136,7 +137,7 @@ class Trial:
         short = replace(run, plan=Plan(samples=run.plan.samples, epochs=WITHOUT_END, batch_size=size))
         for _ in range(2):
             started = perf_counter()
-            take_step(short, 0, batches, self._meter)
+            take_step(short, 0, batches, self._meter, self._ending)
             self._meter.read(run.accelerator)  # waits for the device
         taken = torch.tensor(perf_counter() - started, device=self._device)
         longest = float(run.accelerator.gather(taken[None]).max())
@@ -147,7 +148,7 @@ class Trial:
         self.run.accelerator.wait_for_everyone()
         marked = Marked(batches, self._device, lambda: self._loader.wait_s)
         for step in range(steps):
-            take_step(self.run, step, marked, self._meter)
+            take_step(self.run, step, marked, self._meter, self._ending)
         marked.mark()
         self._meter.read(self.run.accelerator)  # as each log line does; it waits for the device
         gc.collect()

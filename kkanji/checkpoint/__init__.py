@@ -27,6 +27,7 @@ from kkanji.checkpoint.files import (
     read_state,
     save,
     usable_state,
+    weights_identity,
     write_hashed,
 )
 
@@ -53,5 +54,6 @@ __all__ = [
     "read_state",
     "save",
     "usable_state",
+    "weights_identity",
     "write_hashed",
 ]

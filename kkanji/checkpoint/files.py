@@ -162,6 +162,11 @@ def identity(path: Path) -> str:
     return file_digest(path / MANIFEST)
 
 
+def weights_identity(path: Path) -> str:
+    """sha256 of the weights for use. Results name by it what they measured: a folder's content may be replaced."""
+    return _read_manifest(path)[MODEL]
+
+
 def read_state(path: Path) -> dict[str, Any]:
     """The state that was passed to `save`, with the optimizer's parameter groups under "optimizer"."""
     return read_json(path / STATE)

@@ -31,6 +31,7 @@ from kkanji.augment import numba_kernels
 from kkanji.data.feed import PARTS, PREFETCH, Arrays, ExternalSource, Feed, Span, external_source
 from shards import InputError
 from shards.format.layout import IMAGE_SIZE
+from shards.read.cut_files import raise_if_cut
 from shards.read.encoded import EncodedReader
 
 # Buffers above this size come from DALI's pool. malloc would return them to the system after each batch, and a third
@@ -97,7 +98,8 @@ class Loader:
     def _next(self) -> Batch | None:
         """The next batch; None after the last one.
 
-        Raises CorruptShard for a damaged image, and RuntimeError if the pipeline ends before its source.
+        Raises CorruptShard for a damaged image, ChangedShard for a shard that was cut, and RuntimeError if the pipeline
+        ends before its source.
         """
         start = perf_counter()
         try:
@@ -112,6 +114,7 @@ class Loader:
             return None
         finally:
             self.wait_s += perf_counter() - start
+        raise_if_cut()
         count = self._source.counts.popleft()
         in_parts = not self._pipeline.options.encoded
         pixels, numbers = (_to_torch(output, in_parts=in_parts)[:count] for output in (images, labels))

@@ -1,6 +1,7 @@
 """Predict every image of a split exactly once, on any number of ranks. Predictions stay on the device until the end."""
 
 import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -10,7 +11,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kkanji.data.dali import Loader
+from kkanji.data.dali import Batch, Loader
 from kkanji.data.feed import Feed
 from kkanji.evaluation.calibration import TemperatureScan
 from kkanji.evaluation.predictions import TOP, Predictions
@@ -31,7 +32,13 @@ def unaugmented_feed(reader: SplitReader, classes: int, class_numbers: NDArray[n
 
 
 def predict_split(
-    accelerator: Accelerator, model: nn.Module, feed: Feed, *, views: int = 1, scan: TemperatureScan | None = None
+    accelerator: Accelerator,
+    model: nn.Module,
+    feed: Feed,
+    *,
+    views: int = 1,
+    scan: TemperatureScan | None = None,
+    through: Callable[[Iterable[Batch]], Iterator[Batch]] = iter,
 ) -> Predictions:
     """The model's predictions for all images of a feed, in the order of the split, the same on every rank.
 
@@ -42,6 +49,7 @@ def predict_split(
     views: number of views of each image whose probabilities are averaged, from 1 (only the image itself, the default)
     to 25 (with shifts of up to REACH pixels).
     scan: if given, fits a temperature to the images of this rank.
+    through: passes the batches on, or raises an error on all ranks.
     """
     # The bare model, because the distributed wrapper exchanges buffers before each batch: a rank with one batch more
     # than the others would wait for them forever.
@@ -51,7 +59,7 @@ def predict_split(
     spans = [cut(start, stop, part, parts) for part in range(parts)]
     predictions = [_no_predictions(accelerator.device)]
     with Loader(feed, spans, accelerator.device, largest=BATCH) as loader, torch.inference_mode():
-        for batch, (first, _) in zip(loader, spans, strict=True):
+        for batch, (first, _) in zip(through(loader), spans, strict=True):
             with accelerator.autocast():
                 logits = _logits(bare, batch.images, shifts(views))
             unknown = feed.classes - logits.shape[1]

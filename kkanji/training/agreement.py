@@ -6,26 +6,29 @@ follow from the smallest cache, precision from what every device supports, and t
 """
 
 import hashlib
-import socket
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
+import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import gather_object, parse_flag_from_env
 from torch import Tensor
 
-from kkanji import __version__, checkpoint
+from kkanji import checkpoint
 from kkanji.classes import ClassMap
 from kkanji.cli import INPUT_ERROR
 from kkanji.config import TrainConfig, read_options
 from kkanji.data.training_set import class_map, require_room, resolve_order, room_bytes
-from kkanji.environment import commit, precision_name
+from kkanji.environment import code, precision_name, versions
+from kkanji.launchers import network, rank_name, wanted_processes
+from kkanji.training.profiling import Watch
 from kkanji.training.run_log import LOG_NAME, has_event
 from shards import FolderLock, InputError, ShardSet
 
@@ -35,6 +38,16 @@ NONE, UNKNOWN = "none", "unknown"
 # Each node may have its own values: paths, the room it has, and what it watches.
 MAY_DIFFER = frozenset({"data", "output", "cache_size", "stall_seconds", "profile_steps"})
 SHOWN = 12  # characters of a sha256; a rank that differs does so in these
+MEETING_S = 50  # seconds in which all ranks must have met: less than the minute after which people look
+UNMET = (
+    "{name}: the {count} ranks did not meet at {place}: {reason}. This host's interface is {network}; if the others "
+    "cannot reach it, set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to one that they can, and look at the other ranks' "
+    "messages for one that failed"
+)
+ALONE = (
+    "{wanted} processes were asked for, but this one runs alone: `accelerate launch` starts several only on GPUs; give "
+    "the same options to torchrun --nproc_per_node {wanted} -m launch.train"
+)
 SAME = "start every rank with the same code, options and set, and with an --output that every node sees"
 
 
@@ -56,12 +69,13 @@ def agree(config: TrainConfig, data: ShardSet, held: ExitStack) -> Agreement:
 
     held: holds the lock on the run's folder, on the main process.
     """
-    _join_ranks()
     chosen = together(partial(_enter_run, config, held))[0]
     compare(partial(_fields, config, data, chosen), remedy=SAME)
     last = config.checkpointing.output / "checkpoints" / chosen if chosen else None
-    config = config.resolved_as(checkpoint.read_state(last)["config"] if last else {})
-    config = resolve_order(config, data, min(together(partial(room_bytes, data))))
+    saved = checkpoint.read_state(last)["config"] if last else {}
+    config = resolve_order(config.resolved_as(saved), data, min(together(partial(room_bytes, data))))
+    if last:
+        together(partial(config.check_resumes, saved))
     together(partial(require_room, config, data))
     precisions = together(partial(precision_name, config.runtime.precision))
     precision = precisions[0] if len(set(precisions)) == 1 else "no"
@@ -75,7 +89,7 @@ def together(action: Callable[[], Result]) -> list[Result]:
     """
     if PartialState().num_processes == 1:
         return [action()]
-    outcomes = gather_object([(_name(), *_attempt(action))])
+    outcomes = gather_object([(rank_name(), *_attempt(action))])
     problems = {name: problem for name, _, problem in outcomes if problem}
     if problems:
         _end_all(_one_message(problems, ranks=len(outcomes)))
@@ -86,7 +100,7 @@ def compare(describe: Callable[[], Fields], *, remedy: str) -> None:
     """End all ranks if one differs from rank 0 in any field. An unknown value differs from no other."""
     if PartialState().num_processes == 1:
         return
-    found = differences(together(lambda: (_name(), describe())))
+    found = differences(together(lambda: (rank_name(), describe())))
     if found:
         _end_all(f"ranks differ: {'; '.join(found)}; {remedy}")
 
@@ -112,9 +126,31 @@ def checksum(tensors: Iterable[Tensor]) -> str:
     return hashlib.sha256(torch.stack(sums).cpu().numpy().tobytes()).hexdigest()[:SHOWN]
 
 
-def _join_ranks() -> None:
-    """Started by torchrun without a GPU, Accelerate would take each rank for a run of its own; this prevents it."""
-    PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available())
+def meet() -> None:
+    """Connect the ranks, before anything else that needs torch. All ranks call it once, within MEETING_S.
+
+    Raises InputError if they do not find each other, or if fewer run than the launcher was asked for.
+    """
+    place = f"{os.environ.get('MASTER_ADDR', 'localhost')}:{os.environ.get('MASTER_PORT', '29500')}"
+    wanted = wanted_processes()
+    told = partial(UNMET.format, name=rank_name(), count=wanted, place=place, network=network())
+    late = f"error: {told(reason=f'{MEETING_S} s have passed')}".replace("{", "{{").replace("}", "}}")
+    with closing(Watch(MEETING_S, late, status=INPUT_ERROR, stacks=False)):
+        try:
+            # Of torchrun's ranks without a GPU, Accelerate would by itself take each for a run of its own.
+            PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available())
+            if host_group() is not None:
+                dist.barrier(group=host_group())
+        except (RuntimeError, ValueError) as error:  # torch's errors of networks are RuntimeErrors
+            raise InputError(told(reason=str(error).splitlines()[0])) from error
+    if PartialState().num_processes < wanted:
+        raise InputError(ALONE.format(wanted=wanted))
+
+
+@cache
+def host_group() -> Any:
+    """The ranks' connection by gloo, host to host: no exchange on it waits for a device. None for a process alone."""
+    return dist.new_group(backend="gloo") if dist.is_initialized() else None
 
 
 def _enter_run(config: TrainConfig, held: ExitStack) -> str | None:
@@ -143,8 +179,8 @@ def _fields(config: TrainConfig, data: ShardSet, chosen: str | None) -> Fields:
     init = config.network.init
     begun_with = () if chosen or init is None else (init,)  # a resumed run does not read it again
     return {
-        "kkanji": __version__,
-        "commit": (commit() or UNKNOWN)[:SHOWN],
+        "code": code()[:SHOWN],
+        **versions(),
         **{f"--{name.replace('_', '-')}": value for name, value in options.items()},
         **{f"sha256 of {path}": _verified(path) for path in (*begun_with, *config.regularisation.teachers)},
         "set": data.manifest.identity()[:SHOWN],
@@ -165,10 +201,6 @@ def _checkpoint_seen(config: TrainConfig, chosen: str | None) -> Fields:
 def _verified(path: Path) -> str:
     checkpoint.check(path)
     return checkpoint.identity(path)[:SHOWN]
-
-
-def _name() -> str:
-    return f"rank {PartialState().process_index} ({socket.gethostname()})"
 
 
 def _attempt(action: Callable[[], Result]) -> tuple[Result | None, str]:

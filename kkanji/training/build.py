@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 
 import numpy as np
@@ -15,8 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from kkanji.augment.policy import Policy
 from kkanji.classes import ClassMap
-from kkanji.config import TrainConfig
-from kkanji.data.dali import Loader
+from kkanji.config import SIZE_STEP, TrainConfig
+from kkanji.data.dali import Batch, Loader
 from kkanji.data.feed import Feed
 from kkanji.data.training_set import training_order
 from kkanji.environment import loader_threads
@@ -29,8 +29,9 @@ from kkanji.training.meter import Meter, peak_flops, training_flops
 from kkanji.training.micro_batch import derive_micro_batch, resolve_micro_batch
 from kkanji.training.objective import CrossEntropy, Distillation, Mixup, Objective, Teachers
 from kkanji.training.optimizers import create_optimizer
-from kkanji.training.schedule import Rank, spans, strength
-from shards import Order, Plan, ShardSet, SplitReader
+from kkanji.training.schedule import Rank, image_size, part_of, spans, strength
+from shards import InputError, Order, Plan, ShardSet, SplitReader
+from shards.format.layout import IMAGE_SIZE
 
 
 @dataclass(kw_only=True, slots=True)
@@ -40,6 +41,8 @@ class Progress:
     step: int = 0
     """Optimizer steps done."""
     best_top1: float = -1.0
+    evaluated_step: int = 0
+    """The last step after which the run was evaluated."""
     seconds: float = 0.0
     """Time spent so far, over all resumptions."""
 
@@ -134,6 +137,7 @@ def build_run(accelerator: Accelerator, config: TrainConfig, shards: ShardSet, c
     objective = _objective(config, data, accelerator)  # before the memory that its teachers leave is measured
     config = _with_micro_batch(config, network, accelerator)
     plan = Plan(samples=data.order.samples, epochs=config.schedule.epochs, batch_size=config.optimization.batch_size)
+    _require_statistics(config, network, plan, rank.count)
     samples = SampleReport(data.order, plan, config.checkpointing.output, write=accelerator.is_main_process)
     learner = _learner(config, network, objective, samples, accelerator)
     return Run(
@@ -148,11 +152,41 @@ def _network(config: TrainConfig, classes: ClassMap, accelerator: Accelerator) -
 
 
 def _with_micro_batch(config: TrainConfig, network: nn.Module, accelerator: Accelerator) -> TrainConfig:
-    """The micro-batch as given or derived from free memory, halved until a step with it fits on every rank."""
+    """The micro-batch as given or derived from free memory, halved until a step with it fits on every rank.
+
+    One that is larger than a rank's part of a batch stays as it is: with fewer ranks, a resumed run has use for it.
+    """
     largest = -(-config.optimization.batch_size // accelerator.num_processes)
     wanted = config.runtime.micro_batch or derive_micro_batch(network, accelerator.device, largest)
-    fitting = resolve_micro_batch(network, accelerator, min(wanted, largest))
-    return replace(config, runtime=replace(config.runtime, micro_batch=fitting))
+    tried = min(wanted, largest)
+    fitting = resolve_micro_batch(network, accelerator, tried)
+    return config.with_options(micro_batch=wanted if fitting == tried else fitting)
+
+
+def _require_statistics(config: TrainConfig, network: nn.Module, plan: Plan, ranks: int) -> None:
+    """Raises InputError if a micro-batch of one small image would leave batch normalisation a single value a channel.
+
+    The first step has the smallest images, the last one may have the smallest micro-batches.
+    """
+    for step in {0, plan.steps - 1}:
+        size = image_size(config, plan.batch(step)[0] / plan.samples)
+        every = (Rank(index=index, count=ranks) for index in range(ranks))
+        spans = (span for rank in every for span in part_of(plan, step, rank, config.runtime.micro_batch).spans)
+        if min(stop - start for start, stop in spans) == 1 and not _trains_on_one(network, size):
+            enough = next(side for side in range(size, IMAGE_SIZE + 1, SIZE_STEP) if _trains_on_one(network, side))
+            found = f"step {step + 1} has a micro-batch of one image of {size} pixels, of which batch normalisation"
+            remedy = f"give --start-size {enough}, or batches that leave each micro-batch two images"
+            raise InputError(f"{found} makes one value a channel, and it needs two; {remedy}")
+
+
+def _trains_on_one(network: nn.Module, size: int) -> bool:
+    trial = copy.deepcopy(network).train()
+    try:
+        with torch.no_grad():
+            trial(torch.zeros(1, 1, size, size, device=next(trial.parameters()).device))
+    except ValueError:  # torch's, of batch normalisation
+        return False
+    return True
 
 
 def _training_data(config: TrainConfig, shards: ShardSet, classes: ClassMap) -> TrainingData:
@@ -218,6 +252,17 @@ def create_loader(run: Run, first_step: int) -> Loader:
     )
     parts = spans(run.plan, first_step, run.rank, micro_batch)
     return Loader(feed, parts, run.accelerator.device, largest=micro_batch, threads=loader_threads())
+
+
+def blank_batch(run: Run) -> Batch:
+    """Black images for a rank that takes part in a step only to leave it.
+
+    On a GPU as many as always, as a compiled network is compiled again for other shapes. Two elsewhere.
+    """
+    device = run.accelerator.device
+    count = run.config.runtime.micro_batch if device.type == "cuda" else 2
+    images = torch.zeros(count, 1, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8, device=device)
+    return Batch(images=images, labels=torch.zeros(count, dtype=torch.int64, device=device))
 
 
 def create_meter(run: Run, loader: Loader) -> Meter:

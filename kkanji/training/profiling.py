@@ -2,13 +2,21 @@
 
 import faulthandler
 import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from torch.profiler import profile, schedule, tensorboard_trace_handler
 
+from kkanji import cli
+from kkanji.launchers import rank_name
+
 LEFT_OUT, WARM_UP = 3, 2  # steps: the first ones allocate and compile
+TICK_S = 1.0  # between two looks of the watch
+STDERR = 2  # the descriptor: the stacks are written without Python
 
 
 class NoProfiler:
@@ -42,15 +50,51 @@ def without_garbage_collection() -> Iterator[None]:
         gc.unfreeze()
 
 
-@contextmanager
-def watched(seconds: int) -> Iterator[Callable[[], None]]:
-    """A function to call at each step. If no call follows within this many seconds, the process ends with status 1 and
-    the stacks of all threads on stderr, so that no rank holds its GPU waiting for a dead one.
+class Watch:
+    """Ends the process when nothing has moved for some time, so that no rank holds its GPU waiting for a dead one.
+
+    Only time in which the process runs counts: one that was stopped (Ctrl-Z, a scheduler, a closed laptop) goes on.
     """
-    if not seconds:
-        yield lambda: None
-        return
-    try:
-        yield lambda: faulthandler.dump_traceback_later(seconds, exit=True)
-    finally:
-        faulthandler.cancel_dump_traceback_later()
+
+    def __init__(self, seconds: float, message: str, status: int, *, stacks: bool) -> None:
+        """seconds: 0 waits forever. message: may name {doing}. stacks: print those of all threads too."""
+        self._seconds, self._message, self._status, self._stacks = seconds, message, status, stacks
+        self._doing, self._still_s = "", 0.0
+        self._over = threading.Event()
+        if seconds:
+            threading.Thread(target=self._run, name="watch", daemon=True).start()
+
+    def moved(self, doing: str = "") -> None:
+        """Begin to count anew. doing: what comes next, for the message; by default what came before."""
+        self._doing, self._still_s = doing or self._doing, 0.0
+
+    def close(self) -> None:
+        """Watch no longer."""
+        self._over.set()
+
+    def _run(self) -> None:
+        tick, before = min(TICK_S, self._seconds / 4), time.monotonic()
+        while not self._over.wait(tick):
+            now = time.monotonic()
+            self._still_s += min(now - before, 2 * tick)  # more has passed where the process was stopped
+            before = now
+            if self._still_s >= self._seconds:
+                self._end()
+                return
+
+    def _end(self) -> None:
+        cli.say(self._message.format(doing=self._doing))
+        if self._stacks:
+            faulthandler.dump_traceback(STDERR, all_threads=True)
+        os._exit(self._status)
+
+
+@contextmanager
+def watched(seconds: int, doing: str) -> Iterator[Watch]:
+    """The watch over a run, by --stall-seconds. doing: what the run begins with."""
+    found = f"{rank_name()}: nothing has moved for {seconds} s (--stall-seconds {seconds}) {{doing}}"
+    cause = "another rank, the disk or the network does not answer, or a step takes longer"
+    remedy = "find the rank that is not waiting in the stacks below; --resume goes on from the last checkpoint"
+    with closing(Watch(seconds, f"error: {found}: {cause}; {remedy}", status=1, stacks=True)) as watch:
+        watch.moved(doing)
+        yield watch

@@ -2,7 +2,8 @@
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from kkanji.cli import drop_output
 from kkanji.config import strict_json
 from kkanji.evaluation.calibration import accept
 from kkanji.evaluation.predictions import Predictions
@@ -41,6 +43,8 @@ class RunLog:
     ) -> None:
         """seen_images: images trained on so far, the position of the last point to keep. options: for TensorBoard."""
         self.enabled = enabled
+        self.problem: OSError | None = None
+        """Why the log ended early, such as a full disk or a reader of the output that has left. The run should too."""
         if not enabled:
             return
         run.mkdir(parents=True, exist_ok=True)
@@ -54,7 +58,6 @@ class RunLog:
     def step(self, **values: Any) -> None:
         """Log a training step; values are named as in LINE and `log.jsonl`."""
         if self.enabled:
-            self._bar.update(values["samples"] - self._bar.n)
             self._write("step", "train", values, LINE + STREAMING if "fetched_bytes" in values else LINE)
 
     def evaluation(self, **values: Any) -> None:
@@ -75,18 +78,20 @@ class RunLog:
         """Add an evaluation's confusions and precision-recall curve to TensorBoard; arguments of `write_report`."""
         if not self.enabled:
             return
-        self._add_curve(f"{split}/accepted_predictions", predictions, samples)
-        sheet = confusion_sheet(
-            predictions, characters=characters, training_counts=training_counts, images_of=images_of
-        )
-        if sheet is not None:
-            self._board.add_image(f"{split}/confusions", sheet, samples, dataformats="HWC")
+        with self._kept():
+            self._add_curve(f"{split}/accepted_predictions", predictions, samples)
+            sheet = confusion_sheet(
+                predictions, characters=characters, training_counts=training_counts, images_of=images_of
+            )
+            if sheet is not None:
+                self._board.add_image(f"{split}/confusions", sheet, samples, dataformats="HWC")
 
     def note(self, event: str, text: str, **values: Any) -> None:
         """Log anything else: start, resume, checkpoint."""
         if self.enabled:
-            self._file.write(strict_json({"event": event, **values}) + "\n")
-            self._bar.write(text, file=sys.stdout)
+            with self._kept():
+                self._file.write(strict_json({"event": event, **values}) + "\n")
+                self._say(text)
 
     def __enter__(self) -> "RunLog":
         return self
@@ -95,9 +100,9 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.enabled:
-            self._bar.close()
-            self._board.close()
-            self._file.close()
+            for each in (self._bar, self._board, self._file):
+                with self._kept():
+                    each.close()
 
     def _add_curve(self, tag: str, predictions: Predictions, samples: int) -> None:
         """Precision and recall when only predictions of at least some probability are accepted."""
@@ -109,13 +114,33 @@ class RunLog:
         self._board.add_pr_curve_raw(tag, *counts, precision, recall, samples, num_thresholds=THRESHOLDS)
 
     def _write(self, event: str, group: str, values: dict[str, Any], line: str) -> None:
-        self._file.write(strict_json({"event": event, **values}) + "\n")
+        with self._kept():
+            self._file.write(strict_json({"event": event, **values}) + "\n")
+            self._say(line.format(**values))
+            self._bar.update(values["samples"] - self._bar.n)
+            self._add_scalars(group, values)
+
+    def _add_scalars(self, group: str, values: dict[str, Any]) -> None:
         for name, value in values.items():
             if isinstance(value, float) and math.isfinite(value) and name not in ("epoch", "seconds"):
                 self._board.add_scalar(f"{group}/{name}", value, values["samples"])
         self._board.flush()  # a run killed from here on has its last point; a resume does not log it again
-        self._bar.write(line.format(**values), file=sys.stdout)
-        sys.stdout.flush()
+
+    def _say(self, text: str) -> None:
+        try:
+            self._bar.write(text, file=sys.stdout)
+            sys.stdout.flush()
+        except OSError:
+            drop_output()
+            raise
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Keep an error for the run to find: it has something to save first."""
+        try:
+            yield
+        except OSError as error:
+            self.problem = self.problem or error
 
 
 def _markdown_table(options: Mapping[str, Any]) -> str:

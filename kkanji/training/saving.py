@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -12,22 +13,28 @@ from torch import nn
 from kkanji import checkpoint
 from kkanji.checkpoint.lineage import run_lineage
 from kkanji.checkpoint.load import initial_weights
+from kkanji.config import read_options
 from kkanji.data.training_set import ORDER_VERSION
 from kkanji.environment import environment
 from kkanji.evaluation.metrics import summarise
 from kkanji.evaluation.predict_split import describe, predict_split, unaugmented_feed
-from kkanji.training.agreement import checksum, compare
+from kkanji.training.agreement import checksum, compare, together
 from kkanji.training.build import Run
 from kkanji.training.run_log import RunLog
+from kkanji.training.schedule import largest_micro_batch
+from kkanji.training.signals import Ending
 from shards import InputError, write_file
 
 
-def begin_or_resume(run: Run, last: Path | None) -> None:
-    """Begin a new run folder, or continue from a checkpoint. Raises InputError if it is of another run."""
+def begin_or_resume(run: Run, last: Path | None) -> str:
+    """Begin a new run folder, or continue from a checkpoint: then returns what changes with other devices, if anything.
+
+    Raises InputError if the checkpoint is of another run.
+    """
     if last is None:
         _begin(run)
-    else:
-        _resume(run, last)
+        return ""
+    return _resume(run, last)
 
 
 def _begin(run: Run) -> None:
@@ -51,18 +58,32 @@ def _write_config(run: Run) -> None:
     write_file(folder / "config.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def _resume(run: Run, last: Path) -> None:
+def _resume(run: Run, last: Path) -> str:
     state, learner = checkpoint.read_state(last), run.learner
     _require_same_run(run, state, last)
     checkpoint.load_training(last, learner.network, learner.average.model)
     checkpoint.load_optimizer(last, learner.optimizer.optimizer)
     for name, value in state["progress"].items():
         setattr(run.progress, name, value)
+    return _changes(run, state)
+
+
+def _changes(run: Run, state: dict[str, Any]) -> str:
+    """What another number of ranks or another micro-batch changes."""
+    count = run.rank.count
+    before = state.get("processes", count)  # older checkpoints do not say
+    own, theirs = run.config.runtime.micro_batch, read_options(state["config"])["micro_batch"]
+    if (before, theirs) == (count, own):
+        return ""
+    images, others = (largest_micro_batch(run.plan, ranks, most) for ranks, most in ((count, own), (before, theirs)))
+    found = f"goes on with {count} rank(s), {before} before: the same global batches, cut into at most {images}"
+    if images == others:
+        return f"{found} images as before; losses change only in the order of sums"
+    return f"{found} images, {others} before; batch statistics are of as many images each, so losses change a little"
 
 
 def _require_same_run(run: Run, state: dict[str, Any], path: Path) -> None:
     data = run.config.dataset.data
-    run.config.check_resumes(state["config"])
     if checkpoint.read_classes(path).identity() != run.data.classes.identity():
         raise InputError(f"{path}: a checkpoint of other classes than {data}; give the run's own data")
     if state["data"] != run.data.shards.manifest.identity():
@@ -104,8 +125,8 @@ def position(run: Run) -> dict[str, Any]:
 class Saver:
     """Evaluates a run and saves its checkpoints. All ranks call each method at the same step."""
 
-    def __init__(self, run: Run, log: RunLog) -> None:
-        self._run, self._log = run, log
+    def __init__(self, run: Run, log: RunLog, ending: Ending) -> None:
+        self._run, self._log, self._ending = run, log, ending
         self._saved_step = run.progress.step
 
     def save_unsaved(self) -> None:
@@ -113,10 +134,22 @@ class Saver:
         if self._saved_step != self._run.progress.step:
             self.save()
 
+    def save_alone(self) -> bool:
+        """After another rank was lost: save on the main process. The others' weights are the same after each step.
+
+        Returns whether the last finished step is in a checkpoint.
+        """
+        if self._run.is_main and self._saved_step != self._run.progress.step:
+            self._write(best=False)
+        return self._run.is_main
+
     def save(self, *, best: bool = False) -> None:
         """Write a checkpoint; `best` points at it if it is the best so far."""
+        compare_ranks(self._run)  # before a checkpoint takes the place of a good one
+        together(partial(self._write, best=best))
+
+    def _write(self, *, best: bool) -> None:
         run, learner = self._run, self._run.learner
-        compare_ranks(run)  # before a checkpoint takes the place of a good one
         if run.is_main:
             path = checkpoint.save(
                 run.config.checkpointing.output / "checkpoints",
@@ -130,26 +163,32 @@ class Saver:
             )
             self._log.note("checkpoint", f"saved {path}{' (best so far)' if best else ''}", path=str(path), best=best)
         self._saved_step = run.progress.step
-        run.accelerator.wait_for_everyone()
 
     def evaluate_and_save(self) -> None:
-        """At the end of an epoch. Without a validation split, the last checkpoint counts as the best."""
+        """At the end of an epoch. Without a validation split, the last checkpoint counts as the best.
+
+        Raises Leaving on all ranks if one wants to leave meanwhile: a resumed run evaluates before it goes on.
+        """
         run = self._run
-        if "val" not in run.data.shards.manifest.splits:
-            self.save(best=True)
-            return
-        summary = self._evaluate()
-        best = math.isfinite(summary["loss"]) and summary["top1"] > run.progress.best_top1
-        if best:
-            run.progress.best_top1 = summary["top1"]
+        compare_ranks(run)  # before the time for an evaluation is spent
+        best = "val" not in run.data.shards.manifest.splits or self._improved(self._evaluate())
+        run.progress.evaluated_step = run.progress.step
         self.save(best=best)
+
+    def _improved(self, summary: dict[str, Any]) -> bool:
+        """Whether an evaluation is the best so far."""
+        progress = self._run.progress
+        best = math.isfinite(summary["loss"]) and summary["top1"] > progress.best_top1
+        if best:
+            progress.best_top1 = summary["top1"]
+        return best
 
     def _evaluate(self) -> dict[str, Any]:
         """Evaluate the validation split and log the result."""
         run, data, start = self._run, self._run.data, perf_counter()
         reader = data.shards.split("val")
         feed = unaugmented_feed(reader, len(data.classes))
-        predictions = predict_split(run.accelerator, run.learner.evaluated, feed)
+        predictions = predict_split(run.accelerator, run.learner.evaluated, feed, through=self._ending.through)
         summary = summarise(predictions, data.originals)
         rate = summary["images"] / (perf_counter() - start)
         del summary["bins"]
@@ -172,6 +211,7 @@ def _state(run: Run) -> dict[str, Any]:
         "config": run.config.to_dict(),
         "data": run.data.shards.manifest.identity(),
         "order_version": ORDER_VERSION,
+        "processes": run.rank.count,
         "training_originals": run.data.originals.tolist(),
         "training_rendered": run.data.rendered.tolist(),
     }

@@ -105,3 +105,9 @@ def spans(plan: Plan, first_step: int, rank: Rank, micro_batch: int) -> Iterator
     """All micro-batches of a rank from a step to the end of the run."""
     for step in range(first_step, plan.steps):
         yield from part_of(plan, step, rank, micro_batch).spans
+
+
+def largest_micro_batch(plan: Plan, ranks: int, micro_batch: int) -> int:
+    """Images of the largest micro-batch that a full global batch is cut into, on any of its ranks."""
+    every = (Rank(index=index, count=ranks) for index in range(ranks))
+    return max(stop - start for rank in every for start, stop in part_of(plan, 0, rank, micro_batch).spans)

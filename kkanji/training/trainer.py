@@ -14,35 +14,38 @@ from kkanji.config import TrainConfig
 from kkanji.data.dali import Batch
 from kkanji.environment import warn_of_emulation, warn_of_idle_cores
 from kkanji.pixels import normalise, resized
-from kkanji.training.agreement import agree, together
-from kkanji.training.build import Run, build_run, create_data_check, create_loader, create_meter
+from kkanji.training.agreement import agree, meet, together
+from kkanji.training.build import Run, blank_batch, build_run, create_data_check, create_loader, create_meter
 from kkanji.training.meter import Meter
-from kkanji.training.profiling import profiled, watched, without_garbage_collection
+from kkanji.training.profiling import Watch, profiled, watched, without_garbage_collection
 from kkanji.training.run_log import RunLog
 from kkanji.training.saving import Saver, begin_or_resume, compare_ranks, position
-from kkanji.training.schedule import image_size, learning_rate, part_of
-from kkanji.training.signals import Interruption, leave
-from shards import Plan, ShardSet
+from kkanji.training.schedule import image_size, largest_micro_batch, learning_rate, part_of
+from kkanji.training.signals import SAVED, UNSAVED, Ending, Leaving, LostRank, prompt_signals
+from shards import InputError, Plan, ShardSet
 from shards.order.permutation import mix
+from shards.read.cut_files import survived
 
 
 def train(config: TrainConfig, data: ShardSet) -> None:
     """Train from the options to the last checkpoint. Raises InputError if the options or the data are wrong."""
-    with ExitStack() as held:
-        agreed = agree(config, data, held)
-        accelerator = Accelerator(mixed_precision=agreed.precision)
-        warn_of_idle_cores(accelerator)
-        warn_of_emulation(accelerator)
-        run = build_run(accelerator, agreed.config, data, agreed.classes)
-        together(partial(begin_or_resume, run, agreed.checkpoint))  # before the main process begins its log
-        train_to_end(run)
+    with ExitStack() as held, watched(config.runtime.stall_seconds, "before the first step") as watch:
+        with prompt_signals():
+            meet()
+            agreed = agree(config, data, held)
+            accelerator = Accelerator(mixed_precision=agreed.precision)
+            warn_of_idle_cores(accelerator)
+            warn_of_emulation(accelerator)
+            run = build_run(accelerator, agreed.config, data, agreed.classes)
+            changes = together(partial(begin_or_resume, run, agreed.checkpoint))[0]  # before the log is begun
+        train_to_end(run, watch, changes)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The step
 
 
-def take_step(run: Run, step: int, batches: Iterator[Batch], meter: Meter) -> None:
+def take_step(run: Run, step: int, batches: Iterator[Batch], meter: Meter, ending: Ending) -> None:
     """One optimizer step: the gradient of the mean loss over the global batch, however it is cut into micro-batches.
 
     B images of a micro-batch, C classes, s pixels a side (smaller than 64 early in a run that grows its images).
@@ -56,12 +59,13 @@ def take_step(run: Run, step: int, batches: Iterator[Batch], meter: Meter) -> No
     learner.model.train()
     learner.statistics.begin(part)
     for first, last in part.spans:
-        batch = next(batches)  # images uint8 (B, 1, 64, 64), labels int64 (B,)
+        is_last = (first, last) == part.spans[-1]
+        batch = ending.take(batches, last=is_last)  # images uint8 (B, 1, 64, 64), labels int64 (B,)
         torch.manual_seed(seed_at(config.runtime.seed, first))  # of dropout and mixing
         pixels = normalise(batch.images)
         mixing = learner.mixup.sample(accelerator.device)
         # Ranks exchange gradients once a step, in the backward pass of the last micro-batch.
-        exchange = nullcontext() if (first, last) == part.spans[-1] else accelerator.no_sync(learner.model)
+        exchange = nullcontext() if is_last else accelerator.no_sync(learner.model)
         with exchange:
             with accelerator.autocast(), mixing.within(learner.stages):
                 logits = learner.model(mixing.of_images(resized(pixels, size)))  # (B, C)
@@ -69,8 +73,9 @@ def take_step(run: Run, step: int, batches: Iterator[Batch], meter: Meter) -> No
             accelerator.backward(loss * part.weight)
         if not part.idle:
             meter.add(logits.detach(), batch.labels, loss.detach(), flops=len(batch.labels) * learner.flops(size))
-    learner.statistics.end(part)
 
+    ending.settle()  # from here on the step is taken
+    learner.statistics.end(part)
     learner.guard.check(step)  # a gradient that is not finite never reaches the weights
     learner.set_learning_rate(learning_rate(config, epoch))
     learner.optimizer.step()
@@ -91,8 +96,8 @@ def seed_at(seed: int, position: int) -> int:
 # The loop
 
 
-def train_to_end(run: Run) -> None:
-    """Take the remaining steps of the run."""
+def train_to_end(run: Run, watch: Watch, changes: str = "") -> None:
+    """Take the remaining steps of the run. changes: what a resumed run does otherwise than before, for the log."""
     run.learner.require_own_tensors()
     compare_ranks(run)
     config, output = run.config, run.config.checkpointing.output
@@ -104,41 +109,49 @@ def train_to_end(run: Run) -> None:
         ) as log,
         create_loader(run, first) as loader,
         create_data_check(run) as check,
-        Interruption() as interruption,
+        Ending(blank_batch(run), watch.moved) as ending,
         profiled(config.runtime.profile_steps, output / "profile") as profiler,
         without_garbage_collection(),
-        watched(config.runtime.stall_seconds) as still_moving,
+        survived(),
     ):
-        _announce(run, log)
+        _announce(run, log, changes)
         batches = iter(loader)
         meter = create_meter(run, loader)
-        saver = Saver(run, log)
+        saver = Saver(run, log, ending)
         started = perf_counter() - run.progress.seconds
-        for step in range(first, run.plan.steps):
-            still_moving()
-            while not check.passed(whole=_ends_epoch(run.plan, step)):
-                still_moving()
-                _leave_if_asked(saver, interruption)
-            take_step(run, step, batches, meter)
-            run.progress.step = step + 1
-            run.progress.seconds = perf_counter() - started
-            still_moving()
-            _log_and_save(run, log, meter, saver)
-            profiler.step()
-            _leave_if_asked(saver, interruption)
+        try:
+            if _evaluation_due(run) and run.progress.evaluated_step < first:
+                saver.evaluate_and_save()
+            for step in range(first, run.plan.steps):
+                watch.moved(f"in step {step + 1}")
+                ending.note(check.problem, save=False)
+                if _ends_epoch(run.plan, step):
+                    check.finish(ending.meet)
+                with ending.undoing(run.learner.network):
+                    take_step(run, step, batches, meter, ending)
+                run.progress.step = step + 1
+                run.progress.seconds = perf_counter() - started
+                watch.moved(f"after step {step + 1}")
+                _log_and_save(run, log, meter, saver)
+                profiler.step()
+                ending.note(log.problem)
+        except Leaving:
+            ending.leave(saver.save_unsaved, run.progress.step)
+        except LostRank as lost:
+            kept = saver.save_alone()
+            raise InputError(f"{lost}; {SAVED.format(step=run.progress.step) if kept else UNSAVED}") from lost
 
 
 def _log_and_save(run: Run, log: RunLog, meter: Meter, saver: Saver) -> None:
     """After a step, what is due: a log line, an evaluation, a checkpoint."""
     step, plan, every = run.progress.step, run.plan, run.config.checkpointing
-    finished = step == plan.steps
     epoch_ended = _ends_epoch(plan, step - 1)
-    if step % every.log_every == 0 or epoch_ended or finished:
+    if step % every.log_every == 0 or epoch_ended:
         run.learner.guard.raise_if_bad()
         rate = run.learner.optimizer.param_groups[0]["lr"]
         log.step(**position(run), lr=rate, **meter.read(run.accelerator))
         gc.collect()  # on all ranks at one step: `without_garbage_collection` says why
-    if finished or (epoch_ended and plan.epochs_done(step) % every.evaluate_every == 0):
+    if _evaluation_due(run):
         with meter.left_out():
             saver.evaluate_and_save()
     elif epoch_ended or (every.save_every and step % every.save_every == 0):
@@ -150,21 +163,24 @@ def _ends_epoch(plan: Plan, step: int) -> bool:
     return plan.epochs_done(step + 1) > plan.epochs_done(step)
 
 
-def _leave_if_asked(saver: Saver, interruption: Interruption) -> None:
-    """Save and leave between two steps, when all ranks agree that one of them received a signal."""
-    number = interruption.agreed()
-    if number:
-        saver.save_unsaved()
-        leave(number)
+def _evaluation_due(run: Run) -> bool:
+    """Whether the last step is one that an evaluation follows."""
+    step, plan = run.progress.step, run.plan
+    epochs = plan.epochs_done(step)
+    ended = step > 0 and _ends_epoch(plan, step - 1)
+    return ended and (step == plan.steps or epochs % run.config.checkpointing.evaluate_every == 0)
 
 
-def _announce(run: Run, log: RunLog) -> None:
-    config = run.config
+def _announce(run: Run, log: RunLog, changes: str) -> None:
+    config, count = run.config, run.rank.count
+    if changes:
+        log.note("resume", changes, step=run.progress.step)
     log.note(
         "start",
         f"{config.network.model} on {run.data.shards.manifest.name}: "
         f"{run.plan.samples:,} images of {len(run.data.classes)} classes, "
         f"steps {run.progress.step}..{run.plan.steps} of {config.optimization.batch_size} images, "
-        f"{run.rank.count} x {run.accelerator.device.type} in micro-batches of {config.runtime.micro_batch}",
+        f"{count} x {run.accelerator.device.type} in micro-batches of "
+        f"{largest_micro_batch(run.plan, count, config.runtime.micro_batch)}",
         step=run.progress.step,
     )

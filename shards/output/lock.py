@@ -19,7 +19,7 @@ class FolderLock:
     """Reserves a folder for one process: `with FolderLock(folder):`. Others are refused at once and learn its holder.
 
     The lock is on the file `.lock` inside. The file names its holder, because the kernel does not when the holder runs
-    on another machine. A folder that was made for the lock and is still empty at the end is removed again.
+    on another machine. Folders that were made for the lock and are still empty at the end are removed again.
 
     Raises: InputError while another process has it, StorageError if the file cannot be made, written or locked.
     """
@@ -27,14 +27,14 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._path = folder / LOCK_NAME
-        self._made = False
+        self._made: list[Path] = []
         self._descriptor = -1
 
     def __enter__(self) -> Self:
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder}: is a file, expected a folder or nothing; choose another --output")
         try:
-            self._made = not self.folder.exists()
+            self._made = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
             self._descriptor = self._take()
             os.truncate(self._descriptor, 0)
             os.pwrite(self._descriptor, _name(os.getpid()).encode(), 0)
@@ -55,8 +55,8 @@ class FolderLock:
         if is_named(self._descriptor, self._path):
             with suppress(OSError):
                 self._path.unlink()
-                if self._made:
-                    self.folder.rmdir()
+                for folder in self._made:
+                    folder.rmdir()
         unlock(self._descriptor)
         self._descriptor = -1
 

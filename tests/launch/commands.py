@@ -9,7 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from tests.warm_python import WarmPython
+
 ROOT = Path(__file__).parents[2]
+DEADLINE_S = 240
 Result = subprocess.CompletedProcess[str]
 
 
@@ -30,9 +33,19 @@ def start(*command: str, **more: str) -> Result:
 
 
 def start_in(folder: Path | None, *command: str, **more: str) -> Result:
-    """Run a Python command line to its end, in this folder."""
-    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 240, "check": False}
-    return subprocess.run([sys.executable, *command], env=environment(**more), cwd=folder, **options)
+    """Run a Python command line to its end, in this folder. Options of the interpreter need a new one."""
+    if command[0].startswith("-") and command[0] != "-m":
+        options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": DEADLINE_S, "check": False}
+        return subprocess.run([sys.executable, *command], env=environment(**more), cwd=folder, **options)
+    with begin(*command, folder=folder, **more) as process:
+        stdout, stderr = process.communicate(DEADLINE_S)
+    assert process.returncode is not None
+    return Result(command, process.returncode, stdout, stderr)
+
+
+def begin(*command: str, folder: Path | None = None, **more: str) -> WarmPython:
+    """Start a Python command line, to be watched, signalled and ended."""
+    return WarmPython(command, environment=environment(**more), folder=folder)
 
 
 def lines(run: Path, event: str = "step") -> list[dict[str, Any]]:

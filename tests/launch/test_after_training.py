@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 from kkanji import checkpoint
@@ -50,10 +51,21 @@ def best(tiny_set: Path, tmp_path: Path) -> Path:
 
 def say(path: Path, **state: Any) -> None:
     """Have a checkpoint's state say this, under its hash."""
-    text = json.dumps(checkpoint.read_state(path) | state)
-    (path / "state.json").write_text(text)
+    rehash(path, "state.json", json.dumps(checkpoint.read_state(path) | state).encode())
+
+
+def change_weights(path: Path) -> None:
+    """Another bias of the classifier, under its hash."""
+    weights = safetensors.torch.load_file(path / "model.safetensors")
+    weights["classifier.bias"] += 1
+    rehash(path, "model.safetensors", safetensors.torch.save(weights))
+
+
+def rehash(path: Path, name: str, content: bytes) -> None:
+    """Replace a file of a checkpoint, and its sha256 in the manifest."""
+    (path / name).write_bytes(content)
     manifest = json.loads((path / "manifest.json").read_text())
-    manifest["state.json"] = hashlib.sha256(text.encode()).hexdigest()
+    manifest[name] = hashlib.sha256(content).hexdigest()
     (path / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -151,9 +163,37 @@ def test_an_export_needs_its_own_evaluation(best: Path, tiny_set: Path, tmp_path
     evaluate(EvaluateConfig(checkpoint=best, data=str(tiny_set)))
     other = best.parent / "step-000000002"
     shutil.copytree(best, other)
-    with pytest.raises(InputError, match="is of step-000000001, not of step-000000002"):
+    change_weights(other)
+    with pytest.raises(InputError, match=rf"is of step-000000001, and of other weights than {other} has; run"):
         export(ExportConfig(checkpoint=other, output=tmp_path / "model"))
     assert not (tmp_path / "model").exists()
+
+
+def test_an_evaluation_does_not_count_for_other_weights_in_the_same_place(
+    best: Path, tiny_set: Path, tmp_path: Path
+) -> None:
+    """Averaged again, the folder has its old name; of a run that is gone on, so has the one that figures come from."""
+    other, mean = tmp_path / "other", best.parent / "averaged"
+    shutil.copytree(best, other)
+    average(AverageConfig(checkpoints=(best, other), output=mean))
+    evaluate(EvaluateConfig(checkpoint=mean, data=str(tiny_set)))
+    change_weights(other)
+    average(AverageConfig(checkpoints=(best, other), output=mean, overwrite=True))
+    for figures_of in (None, best.parent.parent):
+        with pytest.raises(InputError, match=rf"evaluation.json is of averaged, .*evaluate --checkpoint {mean}` first"):
+            export(ExportConfig(checkpoint=mean, output=tmp_path / "model", figures_of=figures_of))
+    evaluate(EvaluateConfig(checkpoint=mean, data=str(tiny_set)))
+    export(ExportConfig(checkpoint=mean, output=tmp_path / "model"))
+
+
+def test_an_exported_folder_needs_a_folder_for_its_results(best: Path, tiny_set: Path, tmp_path: Path) -> None:
+    evaluate(EvaluateConfig(checkpoint=best, data=str(tiny_set)))
+    export(ExportConfig(checkpoint=best, output=tmp_path / "models" / "first"))
+    with pytest.raises(InputError, match=r"lies in no run's folder.*; give a folder for them as --output"):
+        evaluate(EvaluateConfig(checkpoint=tmp_path / "models" / "first", data=str(tiny_set)))
+    results = tmp_path / "new" / "results"
+    evaluate(EvaluateConfig(checkpoint=tmp_path / "models" / "first", data=str(tiny_set), output=results))
+    assert (results / "evaluation.json").is_file()
 
 
 def test_a_run_on_all_images_shows_the_figures_of_one_that_left_some_out(

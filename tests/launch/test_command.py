@@ -63,6 +63,20 @@ def test_help_of_a_command_has_its_usage_and_an_example(
     assert caught.value.code == 0 and text.startswith(f"usage: kkanji {name} ") and "Example: " in text
 
 
+@pytest.mark.parametrize(
+    ("name", "wrapped"),
+    [("train", "a few shards at a time, for sets larger than the disk"), ("combine", "or a folder with images.npy")],
+)
+def test_help_wraps_where_the_terminal_does_not_where_the_source_does(
+    name: str, wrapped: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["kkanji", name, "--help"])
+    monkeypatch.setenv("COLUMNS", "500")
+    with pytest.raises(SystemExit):
+        main()
+    assert wrapped in capsys.readouterr().out
+
+
 def test_another_name_is_misuse() -> None:
     result = start("-m", "launch", "trian", "--data", "shards")
     assert (result.returncode, result.stdout) == (2, "")

@@ -40,7 +40,7 @@ def damaged(data: Path, name: str) -> Iterator[str]:
     split, number = name.removesuffix(".tar").split("-")
     block = read_manifest(data).splits[split].shards[int(number)].blocks[2]
     with flipped(data / name, block.offset + layout.PIXELS_OFFSET + 1000):
-        yield f"error: {data / name}: block 000002 at byte {block.offset}: crc32 "
+        yield f"{data / name}: block 000002 at byte {block.offset}: crc32 "
 
 
 def launched(ranks: int, *command: str) -> Result:

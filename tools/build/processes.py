@@ -17,11 +17,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from kkanji.cli import INPUT_ERROR, PR_SET_PDEATHSIG
+from kkanji.cli import INPUT_ERROR
 from shards import InputError
 from tools.progress import count_images
 
 POLL_S = 0.05
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 Progress = Callable[[int], object]
 Work = Callable[[int, Progress], int]
 

@@ -24,6 +24,16 @@ def test_a_killed_process_keeps_nothing_even_if_a_fork_of_it_lives(tmp_path: Pat
         assert len(said) == 2 and all(line.startswith("held by ") for line in said)
 
 
+def test_folders_made_for_the_lock_go_with_it(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with FolderLock(tmp_path / "there" / "runs" / "first"):
+        pass
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
+    with FolderLock(tmp_path / "runs" / "first"):
+        (tmp_path / "runs" / "second").mkdir()
+    assert list((tmp_path / "runs").iterdir()) == [tmp_path / "runs" / "second"]
+
+
 def test_what_is_in_the_folder_stays(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with FolderLock(tmp_path / "run"):
