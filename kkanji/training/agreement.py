@@ -135,7 +135,7 @@ def meet() -> None:
     wanted = wanted_processes()
     told = partial(UNMET.format, name=rank_name(), count=wanted, place=place, network=network())
     late = f"error: {told(reason=f'{MEETING_S} s have passed')}".replace("{", "{{").replace("}", "}}")
-    with closing(Watch(MEETING_S, late, status=INPUT_ERROR, stacks=False)):
+    with closing(Watch(MEETING_S, late, status=INPUT_ERROR)):
         try:
             # Of torchrun's ranks without a GPU, Accelerate would by itself take each for a run of its own.
             PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available())

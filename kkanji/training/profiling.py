@@ -15,6 +15,7 @@ from kkanji import cli
 from kkanji.launchers import rank_name
 
 LEFT_OUT, WARM_UP = 3, 2  # steps: the first ones allocate and compile
+BEGINNING_S = 240  # opening a set, building and compiling: whatever the time that steps may take
 TICK_S = 1.0  # between two looks of the watch
 STDERR = 2  # the descriptor: the stacks are written without Python
 
@@ -56,17 +57,26 @@ class Watch:
     Only time in which the process runs counts: one that was stopped (Ctrl-Z, a scheduler, a closed laptop) goes on.
     """
 
-    def __init__(self, seconds: float, message: str, status: int, *, stacks: bool) -> None:
-        """seconds: 0 waits forever. message: may name {doing}. stacks: print those of all threads too."""
+    def __init__(
+        self, seconds: float, message: str, status: int, *, stacks: bool = False, beginning_s: float = 0.0
+    ) -> None:
+        """seconds: 0 waits forever. message: may name {still} seconds and what the run is {doing}.
+
+        stacks: print those of all threads too. beginning_s: more seconds until `begun` is called.
+        """
         self._seconds, self._message, self._status, self._stacks = seconds, message, status, stacks
-        self._doing, self._still_s = "", 0.0
+        self._doing, self._still_s, self._spare_s = "", -beginning_s, beginning_s
         self._over = threading.Event()
         if seconds:
             threading.Thread(target=self._run, name="watch", daemon=True).start()
 
     def moved(self, doing: str = "") -> None:
         """Begin to count anew. doing: what comes next, for the message; by default what came before."""
-        self._doing, self._still_s = doing or self._doing, 0.0
+        self._doing, self._still_s = doing or self._doing, -self._spare_s
+
+    def begun(self) -> None:
+        """A first step is done: from now on none has to open, compile or warm up anything."""
+        self._spare_s = 0.0
 
     def close(self) -> None:
         """Watch no longer."""
@@ -83,7 +93,8 @@ class Watch:
                 return
 
     def _end(self) -> None:
-        cli.say(self._message.format(doing=self._doing))
+        still = round(self._still_s + self._spare_s)
+        cli.say(self._message.format(doing=self._doing, still=still))
         if self._stacks:
             faulthandler.dump_traceback(STDERR, all_threads=True)
         os._exit(self._status)
@@ -92,9 +103,10 @@ class Watch:
 @contextmanager
 def watched(seconds: int, doing: str) -> Iterator[Watch]:
     """The watch over a run, by --stall-seconds. doing: what the run begins with."""
-    found = f"{rank_name()}: nothing has moved for {seconds} s (--stall-seconds {seconds}) {{doing}}"
+    found = f"{rank_name()}: nothing has moved for {{still}} s (--stall-seconds {seconds}) {{doing}}"
     cause = "another rank, the disk or the network does not answer, or a step takes longer"
     remedy = "find the rank that is not waiting in the stacks below; --resume goes on from the last checkpoint"
-    with closing(Watch(seconds, f"error: {found}: {cause}; {remedy}", status=1, stacks=True)) as watch:
+    message = f"error: {found}: {cause}; {remedy}"
+    with closing(Watch(seconds, message, status=1, stacks=True, beginning_s=BEGINNING_S)) as watch:
         watch.moved(doing)
         yield watch

@@ -131,6 +131,7 @@ def train_to_end(run: Run, watch: Watch, changes: str = "") -> None:
                     take_step(run, step, batches, meter, ending)
                 run.progress.step = step + 1
                 run.progress.seconds = perf_counter() - started
+                watch.begun()
                 watch.moved(f"after step {step + 1}")
                 _log_and_save(run, log, meter, saver)
                 profiler.step()

@@ -54,6 +54,7 @@ def test_a_stall_ends_the_process_with_a_sentence(
 ) -> None:
     monkeypatch.setenv("RANK", "3")
     with watched(1, "before the first step") as watch:
+        watch.begun()
         watch.moved("in step 7")
         assert ended.wait(60)
     told = capsys.readouterr().err
@@ -67,13 +68,17 @@ def test_time_in_which_the_process_was_stopped_does_not_count(
     """As after Ctrl-Z, a scheduler's SIGSTOP or a closed laptop: an hour passes between two looks."""
     hours = count()
     monkeypatch.setattr(profiling, "time", SimpleNamespace(monotonic=lambda: 3600.0 * next(hours)))
-    with watched(100, "in step 1"):
+    with watched(100, "in step 1") as watch:
+        watch.begun()
+        watch.moved()
         assert not ended.wait(4)
     assert next(hours) > 2
 
 
 def test_what_moves_is_not_ended(ended: threading.Event) -> None:
     with watched(1, "in step 1") as watch:
+        assert not ended.wait(2), "the first step takes longer than others"
+        watch.begun()
         for _ in range(20):
             watch.moved()
             time.sleep(0.1)

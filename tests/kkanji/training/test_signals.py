@@ -1,4 +1,4 @@
-"""How a training that is alone ends early. Several ranks: tests/launch/test_ends.py."""
+"""How a training that is alone ends early. Several ranks: tests/launch/test_processes.py."""
 
 import os
 import signal
