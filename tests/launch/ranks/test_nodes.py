@@ -156,9 +156,7 @@ def test_a_lost_node_or_link_ends_the_run(cluster: Cluster, tmp_path: Path, lost
     assert 3 <= len(losses(tmp_path / "run")) < 27
 
 
-def test_a_node_whose_clock_is_an_hour_off_says_so(
-    shards: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_node_whose_clock_is_an_hour_off_says_so(shards: Path, bucket: str, tmp_path: Path) -> None:
     """The store refuses it before torch is imported; the other ranks end when it does not come to their meeting."""
     compiler = shutil.which("cc")
     if compiler is None:
