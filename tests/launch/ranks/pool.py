@@ -31,6 +31,7 @@ from kkanji.config import TrainConfig
 from kkanji.data.training_set import open_set
 from kkanji.models import Network
 from kkanji.training import profiling, trainer
+from kkanji.training.agreement import host_group
 
 TINY = "kkanji_tiny"  # 9,000 weights: all kinds of layers that our networks have
 ZYGOTE = "tests.launch.ranks.zygote"  # what the processes have in common
@@ -210,6 +211,7 @@ def _forget(variables: dict[str, str]) -> None:
     """Leave the run's group, so that the next one can be of other ranks."""
     if dist.is_initialized():
         dist.destroy_process_group()
+    host_group.cache_clear()
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     for name in variables:

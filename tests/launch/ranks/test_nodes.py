@@ -139,9 +139,12 @@ def test_each_fetches_its_part_though_the_link_is_cut_for_ten_seconds(
         _, error = cluster.ranks.outcome(node)
         assert not error, error[-500:]
     assert losses(run) == pytest.approx(losses(alone), rel=1e-4)
-    part = sum(shard.size_bytes for shard in ShardSet(shards).manifest.splits["train"].shards) / 2
+    manifest = ShardSet(shards).manifest
+    trained, validated = (sum(shard.size_bytes for shard in manifest.splits[name].shards) for name in ("train", "val"))
+    small_files = 20_000  # manifest and class map
     roomy, cramped = (store.bytes for store in cluster.stores)
-    print(part, roomy, cramped)
+    assert roomy < (trained + validated) / 2 + small_files
+    assert cramped < EPOCHS * (trained + validated) / 2 + small_files
 
 
 @pytest.mark.parametrize("lost", ["node", "link"])
