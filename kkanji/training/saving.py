@@ -14,6 +14,7 @@ from kkanji import checkpoint
 from kkanji.checkpoint.lineage import run_lineage
 from kkanji.checkpoint.load import initial_weights
 from kkanji.config import read_options
+from kkanji.data.training_set import ORDER_VERSION
 from kkanji.environment import environment
 from kkanji.evaluation.metrics import summarise
 from kkanji.evaluation.predict_split import describe, predict_split, unaugmented_feed
@@ -87,6 +88,9 @@ def _require_same_run(run: Run, state: dict[str, Any], path: Path) -> None:
         raise InputError(f"{path}: a checkpoint of other classes than {data}; give the run's own data")
     if state["data"] != run.data.shards.manifest.identity():
         raise InputError(f"{path}: made with another shard set than {data}; give the run's own data")
+    if run.config.sampling.lanes > 1 and state.get("order_version", 1) != ORDER_VERSION:
+        remedy = f"begin a new run from these weights, with a new --output and --init {path}"
+        raise InputError(f"{path}: of an earlier version, whose lanes had other images in each epoch; {remedy}")
 
 
 def compare_ranks(run: Run) -> None:
@@ -211,6 +215,7 @@ def _state(run: Run) -> dict[str, Any]:
         "progress": asdict(run.progress),
         "config": run.config.to_dict(),
         "data": run.data.shards.manifest.identity(),
+        "order_version": ORDER_VERSION,
         "processes": run.rank.count,
         "training_originals": run.data.originals.tolist(),
         "training_rendered": run.data.rendered.tolist(),

@@ -10,8 +10,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import safetensors.torch
-import torch
 
 from tests.launch.commands import ROOT, Result, losses, start, start_nodes, train_command
 from tests.making import cut_up
@@ -31,35 +29,12 @@ def assert_all_refused(results: list[Result], *expected: str) -> None:
     assert not any("Traceback" in result.stderr for result in results)
 
 
-def batch_statistics(path: Path, name: str) -> list[torch.Tensor]:
-    weights = safetensors.torch.load_file(path / "checkpoints/last" / name)
-    return [value for key, value in weights.items() if "running_mean" in key]
-
-
-@pytest.fixture(scope="module")
-def averaged(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run on two ranks whose average forgets at once, by plain torchrun without a GPU; and what it said."""
-    run = tmp_path_factory.mktemp("runs") / "averaged"
+def test_torchrun_without_a_gpu_is_one_run(tiny_set: Path, tmp_path: Path) -> None:
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    command = train_command(tiny_set, run, *OPTIONS, "--ema-images", "1e-9")
+    command = train_command(tiny_set, tmp_path / "run", *OPTIONS)
     result = start(*launcher, *command, ACCELERATE_USE_CPU="false", CUDA_VISIBLE_DEVICES="")
     assert result.returncode == 0, result.stderr
-    return run, result.stdout
-
-
-def test_torchrun_without_a_gpu_is_one_run(averaged: tuple[Path, str]) -> None:
-    _, said = averaged
-    assert said.count("2 x cpu in micro-batches of 4") == 1
-
-
-def test_an_average_has_the_batch_statistics_of_the_trained_model(averaged: tuple[Path, str]) -> None:
-    """On CPU ranks wrapping replaces the model's buffers: what was averaged before are ones that never change."""
-    run, _ = averaged
-    ours, theirs = (batch_statistics(run, f"{name}.safetensors") for name in ("model", "training"))
-    assert len(ours) > 10
-    assert all(value.any() for value in ours)
-    # Not exactly: for the evaluation the average's are averaged over the ranks.
-    assert all(torch.allclose(mean, value, atol=0.05) for mean, value in zip(ours, theirs, strict=True))
+    assert result.stdout.count("2 x cpu in micro-batches of 4") == 1
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +52,7 @@ def test_order_and_window_follow_the_smallest_cache(compressed: Path, tmp_path: 
         assert result.returncode == 0, result.stderr
     configs = [json.loads((each / "config.json").read_text())["config"]["sampling"] for each in (alone, run)]
     assert [(config["order"], config["window"]) for config in configs] == [("windowed", 2)] * 2
-    whole = slice(0, -1)  # the last batch's 12 images are cut otherwise on two ranks
-    assert losses(run)[whole] == pytest.approx(losses(alone)[whole], rel=1e-3)
+    assert losses(run) == pytest.approx(losses(alone), rel=1e-3)
 
 
 def test_a_window_that_one_cache_has_no_room_for(compressed: Path, tmp_path: Path) -> None:

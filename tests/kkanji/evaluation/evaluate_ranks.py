@@ -25,13 +25,6 @@ def make_model(classes: int) -> nn.Module:
     return create_model(MODEL, classes)
 
 
-def set_statistics(model: nn.Module, mean: float) -> None:
-    """Normalisation statistics as one rank may have met them."""
-    for name, buffer in model.named_buffers():
-        if name.endswith("running_mean"):
-            buffer.fill_(mean)
-
-
 def main(output: Path, folders: list[Path]) -> None:
     """For each set: this rank's predictions and temperature."""
     module.BATCHES["cpu"] = BATCH
@@ -41,7 +34,6 @@ def main(output: Path, folders: list[Path]) -> None:
         data = open_set(folder)
         classes = data.manifest.classes
         model = accelerator.prepare(make_model(classes))
-        set_statistics(model, 0.1 * rank)  # not before: distributed training begins with those of rank 0
         scan = TemperatureScan(accelerator.device)
         predictions = predict_split(
             accelerator, model, unaugmented_feed(data.split("val"), classes), views=5, scan=scan

@@ -18,7 +18,7 @@ from kkanji.data.training_set import class_map, open_set
 from kkanji.evaluation.predict_split import BATCHES, batch_size, predict_split, shifts, unaugmented_feed
 from kkanji.evaluation.predictions import KINDS, Predictions, load_predictions
 from kkanji.pixels import normalise
-from tests.kkanji.evaluation.evaluate_ranks import BATCH, make_model, set_statistics
+from tests.kkanji.evaluation.evaluate_ranks import BATCH, make_model
 from tests.launch.commands import start
 from tests.making import make_set
 
@@ -50,7 +50,7 @@ def predict_alone(folder: Path, model: nn.Module, views: int = 1) -> Predictions
 
 
 def test_two_ranks_find_what_one_does(sets: list[Path], tmp_path: Path) -> None:
-    """Ranks with another number of batches, or none; each with other statistics, of which the mean is taken."""
+    """Ranks with another number of batches, or none."""
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     script = str(Path(__file__).with_name("evaluate_ranks.py"))
     result = start(*launcher, script, str(tmp_path), *map(str, sets), ACCELERATE_USE_CPU="true")
@@ -58,7 +58,6 @@ def test_two_ranks_find_what_one_does(sets: list[Path], tmp_path: Path) -> None:
     for folder, images in zip(sets, (9, 1), strict=True):
         name, classes = folder.parent.name, open_set(folder).manifest.classes
         model = make_model(classes)
-        set_statistics(model, 0.05)
         expected = predict_alone(folder, model, views=5)
         first, second = (load_predictions(tmp_path / f"{name}-{rank}.npz") for rank in range(2))
         assert first.position.tolist() == list(range(images))

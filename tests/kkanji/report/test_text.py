@@ -3,7 +3,6 @@
 import pytest
 
 from kkanji.report.text import code_spans, first_of, percent
-from kkanji.wording import counted
 
 
 def test_of_many_words_the_first_are_named() -> None:

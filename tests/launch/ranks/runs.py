@@ -14,9 +14,12 @@ from tests.launch.ranks.pool import TINY
 
 
 def config(data: Path, output: Path, **options: Any) -> TrainConfig:
-    """Of 108 images in 4 batches of 24 and one of 12, each cut into micro-batches of 4."""
+    """Of 108 images in 4 batches of 24 and one of 12, each cut into micro-batches of 4.
+
+    At a learning rate of 1e-2 a rounding error grows 50-fold with each step of this network, also on one rank.
+    """
     fixed = {"model": TINY, "epochs": 1, "batch_size": 24, "micro_batch": 4, "log_every": 1, "augment": 0.0}
-    return train_config(data=str(data), output=output, **fixed | {"optimizer": "sgd", "lr": 0.01} | options)
+    return train_config(data=str(data), output=output, **fixed | {"optimizer": "sgd", "lr": 1e-3} | options)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,5 +1,7 @@
 """Another number of ranks, from the start or after a stop: the same global batches, cut alike where they can be."""
 
+import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,8 +53,8 @@ def test_1_2_3_and_4_ranks_validate_alike_after_ten_steps(pool: Ranks, tiny_set:
     for run in others:
         found = distance(run, alone)
         print(f"{run.name} ranks | {found}")  # noqa: T201  (rows for docs/large-batch.md: pytest -s)
-        assert found.validation < 1e-4  # promised: 2 %
-        assert max(found.losses, found.weights, found.statistics) < 1e-4
+        assert found.validation < 1e-3  # promised: 2 %
+        assert max(found.losses, found.weights, found.statistics) < 1e-3
 
 
 def test_a_last_batch_of_one_image_leaves_ranks_idle(pool: Ranks, uneven: Path, tmp_path: Path) -> None:
@@ -61,7 +63,8 @@ def test_a_last_batch_of_one_image_leaves_ranks_idle(pool: Ranks, uneven: Path, 
     for run in others:
         assert [entry["samples"] for entry in lines(run)] == [24, 48, 72, 96, TRAINED]
         assert [entry["images"] for entry in lines(run, "evaluation")] == [VALIDATED]
-        assert max(distance(run, alone).losses, distance(run, alone).statistics) < 1e-4
+        found = distance(run, alone)
+        assert max(found.losses, found.weights, found.statistics) < 1e-3
 
 
 def test_from_one_rank_to_two_to_one_to_three(pool: Ranks, tiny_set: Path, tmp_path: Path) -> None:
@@ -74,7 +77,24 @@ def test_from_one_rank_to_two_to_one_to_three(pool: Ranks, tiny_set: Path, tmp_p
         pool.do(train, resuming(parts), steps, ranks=ranks)
     assert [entry["step"] for entry in lines(tmp_path / "parts")] == list(range(1, 11))
     found = distance(tmp_path / "parts", tmp_path / "whole")
-    assert max(found.losses, found.validation, found.weights, found.statistics) < 1e-4
+    assert max(found.losses, found.validation, found.weights, found.statistics) < 1e-3
+
+
+def test_a_run_in_lanes_of_an_earlier_version_is_not_resumed(pool: Ranks, in_shards: Path, tmp_path: Path) -> None:
+    """Its lanes had other images in each epoch: some would be missed and some doubled."""
+    run = config(in_shards, tmp_path / "run", order="windowed", window=2, lanes=2)
+    pool.do(train, run, 2)
+    last = (tmp_path / "run/checkpoints/last").resolve()
+    state, manifest = (json.loads((last / name).read_text()) for name in ("state.json", "manifest.json"))
+    del state["order_version"]
+    (last / "state.json").write_text(json.dumps(state))
+    manifest["state.json"] = hashlib.sha256((last / "state.json").read_bytes()).hexdigest()
+    (last / "manifest.json").write_text(json.dumps(manifest))
+    pool.send(0, {}, train, resuming(run))
+    _, error = pool.outcome(0)
+    assert "whose lanes had other images in each epoch" in error
+    fresh = config(in_shards, tmp_path / "new", order="windowed", window=2, lanes=2, init=last)  # the remedy
+    pool.do(train, fresh, 1)
 
 
 def test_evaluating_and_saving_change_nothing(pool: Ranks, tiny_set: Path, tmp_path: Path) -> None:
