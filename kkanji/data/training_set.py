@@ -26,12 +26,9 @@ from shards.order.balanced import draws_per_class
 from shards.read.prefetch import WINDOW_FRACTION
 
 GIGABYTE = 10**9
-<<<<<<< HEAD
 RESIDENT_FRACTION = 0.5  # of a device's free memory; the rest is for the network, its activations and batches
 RESIDENT_SPLITS = ("train", "val")  # which a run reads again and again
-=======
 ORDER_VERSION = 2  # of the streams, which a checkpoint records: since 2, a lane has the same shards in every epoch
->>>>>>> stats
 WINDOW = 8  # shards that order windowed mixes at a time: 200,000 images of the usual 25,000 a shard
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 from numba import types
-from numba.core.typing import signature
 from numpy.typing import NDArray
 
 from shards.compiled import compiled
@@ -28,7 +27,7 @@ MEMORY_FRACTION = 0.8  # of the memory, for shards that stay in it; the rest is 
 THREADS = 4  # that ask for pages; one asks for 30,000 a second, which a disk of this machine serves
 _WILL_NEED = 3  # <asm-generic/mman-common.h>
 
-_madvise = types.ExternalFunction("madvise", signature(types.intc, types.int64, types.int64, types.intc))
+_madvise = types.ExternalFunction("madvise", types.intc(types.int64, types.int64, types.intc))  # type: ignore[call-overload]
 
 
 @compiled(nogil=True)

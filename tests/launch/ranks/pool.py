@@ -30,15 +30,8 @@ from kkanji.cli import Terminated
 from kkanji.config import TrainConfig
 from kkanji.data.training_set import open_set
 from kkanji.models import Network
-<<<<<<< HEAD
-from kkanji.training import build, profiling, trainer
-from kkanji.training.build import Run
-from kkanji.training.meter import Meter
-from kkanji.training.signals import Ending
-=======
 from kkanji.training import profiling, trainer
 from kkanji.training.agreement import host_group
->>>>>>> stats
 
 TINY = "kkanji_tiny"  # 9,000 weights: all kinds of layers that our networks have
 ZYGOTE = "tests.launch.ranks.zygote"  # what the processes have in common
@@ -150,15 +143,9 @@ def train(config: TrainConfig, stop_after: int = 0, pace_s: float = 0.0) -> None
     steps = 0
     take_step = trainer.take_step
 
-<<<<<<< HEAD
-    def counted(run: Run, step: int, batches: Iterator[Batch], meter: Meter, ending: Ending) -> None:
-        nonlocal steps
-        take_step(run, step, batches, meter, ending)
-=======
     def counted(*arguments: Any) -> None:
         nonlocal steps
         take_step(*arguments)
->>>>>>> stats
         steps += 1
         time.sleep(pace_s)
         if steps == stop_after and os.environ.get("RANK", "0") == "0":
