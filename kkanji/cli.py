@@ -20,7 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import is_dataclass
 from types import FrameType
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import docstring_parser
 import tyro
@@ -66,7 +66,7 @@ def parse(kind: Callable[..., Options]) -> Options:
     return tyro.cli(kind, config=(tyro.conf.FlagCreatePairsOff,))
 
 
-def _unwrap_help(kind: Callable[..., object]) -> None:
+def _unwrap_help(kind: Any) -> None:
     """Annotate options with their docstrings in one line: tyro would break the help wherever the source wraps."""
     docs = {doc.arg_name: doc.description or "" for doc in docstring_parser.parse_from_object(kind).params}
     for name, annotation in kind.__annotations__.items():

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from numba import types
@@ -27,7 +28,8 @@ MEMORY_FRACTION = 0.8  # of the memory, for shards that stay in it; the rest is 
 THREADS = 4  # that ask for pages; one asks for 30,000 a second, which a disk of this machine serves
 _WILL_NEED = 3  # <asm-generic/mman-common.h>
 
-_madvise = types.ExternalFunction("madvise", types.intc(types.int64, types.int64, types.intc))  # type: ignore[call-overload]
+# int madvise(void *, size_t, int)
+_madvise: Any = types.ExternalFunction("madvise", cast(Any, types.intc)(types.int64, types.int64, types.intc))
 
 
 @compiled(nogil=True)

@@ -63,7 +63,8 @@ class Together:
 
     def __init__(self, ranks: int) -> None:
         self.num_processes = ranks
-        self._barrier, self._given = Barrier(ranks), []
+        self._barrier = Barrier(ranks)
+        self._given: list[Tensor] = []
 
     def reduce(self, values: Tensor, reduction: str) -> Tensor:
         assert reduction == "sum"

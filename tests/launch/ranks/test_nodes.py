@@ -140,7 +140,7 @@ def test_each_fetches_its_part_though_the_link_is_cut_for_ten_seconds(
         assert not error, error[-500:]
     assert losses(run) == pytest.approx(losses(alone), rel=1e-4)
     manifest = ShardSet(shards).manifest
-    trained, validated = (sum(shard.size_bytes for shard in manifest.splits[name].shards) for name in ("train", "val"))
+    trained, validated = (sum(shard.bytes for shard in manifest.splits[name].shards) for name in ("train", "val"))
     small_files = 20_000  # manifest and class map
     roomy, cramped = (store.bytes for store in cluster.stores)
     assert roomy < (trained + validated) / 2 + small_files
