@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numba import njit, types
@@ -26,7 +27,7 @@ MEMORY_FRACTION = 0.8  # of the memory, for shards that stay in it; the rest is 
 THREADS = 4  # that ask for pages; one asks for 30,000 a second, which a disk of this machine serves
 _WILL_NEED = 3  # <asm-generic/mman-common.h>
 
-_madvise = types.ExternalFunction("madvise", types.intc(types.int64, types.int64, types.intc))  # type: ignore[call-overload]
+_madvise: Any = types.ExternalFunction("madvise", types.intc(types.int64, types.int64, types.intc))
 
 
 @njit(cache=True, nogil=True)
