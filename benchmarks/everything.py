@@ -23,7 +23,7 @@ def everything(
     originals: Path | None = None,
     documents: tuple[Path, ...] = DOCUMENTS,
 ) -> None:
-    """Run the benchmarks, write their results, and update tables and charts. Takes 15 to 20 minutes on 2 cores.
+    """Run the benchmarks, write their results, and update tables and charts. Takes 20 to 30 minutes on 2 cores.
 
     If a benchmark fails, the others still run. Not included are accuracy, which takes hours, and models.
 
@@ -50,6 +50,7 @@ def commands(peers: Path, originals: Path | None, documents: tuple[Path, ...]) -
         yield ("gpu",)
     precision = "bfloat16" if has_bfloat16(torch.device("cpu")) else "float32"
     yield ("train", *(() if torch.cuda.is_available() else (*ON_A_CPU, "--precision", precision)))
+    yield ("size",)
     yield ("scale",)
     yield ("table", "--update", *map(str, documents))
     yield ("chart",)

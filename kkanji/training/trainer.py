@@ -72,11 +72,12 @@ def take_step(run: Run, step: int, batches: Iterator[Batch], meter: Meter, endin
         pixels = normalise(batch.images)
         mixing = learner.mixup.sample()
         fractions = learner.mixup.fractions(mixing, accelerator.device)
+        mixes = () if fractions is None else (fractions,)  # other networks than ours take images alone
         # Ranks exchange gradients once a step, in the backward pass of the last micro-batch.
         exchange = nullcontext() if is_last else accelerator.no_sync(learner.model)
         with exchange:
             with accelerator.autocast():
-                logits = learner.model(resized(pixels, size), fractions)  # (B, C)
+                logits = learner.model(resized(pixels, size), *mixes)  # (B, C)
             loss = learner.objective(logits.float(), batch.labels, pixels, mixing)  # summed over B
             accelerator.backward(loss * part.weight)
         if not part.idle:

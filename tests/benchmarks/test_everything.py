@@ -30,7 +30,7 @@ def test_one_that_fails_is_named_after_the_others_have_run(monkeypatch: pytest.M
     monkeypatch.setattr(subprocess, "run", run)
     with pytest.raises(InputError, match="failed: stream; their messages are above"):
         everything()
-    assert ran == ["loader", "stream", "train", "scale", "table", "chart"]
+    assert ran == ["loader", "stream", "train", "size", "scale", "table", "chart"]
 
 
 def test_a_command_is_the_function_of_its_name() -> None:

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import psutil
@@ -62,11 +63,16 @@ SCRIPT = """
 import sys, time
 from kkanji.launchers import _launcher, end_with_launcher
 found = _launcher()
-print(found and found.cmdline()[1].split("/")[-1], flush=True)
 end_with_launcher()
+print(found and found.cmdline()[1].split("/")[-1], flush=True)
 time.sleep(60)
 """
 LAUNCH = "import subprocess, sys; subprocess.run(sys.argv[1:])"
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """A process that has ended may stay as a zombie until it is waited for, which is for init to do here."""
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.parametrize("between", [[], ["sh", "-c", '"$@"; true', "sh"]])
@@ -81,4 +87,7 @@ def test_a_killed_launcher_takes_its_process_along(tmp_path: os.PathLike[str], b
         assert process.stdout.readline() == "torchrun\n"
         script = psutil.Process(process.pid).children(recursive=True)[-1]
         process.send_signal(signal.SIGKILL)
-        script.wait(timeout=20)
+        deadline = time.monotonic() + 20
+        while is_alive(script) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not is_alive(script)

@@ -106,4 +106,4 @@ def test_every_option_that_differs_is_named(tiny_set: Path, tmp_path: Path) -> N
     config, data = options(tiny_set, tmp_path), open_set(tiny_set)
     path = save(config, class_map(data), data.manifest.identity())
     with pytest.raises(InputError, match=r"--batch-size 8, was 16; --lr 0\.5, was 0\.001; .* or a new --output"):
-        resume(config.with_options(lr=0.5, batch_size=8), data, path)
+        config.with_options(lr=0.5, batch_size=8).check_resumes(checkpoint.read_state(path)["config"])

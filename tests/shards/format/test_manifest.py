@@ -133,7 +133,7 @@ def test_a_manifest_without_splits_or_samples_is_one(manifest: Manifest) -> None
         (b'{"format": "mds"}', "not a shard set: expected an object with format 'kkanji-shards'"),
         (b'{"format": "kkanji-shards"}', "no field 'version'"),
         (b"[" * 100_000, "recursion"),
-        (b'{"format": ' + b"9" * 5000 + b"}", "integer string conversion"),
+        (b'{"format": ' + b"9" * 5000 + b"}", "for integer string"),
     ],
 )
 def test_what_is_no_manifest(tmp_path: Path, content: bytes, message: str) -> None:
@@ -155,7 +155,7 @@ def test_a_manifest_that_the_disk_refuses(folder: Path, monkeypatch: pytest.Monk
     def refuse(*_: object, **__: object) -> bytes:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr("shards.format.manifest_reader.read_bounded", refuse)
     with pytest.raises(StorageError, match=r"dataset.json: Permission denied"):
         read_manifest(folder)
 
@@ -176,7 +176,7 @@ BLOCK: Steps = (*SHARD, "blocks", 1)
         (("lineage",), "perhaps", "lineage 'perhaps', expected 'known' or 'unknown'"),
         (("lineage",), [], r"lineage \[\]"),
         (("name",), None, "name is None, expected str"),
-        (("name",), "\ud800", "surrogates not allowed"),
+        (("name",), "\ud800", "can't encode character"),
         (("seed",), 1.5, "seed is 1.5, expected int"),
         (("seed",), True, "seed is True, expected int"),
         (("history",), [], r"history is \[\], expected dict"),
@@ -416,8 +416,11 @@ def first_block(data: Json, column: int, value: Json) -> Json:
         (lambda data: {**data, "layout": []}, r"layout \[\]"),
         (lambda data: {**data, "compression": "gzip"}, "compression 'gzip', expected 'none' or 'zstd' or 'lz4'"),
         (lambda data: {**data, "base": None}, "base is None, expected str"),
-        (lambda data: {**data, "base": "pipe:cat /etc/passwd"}, "base 'pipe:cat /etc/passwd', expected a location"),
-        (lambda data: {**data, "base": "../elsewhere"}, "expected a location"),
+        (
+            lambda data: {**data, "base": "pipe:cat /etc/passwd"},
+            "base 'pipe:cat /etc/passwd', expected a printable location",
+        ),
+        (lambda data: {**data, "base": "../elsewhere"}, "expected a printable location"),
         (
             lambda data: {**data, "layout": "image", "compression": "lz4"},
             "compression 'lz4' of the image layout|no field|shorter",
