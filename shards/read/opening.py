@@ -99,12 +99,12 @@ def _problem(descriptor: int, sources: Numbers | None, last: _Last) -> str | Non
     if os.pread(descriptor, PIXELS_OFFSET, last.offset) != layout.images_head(
         layout.block_key(last.number), last.samples
     ):
-        return f"byte {last.offset}: no block of {last.samples} images"
+        return f"other bytes at byte {last.offset}, expected a block of {last.samples} images"
     if sources is None:
         return None
     count = min(last.samples, COMPARED)
     start = last.offset + layout.sources_data_offset(last.samples) + (last.samples - count) * SOURCE_TYPE.itemsize
     stored = os.pread(descriptor, count * SOURCE_TYPE.itemsize, start)
     if stored != sources[last.end - count : last.end].astype(SOURCE_TYPE).tobytes():
-        return f"byte {start}: other originals than in the set's column of sources"
+        return f"other originals at byte {start}, expected those in the set's column of sources"
     return None

@@ -124,12 +124,11 @@ class Workers:
                 return
             try:
                 future.set_result(call(*arguments, **named))
-            except Exception as error:
-                future.set_exception(error)
             except BaseException as error:
                 # obstore's Rust code panics where a setting makes no request; pyo3 raises that past `except Exception`.
-                found = f"obstore failed ({type(error).__name__}): {str(error)[:100]}"
-                future.set_exception(StorageError(f"{found}; {CHECK_SETTINGS}"))
+                if type(error).__name__ == "PanicException":
+                    error = StorageError(f"obstore failed: {str(error)[:100]}; {CHECK_SETTINGS}")
+                future.set_exception(error)
 
         with self._lock:
             if len(self._threads) < self._count:
