@@ -35,6 +35,7 @@ PACKAGES: Mapping[str, Mapping[str, str]] = {
         "benchmarks.prepare": "offline augmentation",
         "benchmarks.models": "size and speed",
         "benchmarks.simulation": "hosts we do not have",
+        "benchmarks.size": "a billion images",
         "benchmarks.peers": "ours and other loaders",
     },
     "kkanji": {

@@ -32,7 +32,7 @@ def end_with_launcher() -> None:
     A launcher that is killed leaves its processes training; with one process, `accelerate launch` passes no signal on.
     Without a launcher nothing changes: a run that a shell started in the background continues after the shell.
     """
-    launcher = _launcher()
+    launcher = launching()
     if launcher is not None:
         threading.Thread(target=_follow, args=[launcher], name="launcher", daemon=True).start()
 
@@ -50,7 +50,7 @@ def wanted_processes() -> int:
     # `accelerate launch` sets them for several processes, even where it starts one (prepare_simple_launcher_cmd_env).
     if not {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= os.environ.keys():
         return 1
-    launcher = _launcher()
+    launcher = launching()
     words = " ".join(launcher.cmdline()) if launcher else ""
     return max(map(int, PROCESSES.findall(words)), default=2)
 
@@ -71,7 +71,7 @@ def _interfaces() -> dict[str, str]:
     return {each.address: name for name, addresses in psutil.net_if_addrs().items() for each in addresses}
 
 
-def _launcher() -> psutil.Process | None:
+def launching() -> psutil.Process | None:
     """The nearest launcher among the processes that this one descends from."""
     with suppress(psutil.Error):
         return next(filter(_launches, psutil.Process().parents()), None)

@@ -35,7 +35,7 @@ def test_several_processes_of_accelerate_on_a_cpu_are_noticed(
     monkeypatch: pytest.MonkeyPatch, words: list[str], wanted: int
 ) -> None:
     """It sets an address to meet at, and starts one process, which knows of no other."""
-    monkeypatch.setattr(launchers, "_launcher", lambda: SimpleNamespace(cmdline=lambda: words))
+    monkeypatch.setattr(launchers, "launching", lambda: SimpleNamespace(cmdline=lambda: words))
     assert wanted_processes() == 1
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     assert wanted_processes() == 1
@@ -61,8 +61,8 @@ def test_a_rank_and_its_network_have_names(monkeypatch: pytest.MonkeyPatch) -> N
 
 SCRIPT = """
 import sys, time
-from kkanji.launchers import _launcher, end_with_launcher
-found = _launcher()
+from kkanji.launchers import end_with_launcher, launching
+found = launching()
 end_with_launcher()
 print(found and found.cmdline()[1].split("/")[-1], flush=True)
 time.sleep(60)

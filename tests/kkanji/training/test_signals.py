@@ -82,7 +82,7 @@ def test_nohup_is_respected() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with Ending(BLANK) as ending:
         send(signal.SIGHUP)
-        ending.take(endless(), last=True)
+        assert ending.take(endless(), last=True) is not None
     signal.signal(signal.SIGHUP, before)
 
 
@@ -91,7 +91,7 @@ def test_a_signal_of_the_launcher_after_the_end_disturbs_nothing() -> None:
     with Ending(BLANK):
         send(signal.SIGINT)
     send(signal.SIGTERM)
-    signal.signal(signal.SIGTERM, before)
+    assert signal.signal(signal.SIGTERM, before) is signal.SIG_IGN
 
 
 @pytest.mark.parametrize(("error", "kind"), [(InputError("gone"), InputError), (OSError(5, "gone"), OSError)])

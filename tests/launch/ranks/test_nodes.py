@@ -141,10 +141,10 @@ def test_each_fetches_its_part_though_the_link_is_cut_for_ten_seconds(
     assert losses(run) == pytest.approx(losses(alone), rel=1e-4)
     manifest = ShardSet(shards).manifest
     trained, validated = (sum(shard.bytes for shard in manifest.splits[name].shards) for name in ("train", "val"))
-    small_files = 20_000  # manifest and class map
+    small_files = 40_000  # manifest, class map and columns
     roomy, cramped = (store.bytes for store in cluster.stores)
-    assert roomy < (trained + validated) / 2 + small_files
-    assert cramped < EPOCHS * (trained + validated) / 2 + small_files
+    assert roomy < trained / 2 + validated + small_files  # only its own lane, in all epochs together
+    assert cramped < EPOCHS * (trained / 2 + validated) + small_files
 
 
 @pytest.mark.parametrize("lost", ["node", "link"])

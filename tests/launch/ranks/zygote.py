@@ -27,4 +27,4 @@ def compile_once(method: str) -> None:
 
 for name in ("_get_setup_fn_cpu", "_get_run_fn_cpu"):
     compile_once(name)
-build_graph(list, GraphOptions(device_id=None))
+build_graph(lambda: [], GraphOptions(device_id=None))
