@@ -72,7 +72,7 @@ LAUNCH = "import subprocess, sys; subprocess.run(sys.argv[1:])"
 
 def is_alive(process: psutil.Process) -> bool:
     """A process that has ended may stay as a zombie until it is waited for, which is for init to do here."""
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
 
 
 @pytest.mark.parametrize("between", [[], ["sh", "-c", '"$@"; true', "sh"]])
