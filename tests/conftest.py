@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.faults.servers.seaweed import PUBLIC_BUCKET, SeaweedFS
 from tests.making import SAMPLE, make_set
+from tools.commands.combine import combine
 
 # A job that a shell started in the background ignores Ctrl-C, and so would the commands that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -41,6 +42,21 @@ def real_archive() -> Path:
     if folder is None:
         pytest.skip("KKANJI_DATA does not name a folder with kkanji-train.tar.gz")
     return Path(folder) / "kkanji-train.tar.gz"
+
+
+@pytest.fixture(scope="session")
+def combined_archive(real_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The originals of the real archive, to be linked and not written to."""
+    folder = tmp_path_factory.mktemp("real") / "originals"
+    with pytest.warns(UserWarning, match=r"1 classes have no image left: U\+55DF"):
+        combine((real_archive,), output=folder)
+    return folder
+
+
+@pytest.fixture
+def real_originals(combined_archive: Path, tmp_path: Path) -> Path:
+    """The originals of the real archive, to be divided."""
+    return Path(shutil.copytree(combined_archive, tmp_path / "originals", copy_function=os.link))
 
 
 @pytest.fixture(scope="session")

@@ -61,11 +61,11 @@ def test_a_killed_rank_takes_the_others_along(tiny_set: Path, tmp_path: Path) ->
 
 def test_a_rank_that_stalls_ends_the_others_with_their_stacks(tiny_set: Path, tmp_path: Path) -> None:
     """The stopped rank cannot end itself; the other one does, and then the launcher kills both."""
-    with two_ranks(tiny_set, tmp_path / "run", "--stall-seconds", "20") as (process, ranks):
+    with two_ranks(tiny_set, tmp_path / "run", "--stall-seconds", "10") as (process, ranks):
         ranks[1].suspend()
         _, errors = process.communicate(timeout=240)
     assert process.returncode != 0
-    assert "nothing has moved for 20 s (--stall-seconds 20) in step " in errors and "error: rank 0 (" in errors
+    assert "nothing has moved for 10 s (--stall-seconds 10) in step " in errors and "error: rank 0 (" in errors
     assert "kkanji/training/trainer.py" in errors
 
 

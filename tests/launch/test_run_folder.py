@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from shards import FolderLock
-from tests.launch.commands import ROOT, Result, environment, losses, start, train_command
+from tests.launch.commands import ROOT, Result, begin, environment, losses, start, train_command
 
 RESUME = "--resume"
 
@@ -70,7 +70,7 @@ def test_a_second_training_is_refused_at_once(tiny_set: Path, tmp_path: Path) ->
     """With --resume and without, by process and host; the first one goes on undisturbed."""
     run = tmp_path / "run"
     command = train_command(tiny_set, run, "--epochs", "50", "--save-every", "1")
-    with subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True, env=environment()) as process:
+    with begin(*command) as process:
         assert process.stdout is not None
         next(line for line in process.stdout if line.startswith("step 2 "))
         for options in ((), (RESUME,)):

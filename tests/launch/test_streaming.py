@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import pytest
 from shards.store.store import open_store
 from tests.faults.servers.proxy import FaultProxy
 from tests.faults.servers.seaweed import SeaweedFS
-from tests.launch.commands import environment, start, train_command
+from tests.launch.commands import begin, start, train_command
 from tests.making import cut_up
 
 STEPS = 14
@@ -83,9 +81,8 @@ def test_the_server_is_killed_and_comes_back(
     in_bucket: str, from_disk: Path, seaweed: SeaweedFS, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    command = [sys.executable, *train_command(in_bucket, run, *OPTIONS, *CACHE)]
-    variables = environment(KKANJI_CACHE=str(tmp_path / "cache"))
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables) as process:
+    command = train_command(in_bucket, run, *OPTIONS, *CACHE)
+    with begin(*command, KKANJI_CACHE=str(tmp_path / "cache")) as process:
         assert process.stdout is not None
         next(line for line in process.stdout if line.startswith("step 2 "))
         seaweed.kill()

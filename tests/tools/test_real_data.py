@@ -14,15 +14,13 @@ from tools.commands.verify import verify
 
 
 @pytest.mark.real_data
-@pytest.mark.filterwarnings("ignore:1 classes have no image left")
-def test_the_real_archive_becomes_a_clean_set(real_archive: Path, tmp_path: Path) -> None:
-    combine((real_archive,), output=tmp_path / "originals")
-    facts = json.loads((tmp_path / "originals" / "originals.json").read_text())
+def test_the_real_archive_becomes_a_clean_set(real_originals: Path, tmp_path: Path) -> None:
+    facts = json.loads((real_originals / "originals.json").read_text())
     dropped = {"blank": 25, "identical": 0, "conflict": 0}
     assert facts["counts"] == {"read": 113_796, "kept": 113_771, "classes": 3_832, **dropped}
     assert facts["classes_without_images"] == ["U+55DF"]  # its only image is blank
-    split(tmp_path / "originals", val=0.2)
-    pack(tmp_path / "originals", output=tmp_path / "set")
+    split(real_originals, val=0.2)
+    pack(real_originals, output=tmp_path / "set")
     verify(tmp_path / "set")
     splits = read_manifest(tmp_path / "set").splits
     assert abs(splits["val"].samples / 113_771 - 0.2) < 0.01
@@ -47,10 +45,8 @@ def test_kanji_and_kmnist_together_are_a_clean_set(
 
 
 @pytest.mark.real_data
-def test_the_halves_of_the_real_archive_have_the_published_classes(real_archive: Path, tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match=r"1 classes have no image left: U\+55DF"):
-        combine((real_archive,), output=tmp_path / "originals")
-    split(tmp_path / "originals", protocol="half")
-    facts = json.loads((tmp_path / "originals" / "split.json").read_text())
+def test_the_halves_of_the_real_archive_have_the_published_classes(real_originals: Path) -> None:
+    split(real_originals, protocol="half")
+    facts = json.loads((real_originals / "split.json").read_text())
     assert facts["classes"] == {"train": 3_017, "val": 0, "test": 3_017}
     assert sum(facts["images"].values()) == 113_771 - 814
