@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import psutil
@@ -13,6 +12,7 @@ import pytest
 
 from kkanji import launchers
 from kkanji.launchers import network, rank_name, wanted_processes
+from tests.launch.commands import has_ended
 
 
 @pytest.fixture(autouse=True)
@@ -70,11 +70,6 @@ time.sleep(60)
 LAUNCH = "import subprocess, sys; subprocess.run(sys.argv[1:])"
 
 
-def is_alive(process: psutil.Process) -> bool:
-    """A process that has ended may stay as a zombie until it is waited for, which is for init to do here."""
-    return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-
-
 @pytest.mark.parametrize("between", [[], ["sh", "-c", '"$@"; true', "sh"]])
 def test_a_killed_launcher_takes_its_process_along(tmp_path: os.PathLike[str], between: list[str]) -> None:
     """Also one that a shell stands between."""
@@ -87,7 +82,4 @@ def test_a_killed_launcher_takes_its_process_along(tmp_path: os.PathLike[str], b
         assert process.stdout.readline() == "torchrun\n"
         script = psutil.Process(process.pid).children(recursive=True)[-1]
         process.send_signal(signal.SIGKILL)
-        deadline = time.monotonic() + 20
-        while is_alive(script) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert not is_alive(script)
+        assert has_ended(script, 20)

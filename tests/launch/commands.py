@@ -5,9 +5,13 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from tests.warm_python import WarmPython
 
@@ -46,6 +50,17 @@ def start_in(folder: Path | None, *command: str, **more: str) -> Result:
 def begin(*command: str, folder: Path | None = None, **more: str) -> WarmPython:
     """Start a Python command line, to be watched, signalled and ended."""
     return WarmPython(command, environment=environment(**more), folder=folder)
+
+
+def has_ended(process: psutil.Process, within_s: float) -> bool:
+    """Whether a process ends in time. It may stay as a zombie: one whose parent is gone is init's to wait for."""
+    deadline = time.monotonic() + within_s
+    with suppress(psutil.NoSuchProcess):
+        while process.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+    return True
 
 
 def lines(run: Path, event: str = "step") -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ import pytest
 from kkanji.config import read_options
 from shards import SampleOrder, ShardSet
 from shards.json_reading import read_json
-from tests.launch.commands import ROOT, begin, environment, lines, losses, start, start_nodes, train_command
+from tests.launch.commands import ROOT, begin, environment, has_ended, lines, losses, start, start_nodes, train_command
 
 
 @contextmanager
@@ -104,7 +103,7 @@ def test_a_training_ends_with_its_accelerate_launcher(tiny_set: Path, tmp_path: 
         (training,) = psutil.Process(process.pid).children()
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=30)
-        training.wait(timeout=60)
+        assert has_ended(training, 60)
     assert lines(run)[-1]["step"] < 50 * 7
     assert (run / "checkpoints" / "last").exists()
 
@@ -120,9 +119,7 @@ def test_a_training_outlives_the_shell_that_left_it_in_the_background(tiny_set: 
         check=True,
     )
     training = psutil.Process(int(shell.stdout))
-    deadline = time.monotonic() + 120
-    while training.is_running() and time.monotonic() < deadline:
-        time.sleep(0.2)
+    assert has_ended(training, 120)
     assert lines(run, "evaluation"), (tmp_path / "log").read_text()
 
 
