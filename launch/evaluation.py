@@ -51,17 +51,19 @@ def evaluate_checkpoint(
     numbers = np.array([classes.ids[code_point] for code_point in own.code_points])
     feed = unaugmented_feed(reader, len(classes), numbers)
     stored = float(checkpoint.read_state(path).get("temperature", 1.0))
-    scan = TemperatureScan(accelerator.device, sorted({1.0, stored} | set(TEMPERATURES if temperature else ())))
+    temperatures = {1.0, stored} | set(TEMPERATURES if temperature else ())
+    scan = TemperatureScan(accelerator.device, sorted(temperatures)) if len(temperatures) > 1 else None
     with DataCheck(accelerator, data, split) as check, survived():
         model = accelerator.prepare(load_trained(path))
         start = perf_counter()
         predictions = predict_split(accelerator, model, feed, views=views, scan=scan)
-        fit = asdict(scan.fit(accelerator)) if temperature else None
-        errors = scan.errors(accelerator)
+        fit = asdict(scan.fit(accelerator)) if scan and temperature else None
+        errors = scan.errors(accelerator) if scan else {}
         seconds = perf_counter() - start
         check.finish()
     if not accelerator.is_main_process:
         return
+    measured = summarise(predictions, originals, classes.characters)
     summary = {
         "split": split,
         "checkpoint": path.resolve().name,
@@ -72,8 +74,8 @@ def evaluate_checkpoint(
         "seconds": seconds,
         "temperature": fit,
         "stored_temperature": stored,
-        "stored_calibration_error": errors[stored],
-        **summarise(predictions, originals, classes.characters),
+        "stored_calibration_error": errors.get(stored, measured["calibration_error"]),
+        **measured,
         **_classes(classes, predictions, originals + rendered),
     }
     results.mkdir(parents=True, exist_ok=True)

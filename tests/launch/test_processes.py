@@ -36,7 +36,7 @@ def two_ranks(tiny_set: Path, run: Path, *options: str) -> Iterator[tuple[subpro
         ranks = [each for each in children if any("launch/train.py" in part for part in each.cmdline())]
         assert len(ranks) == 2
         yield process, ranks
-    assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
+    assert all(has_ended(rank, 0) for rank in ranks)
 
 
 def test_two_ranks_stop_together_when_one_is_sent_a_signal(tiny_set: Path, tmp_path: Path) -> None:
