@@ -19,7 +19,7 @@ from shards.json_reading import parse_json, read_bounded
 
 LABEL = re.compile(r"U\+([0-9A-F]{4,5})")
 UNWRITABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")  # control, format, surrogate, separators of lines and paragraphs
-_ENTRY = re.compile(r".+ \(U\+([0-9A-F]{4,5})\)", re.DOTALL)
+_ENTRY = re.compile(r"(.+) \(U\+([0-9A-F]{4,5})\)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def parse_label(text: str, where: str) -> int:
         raise InputError(f"{where}: {error}; expected a character that can be written, as in U+4E00") from error
 
 
-def parse_class_map(text: str, where: str) -> ClassMap:
+def parse_class_map(text: str | bytes, where: str) -> ClassMap:
     """Parse `index.json`. where: its name for the InputError that is raised unless it numbers classes 0..n-1."""
     try:
         entries = parse_json(text)["codepoint_to_id"]
@@ -109,7 +109,7 @@ def read_class_map(folder: Path) -> ClassMap:
 def load_class_map(path: Path, expected: str) -> ClassMap:
     """Read a class map. expected: the end of the message if it cannot be read. Raises InputError."""
     try:
-        text = read_bounded(path).decode()
+        text = read_bounded(path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; {expected}") from error
     except ValueError as error:
@@ -121,7 +121,12 @@ def _entry(name: str) -> int:
     match = _ENTRY.fullmatch(name)
     if match is None:
         raise ValueError(f"entry {name[:40]!r}")
-    return _character(match[1])
+    code_point = _character(match[2])
+    if unicodedata.normalize("NFC", match[1]) != unicodedata.normalize(
+        "NFC", chr(code_point)
+    ):  # one of them is damaged
+        raise ValueError(f"entry {name[:40]!r}, whose code point is that of {chr(code_point)}")
+    return code_point
 
 
 def _character(digits: str) -> int:
