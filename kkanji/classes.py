@@ -122,6 +122,7 @@ def _entry(name: str) -> int:
     if match is None:
         raise ValueError(f"entry {name[:40]!r}")
     code_point = _character(match[2])
+    # A bit of either may have turned over.
     if unicodedata.normalize("NFC", match[1]) != unicodedata.normalize(
         "NFC", chr(code_point)
     ):  # one of them is damaged
