@@ -5,11 +5,10 @@ for a graph. These are kept on the disk like all compiled functions. Signatures 
 DALI passes a sample at a time.
 """
 
-from typing import Any
-
 import numpy as np
 from numba import carray, types  # type: ignore[attr-defined]
-from nvidia.dali.plugin.numba import NumbaFunction, address_as_void_pointer  # type: ignore[attr-defined]
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from kkanji.augment import numba_kernels
 from shards.compiled import callback, compiled
@@ -23,35 +22,35 @@ _RUN = types.void(_PLACE, _PLACE, _PLACE, _COUNT, _PLACE, _PLACE, _PLACE, _COUNT
 """Addresses of pixels, shapes and dimensions, and number, of outputs; the same of inputs."""
 
 
-class Callback(NumbaFunction):
-    """DALI's operator for functions compiled by Numba, given those that are compiled already."""
-
-    def _get_run_fn_cpu(self, run_fn: Any, *_types: Any) -> int:
-        return int(run_fn.address)
-
-    def _get_setup_fn_cpu(self, setup_fn: Any) -> int:
-        return int(setup_fn.address)
-
-
 # Numba infers the types of what follows.
+@intrinsic
+def _pointer(_context, address):
+    """A pointer, as `carray` takes, to an address."""
+
+    def generate(_target, builder, _signature, arguments):
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(address), generate
+
+
 @compiled(inline="always")
 def _integers(address, count):
     """int64 [count] at an address."""
-    return carray(address_as_void_pointer(address), count, np.int64)
+    return carray(_pointer(address), count, np.int64)
 
 
 @compiled(inline="always")
 def _images(addresses, number, count):
     """Images uint8 [count, 64, 64] at the address of this number."""
     shape = (count, IMAGE_SIZE, IMAGE_SIZE)
-    return carray(address_as_void_pointer(_integers(addresses, number + 1)[number]), shape, np.uint8)
+    return carray(_pointer(_integers(addresses, number + 1)[number]), shape, np.uint8)
 
 
 @compiled(inline="always")
 def _rows(addresses, number, count):
     """Augmentation rows float32 [count, ROW] at the address of this number."""
     shape = (count, numba_kernels.ROW)
-    return carray(address_as_void_pointer(_integers(addresses, number + 1)[number]), shape, np.float32)
+    return carray(_pointer(_integers(addresses, number + 1)[number]), shape, np.float32)
 
 
 @compiled(inline="always")

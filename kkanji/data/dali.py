@@ -1,4 +1,4 @@
-"""The DALI pipeline: from the addresses of pixels to augmented batches in torch. Only the data room imports DALI.
+"""The DALI pipeline: from the addresses of pixels to augmented batches in torch. The only file that imports DALI.
 
 An image's way through the graph, on the CPU and on a GPU:
 
@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from nvidia.dali import fn, ops, pipeline_def, types
 from nvidia.dali.pipeline import Pipeline
+from nvidia.dali.plugin.numba import NumbaFunction
 from torch import Tensor
 from torch.utils import dlpack
 
@@ -281,7 +282,7 @@ def _compiled(
     out_dimensions: int,
 ) -> Any:
     """An operator that calls compiled functions (`kkanji.data.callbacks`) for each DALI sample; its output is uint8."""
-    operator = callbacks.Callback(
+    operator = _Callback(
         run_fn=run,
         setup_fn=shapes,
         in_types=in_types[: len(inputs)],
@@ -291,6 +292,16 @@ def _compiled(
         batch_processing=False,
     )
     return operator(*inputs)
+
+
+class _Callback(NumbaFunction):
+    """DALI's operator for functions compiled by Numba, given those that are compiled already."""
+
+    def _get_run_fn_cpu(self, run_fn: Any, *_types: Any) -> int:
+        return int(run_fn.address)
+
+    def _get_setup_fn_cpu(self, setup_fn: Any) -> int:
+        return int(setup_fn.address)
 
 
 def _torch_function(function: Callable[..., Tensor], *inputs: Any) -> Any:

@@ -119,7 +119,7 @@ def operators(options: GraphOptions) -> list[tuple[str, str]]:
     return [entry for entry in found if entry[0] != "ExternalSource" and "Copy" not in entry[0]]
 
 
-COMPILED, BY_TORCH = ("Callback", "cpu"), ("DLTensorPythonFunction", "gpu")
+COMPILED, BY_TORCH = ("_Callback", "cpu"), ("DLTensorPythonFunction", "gpu")
 
 
 @pytest.mark.parametrize("augmented", [False, True])
