@@ -18,12 +18,11 @@ from shards.errors import printable
 from tools.ingest.codh_npz import npz_source, npz_sources
 from tools.ingest.dedupe import BLANK, CONFLICT, IDENTICAL, Candidate, Sorted, sort_out
 from tools.ingest.legacy_arrays import LegacyArrays, has_arrays
-from tools.ingest.originals import DROPPED_NAME, IMAGES_NAME, Origin, Row, write_originals
+from tools.ingest.originals import DROPPED_COLUMNS, DROPPED_NAME, IMAGES_NAME, Origin, Row, write_originals
 from tools.ingest.sources import UNKNOWN_LICENCE, ClassFolders, Source
 from tools.ingest.tables import csv_text
 from tools.progress import count_images
 
-DROPPED_COLUMNS = ("reason", "label", "source", "member", "id", "official")
 SPOOL_NAME = "pixels.spool"
 LIGHT = 2 * IMAGE_SIZE * 160  # the sum of an image's first and last row from which its paper counts as light
 SHOWN = 10  # dropped images named on the screen; dropped.csv lists all
