@@ -6,18 +6,24 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from kkanji import checkpoint
 from kkanji.checkpoint.load import load_trained
+from kkanji.checkpoint.neighbours import has_neighbours, read_settings, with_neighbours
 from kkanji.classes import ClassMap
 from kkanji.environment import choose_kernels
 from kkanji.inference.image_files import OTHER_SUFFIXES, SUFFIXES, load_character
+from kkanji.neighbours.unknown import describe
+from kkanji.neighbours.vote import WithNeighbours
 from kkanji.pixels import normalise
 from kkanji.threads import map_in_order
+from kkanji.variants import family_numbers, forms
 from shards import InputError
 
 BATCH = 256  # images at a time
@@ -35,6 +41,10 @@ class Guess:
     """Its code point, such as `U+4E00`."""
     probability: float
     """Its probability, from 0 to 1."""
+    forms: str = ""
+    """All forms of the character that the model knows, this one included, such as `来來`; empty if it has one form."""
+    forms_probability: float | None = None
+    """The sum of their probabilities; None if the character has one form."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +55,10 @@ class Prediction:
     """The image file."""
     guesses: tuple[Guess, ...] = ()
     """The most probable characters, best first; empty if there is an error."""
+    unknown: float | None = None
+    """Score from 0 to 1 that the image shows none of the model's characters; None if the model cannot say."""
+    doubt: str | None = None
+    """Why the image probably shows none of the model's characters, in words; None if it probably shows one."""
     error: str | None = None
     """Why the file could not be read; None if it could."""
 
@@ -59,32 +73,66 @@ class Listing:
     """Number of files in the folders that were left out, as their names are not those of images."""
 
 
+class Judged(NamedTuple):
+    """What a model says of one image."""
+
+    guesses: tuple[Guess, ...]
+    unknown: float | None = None
+    doubt: str | None = None
+
+
 class Predictor:
     """A trained model on a device."""
 
     def __init__(self, path: Path, device: torch.device) -> None:
         """path: a checkpoint folder. Raises InputError if it is missing or damaged."""
         choose_kernels(benchmark=False)  # the number of images changes
-        model = load_trained(path)
+        network = load_trained(path)
+        voting = has_neighbours(path)
+        self.judge = read_settings(path).unknown if voting else None
         self.classes: ClassMap = checkpoint.read_classes(path)
-        self.temperature: float = checkpoint.read_state(path).get("temperature", 1.0)  # only exported models have one
+        self._characters, self._labels = self.classes.characters, self.classes.labels
+        self._families = torch.from_numpy(family_numbers(self.classes.characters)).to(device)
+        self.forms: tuple[str, ...] = forms(self.classes.characters)
+        stored: float = checkpoint.read_state(path).get("temperature", 1.0)  # only exported models have one
+        self.temperature = 1.0 if voting else stored  # the mix contains it
         self.device = device
-        self.model = model.to(device).to(memory_format=torch.channels_last).eval()
+        self.model = with_neighbours(path, network).to(device).to(memory_format=torch.channels_last).eval()
 
-    @torch.inference_mode()
     def predict(self, images: NDArray[np.uint8], top: int) -> list[tuple[Guess, ...]]:
         """The `top` most probable characters of each image. Images are [n, 64, 64], white ink on black."""
-        pixels = torch.from_numpy(images).to(self.device)[:, None]
-        probability = (self.model(normalise(pixels)).float() / self.temperature).softmax(dim=1)
-        best = probability.topk(min(top, len(self.classes)), dim=1)
-        return [
-            tuple(self._guess(number, value) for number, value in zip(numbers, values, strict=True))
-            for numbers, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        ]
+        return [view.guesses for view in self.judged(images, top)]
 
-    def _guess(self, number: int, probability: float) -> Guess:
+    @torch.inference_mode()
+    def judged(self, images: NDArray[np.uint8], top: int) -> list[Judged]:
+        """As `predict`, each with the score that the image shows none of the model's characters."""
+        pixels = normalise(torch.from_numpy(images).to(self.device)[:, None])
+        if not isinstance(self.model, WithNeighbours):
+            logits = self.model(pixels)
+            return [Judged(guesses) for guesses in self._guesses(logits, top)]
+        reading = self.model.read(pixels)
+        guesses = self._guesses(reading.log_probabilities, top)
+        if self.judge is None:
+            return [Judged(each) for each in guesses]
+        features = describe(reading, images)
+        verdicts = (guesses, self.judge.scores(features).tolist(), self.judge.reasons(features))
+        return [Judged(*each) for each in zip(*verdicts, strict=True)]
+
+    def _guesses(self, logits: Tensor, top: int) -> list[tuple[Guess, ...]]:
+        probability = (logits.float() / self.temperature).softmax(dim=1)
+        best = probability.topk(min(top, len(self.classes)), dim=1)
+        by_family = torch.zeros_like(probability).index_add(1, self._families, probability)
+        sums = by_family.gather(1, self._families[best.indices])
+        columns = (best.indices.tolist(), best.values.tolist(), sums.tolist())
+        return [tuple(map(self._guess, *rows)) for rows in zip(*columns, strict=True)]
+
+    def _guess(self, number: int, probability: float, forms_probability: float) -> Guess:
         return Guess(
-            character=self.classes.characters[number], label=self.classes.labels[number], probability=probability
+            character=self._characters[number],
+            label=self._labels[number],
+            probability=probability,
+            forms=self.forms[number],
+            forms_probability=forms_probability if self.forms[number] else None,
         )
 
 
@@ -142,10 +190,10 @@ def _load(file: Path) -> Loaded:
 
 def _predict_batch(predictor: Predictor, files: Sequence[Path], loaded: Sequence[Loaded], top: int) -> list[Prediction]:
     images = [item for item in loaded if not isinstance(item, InputError)]
-    guesses = iter(predictor.predict(np.stack(images), top) if images else [])
+    found = iter(predictor.judged(np.stack(images), top) if images else [])
     return [
         Prediction(file=file, error=str(item))
         if isinstance(item, InputError)
-        else Prediction(file=file, guesses=next(guesses))
+        else Prediction(file=file, **next(found)._asdict())
         for file, item in zip(files, loaded, strict=True)
     ]
