@@ -28,40 +28,52 @@ OTHER_SUFFIXES = frozenset(
 """Images too, by their names, but of formats that are not read: whoever gives a folder of them must hear of it."""
 
 
+class BlankImage(InputError):
+    """An image without any ink."""
+
+
 def load_character(path: Path) -> NDArray[np.uint8]:
-    """Load an image file as uint8 [64, 64], white ink on black.
+    """Load an image file as uint8 [64, 64], white ink on black, as `read_character` prepares it.
+
+    Raises InputError if the file is missing, is not an image, or is blank.
+    """
+    return read_character(_read(path), str(path))
+
+
+def read_character(data: bytes, where: str) -> NDArray[np.uint8]:
+    """Prepare the content of an image file as uint8 [64, 64], white ink on black.
 
     Dark ink on light paper is inverted. If the paper is not black then, gray levels are stretched so that the paper
     becomes black and the strongest ink white. Other sizes are scaled, with their proportions kept, to fit on black.
-    Raises InputError if the file is missing, is not an image, or is blank.
+    where: the file's name, for messages. Raises BlankImage, and InputError for what is not an image.
     """
-    gray = _read_gray(path)
+    gray = _read_gray(data, where)
     if gray.min() == gray.max():
-        raise InputError(f"{path}: every pixel is {gray.min()}; expected a picture of one character")
+        raise BlankImage(f"{where}: every pixel is {gray.min()}; expected a picture of one character")
     light_paper = np.median(_border(gray)) > 127
     ink = _on_black(255 - gray if light_paper else gray)
     return ink if ink.shape == (IMAGE_SIZE, IMAGE_SIZE) else _fit(ink)
 
 
-def _read_gray(path: Path) -> NDArray[np.uint8]:
+def _read_gray(data: bytes, where: str) -> NDArray[np.uint8]:
     """Gray levels [H, W] of a file. Raises InputError, and nothing else, for any bytes that are not an image."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged metadata does no harm, and the size is checked below
-            with Image.open(io.BytesIO(_read(path)), formats=FORMATS) as image:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 if image.width * image.height > LARGEST_PIXELS:
                     raise InputError(
-                        f"{path}: {image.width}x{image.height} pixels; expected a picture of one character"
+                        f"{where}: {image.width}x{image.height} pixels; expected a picture of one character"
                     )
                 return _gray(ImageOps.exif_transpose(image))
     except InputError:
         raise
     except UnidentifiedImageError:
-        raise InputError(f"{path}: not a readable image; expected one of {', '.join(FORMATS)}: convert it") from None
+        raise InputError(f"{where}: not a readable image; expected one of {', '.join(FORMATS)}: convert it") from None
     except Exception as error:  # on damaged files Pillow raises OSError, SyntaxError, ValueError, struct.error and more
         found = f"{type(error).__name__}: {str(error)[:100]}"
         raise InputError(
-            f"{path}: not a readable image ({found}); expected one of {', '.join(FORMATS)}: make it again"
+            f"{where}: not a readable image ({found}); expected one of {', '.join(FORMATS)}: make it again"
         ) from error
 
 
