@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from kkanji.inference.image_files import FORMATS, OTHER_SUFFIXES, SUFFIXES
@@ -163,7 +163,7 @@ class ImageFiles(Source):
         """All files, but those that people and systems put beside images."""
         most = MAX_MEMBER_BYTES if self.as_is else MOST_BYTES
         for file in _read_folder(self.path, most) if self.path.is_dir() else stream_archive(self.path, most):
-            if not any(fnmatch.fnmatchcase(PurePath(file.name).name, pattern) for pattern in IGNORED):
+            if not any(fnmatch.fnmatchcase(file.name.rpartition("/")[2], pattern) for pattern in IGNORED):
                 yield file
 
     def is_published(self, member: str) -> bool:  # noqa: ARG002  (subclasses look)
@@ -228,7 +228,7 @@ class ClassFolders(ImageFiles):
 
 def other_file(member: str, where: str) -> Skipped | None:
     """A file that is no image by its name, or of a format that is not read."""
-    suffix = PurePath(member).suffix.lower()
+    suffix = os.path.splitext(member)[1].lower()
     if suffix in SUFFIXES:
         return None
     if suffix in OTHER_SUFFIXES:
