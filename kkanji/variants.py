@@ -35,6 +35,15 @@ def families() -> tuple[Family, ...]:
     )
 
 
+def forms(characters: Sequence[str]) -> tuple[str, ...]:
+    """The forms of each class's character that are classes too, itself included; empty if there is no other, [C]."""
+    numbers = family_numbers(characters).tolist()
+    together: dict[int, str] = {}
+    for character, number in zip(characters, numbers, strict=True):
+        together[number] = together.get(number, "") + character
+    return tuple(found if len(found := together[number]) > 1 else "" for number in numbers)
+
+
 def family_numbers(characters: Sequence[str]) -> NDArray[np.int64]:
     """The family of each class as the number of its first class, [C]: forms of one character have the same number.
 

@@ -17,9 +17,9 @@ from kkanji.wording import counted
 from shards.errors import InputError, printable
 
 if TYPE_CHECKING:
-    from kkanji.inference.predict import Prediction
+    from kkanji.inference.predict import Guess, Prediction
 
-CSV_HEAD = ("file", "rank", "character", "label", "probability", "error")
+CSV_HEAD = "file rank character label probability forms forms_probability unknown doubt error".split()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,21 +94,34 @@ def _write(prediction: "Prediction", form: str) -> None:
         csv.writer(sys.stdout, lineterminator="\n").writerows(_rows(file, prediction))
     elif form == "json":
         guesses = [asdict(guess) for guess in prediction.guesses]
-        error = {"error": prediction.error} if prediction.error else {}
+        rest = {"unknown": prediction.unknown, "doubt": prediction.doubt}
+        rest |= {"error": prediction.error} if prediction.error else {}
         is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-        sys.stdout.write(json.dumps({"file": file, "guesses": guesses, **error}, ensure_ascii=not is_utf8) + "\n")
+        sys.stdout.write(json.dumps({"file": file, "guesses": guesses, **rest}, ensure_ascii=not is_utf8) + "\n")
     elif not prediction.error:
-        guesses_text = (f"{guess.character} {guess.label} {guess.probability:.1%}" for guess in prediction.guesses)
-        sys.stdout.write(f"{printable(file)}  {'  '.join(guesses_text)}\n")
+        texts = [*map(_guess_text, prediction.guesses), *([f"[{prediction.doubt}]"] if prediction.doubt else [])]
+        sys.stdout.write(f"{printable(file)}  {'  '.join(texts)}\n")
+
+
+def _guess_text(guess: "Guess") -> str:
+    forms = f" ({guess.forms} {guess.forms_probability:.1%})" if guess.forms else ""
+    return f"{guess.character} {guess.label} {guess.probability:.1%}{forms}"
 
 
 def _rows(file: str, prediction: "Prediction") -> Iterable[tuple[object, ...]]:
     if prediction.error:
-        return [(file, 0, "", "", "", prediction.error)]
-    return [
-        (file, rank, guess.character, guess.label, f"{guess.probability:.6f}", "")
-        for rank, guess in enumerate(prediction.guesses, start=1)
-    ]
+        return [(file, 0, *[""] * (len(CSV_HEAD) - 3), prediction.error)]
+    doubt = (_decimal(prediction.unknown), prediction.doubt or "", "")
+    return [(file, rank, *_reading(guess), *doubt) for rank, guess in enumerate(prediction.guesses, start=1)]
+
+
+def _reading(guess: "Guess") -> tuple[str, ...]:
+    probability, sum_of_forms = _decimal(guess.probability), _decimal(guess.forms_probability)
+    return guess.character, guess.label, probability, guess.forms, sum_of_forms
+
+
+def _decimal(value: float | None) -> str:
+    return "" if value is None else f"{value:.6f}"
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from kkanji.environment import choose_kernels
 from kkanji.inference.image_files import OTHER_SUFFIXES, SUFFIXES, load_character
 from kkanji.pixels import normalise
 from kkanji.threads import map_in_order
+from kkanji.variants import family_numbers, forms
 from shards import InputError
 
 BATCH = 256  # images at a time
@@ -35,6 +36,10 @@ class Guess:
     """Its code point, such as `U+4E00`."""
     probability: float
     """Its probability, from 0 to 1."""
+    forms: str = ""
+    """All forms of the character that the model knows, this one included, such as `来來`; empty if it has one form."""
+    forms_probability: float | None = None
+    """The sum of their probabilities; None if the character has one form."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +50,10 @@ class Prediction:
     """The image file."""
     guesses: tuple[Guess, ...] = ()
     """The most probable characters, best first; empty if there is an error."""
+    unknown: float | None = None
+    """Score from 0 to 1 that the image shows none of the model's characters; None if the model cannot say."""
+    doubt: str | None = None
+    """Why the image probably shows none of the model's characters, in words; None if it probably shows one."""
     error: str | None = None
     """Why the file could not be read; None if it could."""
 
@@ -67,6 +76,9 @@ class Predictor:
         choose_kernels(benchmark=False)  # the number of images changes
         model = load_trained(path)
         self.classes: ClassMap = checkpoint.read_classes(path)
+        self._characters, self._labels = self.classes.characters, self.classes.labels
+        self._families = torch.from_numpy(family_numbers(self.classes.characters)).to(device)
+        self.forms: tuple[str, ...] = forms(self.classes.characters)
         self.temperature: float = checkpoint.read_state(path).get("temperature", 1.0)  # only exported models have one
         self.device = device
         self.model = model.to(device).to(memory_format=torch.channels_last).eval()
@@ -77,14 +89,18 @@ class Predictor:
         pixels = torch.from_numpy(images).to(self.device)[:, None]
         probability = (self.model(normalise(pixels)).float() / self.temperature).softmax(dim=1)
         best = probability.topk(min(top, len(self.classes)), dim=1)
-        return [
-            tuple(self._guess(number, value) for number, value in zip(numbers, values, strict=True))
-            for numbers, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        ]
+        by_family = torch.zeros_like(probability).index_add(1, self._families, probability)
+        sums = by_family.gather(1, self._families[best.indices])
+        columns = (best.indices.tolist(), best.values.tolist(), sums.tolist())
+        return [tuple(map(self._guess, *rows)) for rows in zip(*columns, strict=True)]
 
-    def _guess(self, number: int, probability: float) -> Guess:
+    def _guess(self, number: int, probability: float, forms_probability: float) -> Guess:
         return Guess(
-            character=self.classes.characters[number], label=self.classes.labels[number], probability=probability
+            character=self._characters[number],
+            label=self._labels[number],
+            probability=probability,
+            forms=self.forms[number],
+            forms_probability=forms_probability if self.forms[number] else None,
         )
 
 

@@ -275,7 +275,7 @@ def test_csv_has_a_row_for_each_reading(best: Path, pictures: Path, capsys: pyte
     assert [(Path(row["file"]).name, row["rank"]) for row in rows] == [
         ("a.png", "1"), ("a.png", "2"), ("b.png", "0"), ("c, d.png", "1"), ("c, d.png", "2"),
     ]  # fmt: skip
-    assert "not a readable image" in rows[2]["error"] and not rows[0]["error"]
+    assert "not a readable image" in rows[2]["error"] and not rows[0]["error"] and not rows[0]["doubt"]
     assert float(rows[0]["probability"]) >= float(rows[1]["probability"])
     assert "images/s on cpu; 1 unreadable, 1 other files left out" in captured.err
 

@@ -18,21 +18,24 @@ SAMPLE = Path(__file__).parents[3] / "sample" / "kkanji2"
 MODEL = "kkanji_efficientnet_fused_s"
 
 
-@pytest.fixture(scope="module")
-def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    """A model that has learnt nothing, saved and loaded."""
+def saved(folder: Path, characters: str) -> Path:
+    """A checkpoint of a model that has learnt nothing."""
     torch.manual_seed(0)
-    model = create_model(MODEL, 3)
-    path = checkpoint.save(
-        tmp_path_factory.mktemp("checkpoints"),
+    model = create_model(MODEL, len(characters))
+    return checkpoint.save(
+        folder,
         1,
         model=model,
         optimizer=create_optimizer(model, "sgd", lr=0.1, weight_decay=0.0),
         state={"config": {"model": MODEL}},
-        classes=ClassMap.of(ord(character) for character in "一二三"),
+        classes=ClassMap(tuple(map(ord, characters))),
         best=True,
     )
-    return Predictor(path, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    return Predictor(saved(tmp_path_factory.mktemp("checkpoints"), "一二三"), torch.device("cpu"))
 
 
 @pytest.fixture
@@ -161,3 +164,14 @@ def test_one_bad_file_in_a_hundred_leaves_the_rest(predictor: Predictor, tmp_pat
     predictions = list(predict_files(predictor, list_images([tmp_path]).files, top=1))
     assert {number for number, prediction in enumerate(predictions) if prediction.error} == bad
     assert len({prediction.guesses[0].label for prediction in predictions if prediction.guesses}) == 1
+
+
+def test_forms_of_one_character_are_shown_with_the_sum_of_their_probabilities(tmp_path: Path) -> None:
+    predictor = Predictor(saved(tmp_path, "來一来國"), torch.device("cpu"))
+    image = np.array(Image.open(sorted((SAMPLE / "U+4E09").iterdir())[0]))[None]
+    guesses = {guess.character: guess for guess in predictor.predict(image, 4)[0]}
+    both = guesses["来"].probability + guesses["來"].probability
+    for form in "来來":
+        assert guesses[form].forms == "來来" and guesses[form].forms_probability == pytest.approx(both)
+    for alone in "一國":  # its other form, 国, is no class
+        assert guesses[alone].forms == "" and guesses[alone].forms_probability is None
