@@ -41,7 +41,7 @@ NAMES = {
     **{"width": "w", "height": "h", "char_id": "id", "xywh": "region"},
 }
 FORMS = "expected CSV with file,x,y,w,h (or file,region), COCO JSON, or IIIF annotations"
-_FRAGMENT = re.compile(r"xywh=(?:pixel:)?(?P<percent>percent:)?(?P<numbers>[^&]+)")
+_FRAGMENT = re.compile(r"xywh=(?:pixel:)?(?P<percent>percent:)?(?P<numbers>[^&\"]+)")
 _REGION = re.compile(r"(?P<percent>pct:)?(?P<numbers>[^:]+)")
 
 
@@ -171,7 +171,7 @@ class _Places:
             pages = self._known.get(candidate, set())
             if len(pages) > 1:
                 raise InputError(
-                    f"{self._path}: page {name[:80]!r} is one of {len(pages)} files; give one of that name"
+                    f"{self._path}: page {name[:80]!r} is one of {len(pages)} files; give one file of that name"
                 )
             if pages:
                 return next(iter(pages))

@@ -27,8 +27,8 @@ class Progress:
         self._stream, self._clock = stream or sys.stderr, clock
         self._begun = self._last = clock()
         self._first = done
-        self._bar = tqdm(total=total, initial=done, unit=f" {unit}", dynamic_ncols=True, file=self._stream, leave=False)
-        self._bar.disable = self._bar.disable or not self._stream.isatty()
+        hidden = not self._stream.isatty()
+        self._bar = tqdm(total=total, initial=done, unit=f" {unit}", file=self._stream, leave=False, disable=hidden)
 
     def update(self, items: int, failed: int) -> None:
         """So many more are done. failed: of all so far."""
