@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 import tyro
 
 from kkanji import cli
-from kkanji.inference.boxes import Box, by_page, read_boxes
+from kkanji.inference.boxes import by_page, read_boxes
 from kkanji.inference.forms import BOM, Form, form
-from kkanji.inference.listing import Listing, list_images
+from kkanji.inference.listing import Listing, every_page, list_images
 from kkanji.inference.output_file import ResultFile, refuse_existing
 from kkanji.inference.progress import Progress
 from kkanji.pretrained import KUZUSHIJI_KANJI
@@ -23,7 +23,7 @@ from shards.errors import InputError, printable
 from shards.json_reading import read_bounded
 
 if TYPE_CHECKING:
-    from kkanji.inference.predict import Predictor
+    from kkanji.inference.predict import Item, Predictor
 
 BY_SUFFIX = {".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".xml": "tei"}
 FormName = Literal["text", "json", "csv", "tei"]
@@ -78,7 +78,7 @@ class Job:
     """What is to be predicted, and how it is written."""
 
     predictor: "Predictor"
-    items: Sequence[Path | Box]
+    items: Sequence["Item"]
     top: int
     form: Form
     shown: Progress | None
@@ -139,11 +139,11 @@ def predict(config: PredictConfig) -> None:
     _judge(config, len(items), failed)
 
 
-def _items(config: PredictConfig) -> tuple[Sequence[Path | Box], int]:
+def _items(config: PredictConfig) -> tuple[Sequence["Item"], int]:
     """What is to be read, and the number of other files in the folders."""
     listing = list_images(config.images) if config.images else Listing(files=(), others=0)
     if config.boxes is None:
-        return listing.files, listing.others
+        return every_page(listing.files), listing.others
     boxes = read_boxes(config.boxes, listing.files)
     bare = set(listing.files) - {box.file for box in boxes}
     if bare:
@@ -151,7 +151,7 @@ def _items(config: PredictConfig) -> tuple[Sequence[Path | Box], int]:
     return by_page(boxes) if config.form == "tei" else boxes, listing.others
 
 
-def _predict_to_stdout(config: PredictConfig, predictor: "Predictor", items: Sequence[Path | Box]) -> int:
+def _predict_to_stdout(config: PredictConfig, predictor: "Predictor", items: Sequence["Item"]) -> int:
     """Returns the number of items that failed."""
     is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     written = form(config.form, boxed=config.boxes is not None, ascii_only=not is_utf8)
@@ -160,9 +160,7 @@ def _predict_to_stdout(config: PredictConfig, predictor: "Predictor", items: Seq
     return _predict_all(job, Stdout())
 
 
-def _predict_to_file(
-    config: PredictConfig, predictor: "Predictor", items: Sequence[Path | Box], file: ResultFile
-) -> int:
+def _predict_to_file(config: PredictConfig, predictor: "Predictor", items: Sequence["Item"], file: ResultFile) -> int:
     """Returns the number of items that failed, those of an earlier run included."""
     written = form(config.form, boxed=config.boxes is not None, errors=True)
     if config.form == "csv":
@@ -197,13 +195,13 @@ def _predict_all(job: Job, sink: Sink) -> int:
     return sink.failed
 
 
-def _page_of(item: Path | Box) -> Path:
-    return item.file if isinstance(item, Box) else item
+def _page_of(item: "Item") -> Path:
+    return item if isinstance(item, Path) else item.file
 
 
 def _tell(job: Job, error: str) -> None:
     """Name a file that could not be read. The only one is an error of the command."""
-    if len(job.items) == 1 and isinstance(job.items[0], Path):
+    if len(job.items) == 1:
         raise InputError(error)
     message = f"unreadable: {printable(error)}"
     if job.shown:
@@ -212,7 +210,7 @@ def _tell(job: Job, error: str) -> None:
         sys.stderr.write(f"{message}\n")
 
 
-def _identity(config: PredictConfig, items: Sequence[Path | Box]) -> str:
+def _identity(config: PredictConfig, items: Sequence["Item"]) -> str:
     """Everything that the results depend on: the model, the options, and what is read, with sizes and times."""
     model = read_bounded(config.checkpoint / "manifest.json").decode(errors="replace")
     files = [(str(item), *_stamp(_page_of(item))) for item in items]

@@ -16,7 +16,7 @@ from shards.errors import printable
 if TYPE_CHECKING:
     from kkanji.inference.predict import Guess, Prediction
 
-CSV_HEAD = "file rank character label probability forms forms_probability unknown doubt error".split()
+CSV_HEAD = "file rank character label probability forms forms_probability unknown doubt error page".split()
 BOX_HEAD = ("x", "y", "w", "h", "id")
 BOM = "\ufeff"
 """Without it Excel takes a CSV file for one of its own code page."""
@@ -71,6 +71,7 @@ def _name(prediction: "Prediction") -> str:
 
 def _text(prediction: "Prediction") -> str:
     name = printable(_name(prediction) if prediction.box is None else str(prediction.box))
+    name += f", page {prediction.page}" if prediction.page else ""
     texts = [*map(_guess_text, prediction.guesses), *([f"[{prediction.doubt}]"] if prediction.doubt else [])]
     texts += [f"[error: {printable(prediction.error)}]"] if prediction.error else []
     return f"{name}  {'  '.join(texts)}\n"
@@ -82,11 +83,10 @@ def _guess_text(guess: "Guess") -> str:
 
 
 def _json(prediction: "Prediction", ascii_only: bool) -> str:
-    entry = {
-        "file": _name(prediction),
-        **_place(prediction.box),
-        "guesses": [asdict(each) for each in prediction.guesses],
-    }
+    entry: dict[str, object] = {"file": _name(prediction)}
+    entry |= {"page": prediction.page} if prediction.page else {}
+    entry |= _place(prediction.box)
+    entry |= {"guesses": [asdict(each) for each in prediction.guesses]}
     entry |= {"unknown": prediction.unknown, "doubt": prediction.doubt}
     entry |= {"error": prediction.error} if prediction.error else {}
     return json.dumps(entry, ensure_ascii=ascii_only) + "\n"
@@ -101,14 +101,18 @@ def _place(box: Box | None) -> dict[str, object]:
 
 
 def _rows(prediction: "Prediction") -> list[list[object]]:
-    file, box = _name(prediction), prediction.box
-    place = (
-        [] if box is None else [*(f"{value:g}{'%' * box.percent}" for value in (box.x, box.y, box.w, box.h)), box.id]
-    )
+    file, page, corners = _name(prediction), prediction.page or "", _corners(prediction.box)
     if prediction.error:
-        return [[file, 0, *[""] * (len(CSV_HEAD) - 3), prediction.error, *place]]
-    doubt = (_decimal(prediction.unknown), prediction.doubt or "", "")
-    return [[file, rank, *_reading(guess), *doubt, *place] for rank, guess in enumerate(prediction.guesses, start=1)]
+        return [[file, 0, *[""] * (len(CSV_HEAD) - 4), prediction.error, page, *corners]]
+    rest = (_decimal(prediction.unknown), prediction.doubt or "", "", page, *corners)
+    return [[file, rank, *_reading(guess), *rest] for rank, guess in enumerate(prediction.guesses, start=1)]
+
+
+def _corners(box: Box | None) -> list[str]:
+    """The columns BOX_HEAD."""
+    if box is None:
+        return []
+    return [*(f"{value:g}{'%' * box.percent}" for value in (box.x, box.y, box.w, box.h)), box.id]
 
 
 def _reading(guess: "Guess") -> tuple[str, ...]:

@@ -25,6 +25,7 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP")
 SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpf", ".jpg", ".jpx", ".png", ".tif", ".tiff", ".webp"}
 )
+TIFF_SUFFIXES = (".tif", ".tiff")
 OTHER_SUFFIXES = frozenset({".djvu", ".eps", ".heic", ".heif", ".ico", ".jxl", ".pbm", ".pgm", ".psd", ".svg"})
 """Images too, by their names, but of formats that are not read: whoever gives a folder of them must hear of it."""
 
@@ -44,6 +45,26 @@ def load_character(path: Path) -> NDArray[np.uint8]:
 def load_characters(path: Path) -> Iterator[NDArray[np.uint8] | InputError]:
     """The character on each page of a file, as `read_characters` gives them. Raises InputError for a missing file."""
     return read_characters(_read(path), str(path))
+
+
+def load_page(path: Path, number: int) -> NDArray[np.uint8]:
+    """The character on one page of a TIFF, from 1 on. Raises InputError."""
+    where = f"{path}, page {number}"
+    picture, _ = _read_page(_read(path), where, number - 1)
+    return _find_character(picture, where)
+
+
+def count_pages(path: Path) -> int:
+    """Pages of a TIFF; 1 for any other file, and for one that cannot be read."""
+    if path.suffix.lower() not in TIFF_SUFFIXES or not path.is_file():
+        return 1
+    try:
+        with Image.open(path, formats=("TIFF",)) as image:
+            return _pages(image, str(path))
+    except (
+        Exception
+    ):  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more; reading says what is wrong
+        return 1
 
 
 def read_character(data: bytes, where: str) -> NDArray[np.uint8]:

@@ -1,12 +1,25 @@
 """The image files in paths that a user gives."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kkanji.inference.image_files import OTHER_SUFFIXES, SUFFIXES
+from kkanji.inference.image_files import OTHER_SUFFIXES, SUFFIXES, count_pages
 from shards.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    """One of several pages of a file."""
+
+    file: Path
+    """A TIFF."""
+    number: int
+    """From 1 on."""
+
+    def __str__(self) -> str:
+        return f"{self.file}, page {self.number}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,3 +65,12 @@ def _list_folder(root: Path) -> tuple[list[Path], int]:
         images += named
         others += len(names) - len(named)
     return sorted([*images, *(Path(error.filename) for error in unreadable)]), others
+
+
+def every_page(files: Iterable[Path]) -> list[Path | Page]:
+    """The same files, and in the place of a TIFF with several pages each of them."""
+    found: list[Path | Page] = []
+    for file in files:
+        pages = count_pages(file)
+        found += [file] if pages == 1 else [Page(file=file, number=number) for number in range(1, pages + 1)]
+    return found

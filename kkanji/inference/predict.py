@@ -16,7 +16,8 @@ from kkanji.checkpoint.load import load_trained
 from kkanji.classes import ClassMap
 from kkanji.environment import choose_kernels
 from kkanji.inference.boxes import Box, cut
-from kkanji.inference.image_files import load_character, read_character
+from kkanji.inference.image_files import load_character, load_page, read_character
+from kkanji.inference.listing import Page
 from kkanji.pixels import normalise
 from kkanji.threads import map_in_order
 from kkanji.variants import family_numbers, forms
@@ -25,6 +26,7 @@ from shards import InputError
 BATCH = 256  # images at a time
 THREADS = 4  # that decode the next files while the model predicts
 Loaded = NDArray[np.uint8] | InputError
+Item = Path | Page | Box
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +53,8 @@ class Prediction:
     """The image file."""
     box: Box | None = None
     """The part of it that was read; None for the whole image."""
+    page: int | None = None
+    """The page of it that was read, from 1 on; None for a file with one page."""
     guesses: tuple[Guess, ...] = ()
     """The most probable characters, best first; empty if there is an error."""
     unknown: float | None = None
@@ -97,7 +101,7 @@ class Predictor:
         )
 
 
-def predict_files(predictor: Predictor, files: Sequence[Path | Box], *, top: int) -> Iterator[Prediction]:
+def predict_files(predictor: Predictor, files: Sequence[Item], *, top: int) -> Iterator[Prediction]:
     """Predict every file or box, in the order given. While the model works on one batch, threads decode the next."""
     with ThreadPoolExecutor(THREADS) as pool:
         loaded = map_in_order(pool, _load, files, ahead=BATCH)
@@ -106,17 +110,17 @@ def predict_files(predictor: Predictor, files: Sequence[Path | Box], *, top: int
             yield from _predict_batch(predictor, batch, list(islice(loaded, len(batch))), top)
 
 
-def _load(file: Path | Box) -> Loaded:
+def _load(file: Item) -> Loaded:
     """The pixels, or the error: an exception in the pool would end the predictions for all files."""
     try:
+        if isinstance(file, Page):
+            return load_page(file.file, file.number)
         return read_character(cut(file), str(file)) if isinstance(file, Box) else load_character(file)
     except InputError as error:
         return error
 
 
-def _predict_batch(
-    predictor: Predictor, files: Sequence[Path | Box], loaded: Sequence[Loaded], top: int
-) -> list[Prediction]:
+def _predict_batch(predictor: Predictor, files: Sequence[Item], loaded: Sequence[Loaded], top: int) -> list[Prediction]:
     images = [item for item in loaded if not isinstance(item, InputError)]
     guesses = iter(predictor.predict(np.stack(images), top) if images else [])
     return [
@@ -127,5 +131,7 @@ def _predict_batch(
     ]
 
 
-def _place(file: Path | Box) -> dict[str, Any]:
+def _place(file: Item) -> dict[str, Any]:
+    if isinstance(file, Page):
+        return {"file": file.file, "page": file.number}
     return {"file": file.file, "box": file} if isinstance(file, Box) else {"file": file}

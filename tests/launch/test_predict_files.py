@@ -236,3 +236,31 @@ def test_pages_without_a_box_are_told(pages: Path, checkpoint: Path, capsys: pyt
     config = PredictConfig(images=(pages.parent,), boxes=pages, checkpoint=checkpoint, max_unreadable=1)
     predict(config)
     assert "1 page without a box, such as" in capsys.readouterr().err
+
+
+def test_each_page_of_a_tiff_is_read(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A page of a book, say, in a file for each chapter: a blank one is told, and the next is read."""
+    pages = []
+    for side in (20, 0, 30):
+        pixels = np.zeros((64, 64), np.uint8)
+        pixels[2 : 2 + side, 2 : 2 + side] = 255
+        pages.append(Image.fromarray(pixels))
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    pages[0].save(scans / "a.tif", save_all=True, append_images=pages[1:])
+    pages[0].save(scans / "b.tif")
+    outputs = {}
+    for form in ("csv", "json", "text"):
+        config = {"images": (scans,), "checkpoint": checkpoint, "top": 1, "format": form, "max_unreadable": 1}
+        predict(PredictConfig(**config))  # type: ignore[arg-type]
+        outputs[form] = capsys.readouterr()
+    rows = list(csv.DictReader(io.StringIO(outputs["csv"].out)))
+    assert [(Path(row["file"]).name, row["page"], bool(row["error"])) for row in rows] == [
+        ("a.tif", "1", False), ("a.tif", "2", True), ("a.tif", "3", False), ("b.tif", "", False),
+    ]  # fmt: skip
+    entries = [json.loads(line) for line in outputs["json"].out.splitlines()]
+    assert [entry.get("page") for entry in entries] == [1, 2, 3, None]
+    assert [line.partition("  ")[0] for line in outputs["text"].out.splitlines()] == [
+        f"{scans / 'a.tif'}, page 1", f"{scans / 'a.tif'}, page 3", str(scans / "b.tif"),
+    ]  # fmt: skip
+    assert "a.tif, page 2: every pixel is 0" in outputs["text"].err

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image
 
-from kkanji.inference.image_files import BlankImage, read_character
+from kkanji.inference.image_files import FORMATS, BlankImage, read_characters
 from shards.errors import InputError
 from shards.format.layout import IMAGE_SIZE
 from tools.ingest import png
@@ -33,16 +33,18 @@ class Prepared(NamedTuple):
     """What of CHANGES was done to it."""
 
 
-def prepare(data: bytes, where: str) -> Prepared:
-    """Prepare the content of an image file. Raises InputError that names `where`."""
-    try:
-        pixels = read_character(data, where).tobytes()
-    except BlankImage:
-        return Prepared(bytes(IMAGE_SIZE**2), ())
-    return Prepared(pixels, tuple(_changes(data)))
+def prepare(data: bytes, where: str) -> Iterator[Prepared | InputError]:
+    """Prepare the content of an image file, each page of a TIFF. The errors name `where`."""
+    for number, pixels in enumerate(read_characters(data, where)):
+        if isinstance(pixels, BlankImage):
+            yield Prepared(bytes(IMAGE_SIZE**2), ())
+        elif isinstance(pixels, InputError):
+            yield pixels
+        else:
+            yield Prepared(pixels.tobytes(), tuple(_changes(data, number)))
 
 
-def as_it_is(data: bytes, where: str) -> Prepared:
+def as_it_is(data: bytes, where: str) -> Iterator[Prepared]:
     """Pixels of a PNG of 64x64 gray pixels, white ink on black. Raises InputError for any other image."""
     pixels = png.decode(data, where)
     if _is_light(pixels) and pixels.min() < pixels.max():
@@ -50,18 +52,19 @@ def as_it_is(data: bytes, where: str) -> Prepared:
             f"{where}: light at its edges, as dark ink on paper is; expected white ink on black: leave out --as-is, "
             "and it is inverted"
         )
-    return Prepared(pixels.tobytes(), ())
+    yield Prepared(pixels.tobytes(), ())
 
 
-def as_published(data: bytes, where: str) -> Prepared:
+def as_published(data: bytes, where: str) -> Iterator[Prepared]:
     """Pixels of one of CODH's images: an original is what they published. Raises InputError if it is damaged."""
-    return Prepared(png.decode(data, where).tobytes(), ())
+    yield Prepared(png.decode(data, where).tobytes(), ())
 
 
-def _changes(data: bytes) -> Iterator[str]:
+def _changes(data: bytes, page: int) -> Iterator[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as in the preparation
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            image.seek(page)
             if _is_light(np.asarray(image.convert("L"))):
                 yield INVERTED
             if image.getexif().get(ExifTags.Base.Orientation, _UPRIGHT) != _UPRIGHT:

@@ -175,15 +175,19 @@ class ImageFiles(Source):
         return f"{self.path}: {member}"
 
     def _read_batch(self, batch: Sequence[Labelled | Skipped]) -> list[Found | Skipped]:
-        return [each if isinstance(each, Skipped) else self._read(each) for each in batch]
+        return [found for each in batch for found in ([each] if isinstance(each, Skipped) else self._read(each))]
 
-    def _read(self, image: Labelled) -> Found | Skipped:
+    def _read(self, image: Labelled) -> Iterator[Found | Skipped]:
         read = as_published if self.is_published(image.member) else as_it_is if self.as_is else prepare
         try:
-            made = read(image.data, self.where(image.member))
+            for page, made in enumerate(read(image.data, self.where(image.member)), 1):
+                member = f"{image.member}, page {page}" if page > 1 else image.member
+                if isinstance(made, InputError):
+                    yield Skipped(member, str(made), unusable=True)
+                else:
+                    yield Found(member, image.code_point, made.pixels, made.changes, prepared=read is prepare)
         except InputError as error:
-            return Skipped(image.member, str(error), unusable=True)
-        return Found(image.member, image.code_point, made.pixels, made.changes, prepared=read is prepare)
+            yield Skipped(image.member, str(error), unusable=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

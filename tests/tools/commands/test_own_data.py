@@ -117,9 +117,18 @@ def test_upright_images_are_taken_as_they_are(tmp_path: Path) -> None:
     assert read_originals(tmp_path / "originals").images.tobytes() == ink().tobytes()
 
 
+def test_every_page_of_a_tiff_is_an_image(tmp_path: Path) -> None:
+    pages = [ink(number) for number in range(3)]
+    data = encoded(pages[0], "TIFF", save_all=True, append_images=[pages[1], Image.new("L", (64, 64)), pages[2]])
+    combine((write(tmp_path / "own", {"U+4E00/scan.tif": data}),), output=tmp_path / "originals")
+    stored = {image.tobytes() for image in read_originals(tmp_path / "originals").images}
+    assert stored == {page.tobytes() for page in pages}
+    assert dropped(tmp_path / "originals") == [("blank", "U+4E00/scan.tif, page 3")]
+
+
 def test_images_of_codh_are_as_published_whatever_their_levels(tmp_path: Path) -> None:
     """Their ids tell which images a model has learned from, so preparation must not change a pixel of them."""
-    pixels = np.random.default_rng(0).integers(60, 200, (64, 64), np.uint8)
+    pixels = (60 + np.asarray(ink()) / 255 * 140).astype(np.uint8)
     data, name = encoded(Image.fromarray(pixels)), f"{1:016x}.png"
     combine((write(tmp_path / "theirs", {f"kkanji2/U+4E00/{name}": data}),), output=tmp_path / "a")
     assert read_originals(tmp_path / "a").images.tobytes() == pixels.tobytes()
