@@ -1,12 +1,11 @@
 """Predict the characters in image files with a trained checkpoint."""
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +17,9 @@ from kkanji.checkpoint.load import load_trained
 from kkanji.checkpoint.neighbours import has_neighbours, read_settings, with_neighbours
 from kkanji.classes import ClassMap
 from kkanji.environment import choose_kernels
-from kkanji.inference.image_files import OTHER_SUFFIXES, SUFFIXES, load_character
+from kkanji.inference.boxes import Box, cut
+from kkanji.inference.image_files import load_character, load_page, read_character
+from kkanji.inference.listing import Page
 from kkanji.neighbours.unknown import describe
 from kkanji.neighbours.vote import WithNeighbours
 from kkanji.pixels import normalise
@@ -29,6 +30,7 @@ from shards import InputError
 BATCH = 256  # images at a time
 THREADS = 4  # that decode the next files while the model predicts
 Loaded = NDArray[np.uint8] | InputError
+Item = Path | Page | Box
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +55,10 @@ class Prediction:
 
     file: Path
     """The image file."""
+    box: Box | None = None
+    """The part of it that was read; None for the whole image."""
+    page: int | None = None
+    """The page of it that was read, from 1 on; None for a file with one page."""
     guesses: tuple[Guess, ...] = ()
     """The most probable characters, best first; empty if there is an error."""
     unknown: float | None = None
@@ -61,16 +67,6 @@ class Prediction:
     """Why the image probably shows none of the model's characters, in words; None if it probably shows one."""
     error: str | None = None
     """Why the file could not be read; None if it could."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Listing:
-    """The image files found in paths that a user gave."""
-
-    files: tuple[Path, ...]
-    """Image files, in the order of the paths and of the names in each folder."""
-    others: int
-    """Number of files in the folders that were left out, as their names are not those of images."""
 
 
 class Judged(NamedTuple):
@@ -136,43 +132,8 @@ class Predictor:
         )
 
 
-def list_images(paths: Sequence[Path]) -> Listing:
-    """List the given files, and the images at any depth in the given folders, sorted by name.
-
-    Files given by name are taken whatever their suffix. So is, in a folder, what is named as an image but cannot be
-    read, with folders that may not be read or are links: each becomes an error of its own in the predictions. Raises
-    InputError for a folder without an image.
-    """
-    files: list[Path] = []
-    others = 0
-    for path in paths:
-        if not path.is_dir():
-            files.append(path)
-            continue
-        images, rest = _list_folder(path)
-        if not images:
-            found = f"{rest:,} {'file' if rest == 1 else 'files'}, none named as an image"
-            raise InputError(f"{path}: {found}; expected {', '.join(sorted(SUFFIXES))}")
-        files += images
-        others += rest
-    return Listing(files=tuple(files), others=others)
-
-
-def _list_folder(root: Path) -> tuple[list[Path], int]:
-    """What is to be read in a folder, sorted, and the number of other files."""
-    unreadable: list[OSError] = []
-    images: list[Path] = []
-    others = 0
-    for folder, subfolders, names in os.walk(root, onerror=unreadable.append):
-        images += [path for name in subfolders if (path := Path(folder, name)).is_symlink()]
-        named = [Path(folder, name) for name in names if Path(name).suffix.lower() in SUFFIXES | OTHER_SUFFIXES]
-        images += named
-        others += len(names) - len(named)
-    return sorted([*images, *(Path(error.filename) for error in unreadable)]), others
-
-
-def predict_files(predictor: Predictor, files: Sequence[Path], *, top: int) -> Iterator[Prediction]:
-    """Predict every file, in the order given. While the model works on one batch, threads decode the next."""
+def predict_files(predictor: Predictor, files: Sequence[Item], *, top: int) -> Iterator[Prediction]:
+    """Predict every file or box, in the order given. While the model works on one batch, threads decode the next."""
     with ThreadPoolExecutor(THREADS) as pool:
         loaded = map_in_order(pool, _load, files, ahead=BATCH)
         for start in range(0, len(files), BATCH):
@@ -180,20 +141,28 @@ def predict_files(predictor: Predictor, files: Sequence[Path], *, top: int) -> I
             yield from _predict_batch(predictor, batch, list(islice(loaded, len(batch))), top)
 
 
-def _load(file: Path) -> Loaded:
+def _load(file: Item) -> Loaded:
     """The pixels, or the error: an exception in the pool would end the predictions for all files."""
     try:
-        return load_character(file)
+        if isinstance(file, Page):
+            return load_page(file.file, file.number)
+        return read_character(cut(file), str(file)) if isinstance(file, Box) else load_character(file)
     except InputError as error:
         return error
 
 
-def _predict_batch(predictor: Predictor, files: Sequence[Path], loaded: Sequence[Loaded], top: int) -> list[Prediction]:
+def _predict_batch(predictor: Predictor, files: Sequence[Item], loaded: Sequence[Loaded], top: int) -> list[Prediction]:
     images = [item for item in loaded if not isinstance(item, InputError)]
     found = iter(predictor.judged(np.stack(images), top) if images else [])
     return [
-        Prediction(file=file, error=str(item))
+        Prediction(**_place(file), error=str(item))
         if isinstance(item, InputError)
-        else Prediction(file=file, **next(found)._asdict())
+        else Prediction(**_place(file), **next(found)._asdict())
         for file, item in zip(files, loaded, strict=True)
     ]
+
+
+def _place(file: Item) -> dict[str, Any]:
+    if isinstance(file, Page):
+        return {"file": file.file, "page": file.number}
+    return {"file": file.file, "box": file} if isinstance(file, Box) else {"file": file}

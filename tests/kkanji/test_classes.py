@@ -29,6 +29,19 @@ def test_compatibility_ideographs_stay_distinct() -> None:
     assert len(parse_class_map(made.to_json(), "index.json")) == 2
 
 
+def test_a_class_without_a_character_has_a_name_which_stays_with_it() -> None:
+    names = {0xE000: "ligature よ and り", 0xE001: "stamp (red)"}
+    made = ClassMap.of([0x4E00, *names], names)
+    assert made.characters == ("一", *names.values()) and made.labels == ("U+4E00", "U+E000", "U+E001")
+    assert parse_class_map(made.to_json(), "index.json") == made
+    assert ClassMap.of([0x4E01]).with_others(made).characters == ("丁", *made.characters)
+    renamed = ClassMap.of(made.code_points, {0xE000: "other"})
+    assert renamed.identity() != made.identity()
+    for name in ("", " ", "a\nb", "a\x1b[2J", "x" * 81):
+        with pytest.raises(InputError, match=r"index\.json: not a class map"):
+            parse_class_map(ClassMap.of([0xE000], {0xE000: name}).to_json(), "index.json")
+
+
 @pytest.mark.parametrize(("text", "point"), [("U+4E00", 0x4E00), ("U+241C6", 0x241C6)])
 def test_labels(text: str, point: int) -> None:
     assert parse_label(text, "folder") == point

@@ -11,7 +11,6 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
@@ -34,34 +33,13 @@ from shards import (
 )
 from shards.format.manifest_rules import SHARD_NAME
 from shards.store.store import Store, open_store
+from tools.build.budget import Budget
 from tools.build.index_tar import IndexedTar, index_tar
 from tools.build.packing import summary
 from tools.progress import count_images
 
 SPLITS = ("train", "val", "test")
 EXAMPLES = 10  # bad images named in the history
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Budget:
-    """How many bad images to tolerate."""
-
-    text: str
-
-    def __post_init__(self) -> None:
-        number = self.text.removesuffix("%")
-        if not number.replace(".", "", self._is_percentage).isdecimal() or (
-            self._is_percentage and float(number) > 100
-        ):
-            raise InputError(f"--max-bad {self.text}: expected a number of images, or a percentage as in 1%")
-
-    @property
-    def _is_percentage(self) -> bool:
-        return self.text.endswith("%")
-
-    def allows(self, bad: int, images: int) -> bool:
-        """Whether `bad` images of `images` are within the budget."""
-        return bad <= (images * float(self.text[:-1]) / 100 if self._is_percentage else int(self.text))
 
 
 def index(

@@ -4,34 +4,30 @@ tools/ingest/split_protocols.py holds the protocols: which images each divides, 
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from shards import InputError, Lineage, write_file
+from shards import InputError
 from shards.json_reading import read_bounded
-from shards.output.ownership import MARKER_NAME, listed, marker_with
+from shards.output.ownership import listed
+from tools.build.division import (
+    FILES,
+    Division,
+    by_fractions_of,
+    check_fractions,
+    division_options,
+    write_division,
+)
 from tools.ingest import originals
 from tools.ingest.originals import NO_SPLIT, SPLITS, Origin, Originals, check_seed, read_originals
-from tools.ingest.split_protocols import RULES, by_fractions, folded, halved, halved_with_fractions_order
-from tools.ingest.tables import MOST_CSV_BYTES, parse_csv, write_csv, write_facts
+from tools.ingest.split_protocols import folded, halved, halved_with_fractions_order
+from tools.ingest.tables import MOST_CSV_BYTES, parse_csv
 
-FILES = (originals.SPLIT_FACTS_NAME, originals.SPLIT_TABLE_NAME)
 SHOWN = 3  # ids quoted in a message
 Protocol = Literal["fractions", "half", "half-2026"]
-
-
-class Division(NamedTuple):
-    """The result of a protocol."""
-
-    numbers: NDArray[np.int8]
-    """Positions in SPLITS, or NO_SPLIT, [N]."""
-    options: dict[str, object]
-    """How the split was made, for split.json."""
-    requested: dict[str, float]
-    """Requested fraction of the images, by split."""
 
 
 def split(
@@ -79,10 +75,8 @@ def split(
     elif folds is not None and fold is not None:
         division = _by_folds(combined, folds, fold, seed)
     else:
-        division = _by_fractions(combined, val, test, seed)
-    _require_some(combined, division)
-    _write(combined, division)
-    _report(combined, division)
+        division = by_fractions_of(combined, val, test, seed)
+    write_division(combined, division)
 
 
 def adopted(combined: Originals, path: Path) -> Division:
@@ -110,7 +104,7 @@ def adopted(combined: Originals, path: Path) -> Division:
     division[added] = SPLITS.index("train")
     _require_official(combined, division, path)
     fractions = {name: float((division == number).mean()) for number, name in enumerate(SPLITS)}
-    return Division(division, _options("file", None, fractions["val"], fractions["test"]), fractions)
+    return Division(division, division_options("file", None, fractions["val"], fractions["test"]), fractions)
 
 
 def _left_out(combined: Originals, division: NDArray[np.int8]) -> NDArray[np.bool_]:
@@ -147,35 +141,21 @@ def _require_official(combined: Originals, division: NDArray[np.int8], path: Pat
         )
 
 
-def _by_fractions(combined: Originals, val: float, test: float, seed: int) -> Division:
-    numbers = by_fractions(combined, val=val, test=test, seed=seed)
-    requested = {"train": 1 - val - test, "val": val, "test": test}
-    return Division(numbers, _options("fractions", seed, val, test), requested)
-
-
 def _by_folds(combined: Originals, folds: int, fold: int, seed: int) -> Division:
     numbers = folded(combined, folds=folds, fold=fold, seed=seed)
-    options = {**_options("folds", seed, 1 / folds, 0.0), "folds": folds, "fold": fold}
+    options = {**division_options("folds", seed, 1 / folds, 0.0), "folds": folds, "fold": fold}
     return Division(numbers, options, {"train": 1 - 1 / folds, "val": 1 / folds})
 
 
 def _by_half(combined: Originals, protocol: Protocol, seed: int) -> Division:
     halve = halved if protocol == "half" else halved_with_fractions_order
-    return Division(halve(combined, seed=seed), _options(protocol, seed, 0.0, 0.5), {"train": 0.5, "test": 0.5})
-
-
-def _options(protocol: str, seed: int | None, val: float, test: float) -> dict[str, object]:
-    return {"protocol": protocol, "seed": seed, "val": val, "test": test, "rule": RULES[protocol]}
+    return Division(halve(combined, seed=seed), division_options(protocol, seed, 0.0, 0.5), {"train": 0.5, "test": 0.5})
 
 
 def _check_options(
     val: float, test: float, folds: int | None, fold: int | None, protocol: str, from_: Path | None, seed: int
 ) -> None:
-    for option, fraction in (("--val", val), ("--test", test)):
-        if not 0 <= fraction < 1:
-            raise InputError(f"{option} {fraction}: expected a fraction from 0 to below 1, as in {option} 0.2")
-    if val + test >= 1:
-        raise InputError(f"--val {val} and --test {test} leave nothing for train; expected a sum below 1")
+    check_fractions(val, test)
     if (folds is None) != (fold is None) or (folds is not None and folds < 2):
         given = " ".join(f"{name} {n}" for name, n in (("--folds", folds), ("--fold", fold)) if n is not None)
         raise InputError(f"{given}: expected both, at least two folds, as in --folds 5 --fold 0")
@@ -199,51 +179,3 @@ def _refuse_existing(folder: Path, overwrite: bool) -> None:
     if not listed(folder).issuperset(FILES) and not originals.is_split(folder):
         found = f"beside {', '.join(path.name for path in (facts, table) if path.exists())}, which `split` did not make"
         raise InputError(f"{folder}: no split is written {found}; move that elsewhere")
-
-
-def _write(combined: Originals, division: Division) -> None:
-    ids = (f"{number:016x}" for number in combined.ids.tolist())
-    table = zip(ids, map(originals.split_name, division.numbers.tolist()), strict=True)
-    sha256 = write_csv(combined.folder / originals.SPLIT_TABLE_NAME, originals.SPLIT_COLUMNS, table)
-    images, classes = _per_split(combined, division.numbers)
-    facts = {**division.options, "images": images, "classes": classes, "split_sha256": sha256}
-    write_facts(combined.folder / originals.SPLIT_FACTS_NAME, originals.SPLIT_FORMAT, originals.SPLIT_VERSION, facts)
-    marker = marker_with(combined.folder, FILES)
-    if marker is not None:
-        write_file(combined.folder / MARKER_NAME, marker)
-
-
-def _per_split(combined: Originals, numbers: NDArray[np.int8]) -> tuple[dict[str, int], dict[str, int]]:
-    """Images and classes of each split."""
-    labels = [combined.labels[numbers == number] for number in range(len(SPLITS))]
-    images = {name: len(part) for name, part in zip(SPLITS, labels, strict=True)}
-    return images, {name: len(np.unique(part)) for name, part in zip(SPLITS, labels, strict=True)}
-
-
-def _require_some(combined: Originals, division: Division) -> None:
-    """A set of official test images alone is for evaluation: nothing of it is trained on."""
-    if (combined.official == SPLITS.index("test")).all():
-        return
-    images, _ = _per_split(combined, division.numbers)
-    empty = [name for name, fraction in division.requested.items() if fraction > 0 and not images[name]]
-    if empty:
-        raise InputError(
-            f"{combined.folder}: no image fell to {', '.join(empty)}, since small classes keep one in train; "
-            "request a larger fraction or combine more images"
-        )
-
-
-def _report(combined: Originals, division: Division) -> None:
-    images, classes = _per_split(combined, division.numbers)
-    for name in SPLITS:
-        found = images[name] / len(division.numbers)
-        requested = division.requested.get(name, 0.0)
-        print(f"{name}: {images[name]:,} images ({found:.2%}, requested {requested:.2%}) of {classes[name]:,} classes")
-    official = int((combined.official == SPLITS.index("test")).sum())
-    if official:
-        print(f"of test, {official:,} images are official test images")
-    excluded = combined.labels[division.numbers == NO_SPLIT]
-    if len(excluded):
-        print(f"excluded: {len(excluded):,} images of {len(np.unique(excluded)):,} classes")
-    if combined.lineage is Lineage.UNKNOWN:
-        print("lineage unknown: images made from one original may be in several splits, and nothing can show it")

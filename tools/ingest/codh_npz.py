@@ -9,8 +9,6 @@ The part in the name, train or test, is the publishers' division, which combined
 stay identical.
 """
 
-import csv
-import io
 import re
 import zipfile
 import zlib
@@ -24,11 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kkanji.classes import parse_label
 from shards import IMAGE_SIZE
 from shards.checksums import file_digest
 from shards.errors import InputError
-from shards.json_reading import read_bounded
+from tools.ingest.class_names import read_codh_classes
 from tools.ingest.originals import CHUNK, LICENCE
 from tools.ingest.sources import UNKNOWN_LICENCE, Found, Official, Publication, Source
 
@@ -129,22 +126,6 @@ def npz_sources(folder: Path) -> list[NpzImages]:
 def enlarge(pixels: NDArray[np.uint8]) -> bytes:
     """The 64x64 bytes of an image [28, 28]."""
     return Image.fromarray(pixels).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS).tobytes()
-
-
-def read_codh_classes(path: Path) -> list[int]:
-    """The code points of CODH's class map, by label. Raises InputError."""
-    try:
-        rows = list(csv.DictReader(io.StringIO(read_bounded(path).decode(), newline=""), restval=""))
-        points = [parse_label(row["codepoint"], str(path)) for row in rows]
-        good = [row["index"] for row in rows] == [str(number) for number in range(len(rows))]
-        good = good and [row["char"] for row in rows] == [chr(point) for point in points]
-    except KeyError as error:
-        raise InputError(f"{path}: no column {error}; expected index,codepoint,char as CODH has it") from error
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{path}: {str(error)[:80]}; expected index,codepoint,char as CODH has it") from error
-    if not good or not points or len(set(points)) < len(points):
-        raise InputError(f"{path}: expected rows numbered from 0 on, each with its own code point and character")
-    return points
 
 
 class _Array:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shards.errors import InputError
-from shards.format.tar_headers import CutShort, Limits, NotATar, TarHeaders, TarProblem, plain_name
+from shards.format.tar_headers import MAX_MEMBER_BYTES, CutShort, Limits, NotATar, TarHeaders, TarProblem, plain_name
 
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -28,8 +28,8 @@ class NamedFile:
     """Its content."""
 
 
-def stream_archive(path: Path) -> Iterator[NamedFile]:
-    """The regular files of a .tar, .tar.gz or .tgz in their order.
+def stream_archive(path: Path, most: int = MAX_MEMBER_BYTES) -> Iterator[NamedFile]:
+    """The regular files of a .tar, .tar.gz or .tgz in their order. most: bytes of a file.
 
     Raises: InputError if the archive is damaged or cut short, or has anything but plain files under plain relative
     names.
@@ -38,10 +38,10 @@ def stream_archive(path: Path) -> Iterator[NamedFile]:
         packed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
         file.seek(0)
         if not packed:
-            yield from _files(path, file)
+            yield from _files(path, file, most)
             return
         with gzip.open(file) as stream:
-            yield from _files(path, stream)
+            yield from _files(path, stream, most)
 
 
 def check_structure(path: Path) -> None:
@@ -63,8 +63,8 @@ def check_structure(path: Path) -> None:
             raise InputError(f"{path}: {_message(problem, headers.position, '')}") from problem
 
 
-def _files(path: Path, stream: BinaryIO | gzip.GzipFile) -> Iterator[NamedFile]:
-    headers, last = TarHeaders(lambda _, size: _read(stream, size), Limits()), ""
+def _files(path: Path, stream: BinaryIO | gzip.GzipFile, most: int) -> Iterator[NamedFile]:
+    headers, last = TarHeaders(lambda _, size: _read(stream, size), Limits(member_bytes=most)), ""
     while True:
         try:
             member = headers.next_member()

@@ -9,7 +9,8 @@ from PIL import Image
 
 from kkanji import checkpoint
 from kkanji.classes import ClassMap
-from kkanji.inference.predict import BATCH, Predictor, list_images, predict_files
+from kkanji.inference.listing import list_images
+from kkanji.inference.predict import BATCH, Predictor, predict_files
 from kkanji.models import create_model
 from kkanji.training.optimizers import create_optimizer
 from shards import InputError

@@ -259,7 +259,7 @@ def test_labels_without_images_are_an_unfinished_download(arrays: MakeNpz) -> No
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("index,codepoint\n0,U+3042\n", "no column 'char'"),
+        ("index,codepoint\n0,U+3042\n", "columns 'index,codepoint'; expected"),
         ("index,codepoint,char\n1,U+3042,あ\n", "expected rows numbered from 0 on"),
         ("index,codepoint,char\n0,U+3042,い\n", "expected rows numbered from 0 on"),
         ("index,codepoint,char\n0,U+3042,あ\n1,U+3042,あ\n", "expected rows numbered from 0 on"),
