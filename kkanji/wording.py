@@ -7,6 +7,7 @@ from shards.errors import printable
 
 # What begins markup in CommonMark, in its tables, and in TeX formulas as some viewers take them.
 _MARKUP = re.compile(r"([\\`*\[\]|~$#!]|(?<!\w)_|_(?!\w))")
+_MARKED = re.compile(r"\\([\\`*\[\]|~$#!_])")
 _CODE = re.compile(r"(`[\w .:/+-]+`)")  # a name between backticks, as licences have it, stays code
 
 
@@ -23,3 +24,8 @@ def markdown(text: str) -> str:
 
 def _escaped(text: str) -> str:
     return _MARKUP.sub(r"\\\1", html.escape(text, quote=False))
+
+
+def plain(text: str) -> str:
+    """The text that `markdown` made harmless, as it was, but for what is not printable."""
+    return html.unescape(_MARKED.sub(r"\1", text))

@@ -1,12 +1,15 @@
-"""Export a trained model for use: `kkanji export --checkpoint RUN/checkpoints/best --output FOLDER`."""
+"""Export a model for use: `kkanji export --checkpoint RUN/checkpoints/best --output FOLDER`, `--page FOLDER`."""
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from kkanji import cli
 from kkanji.config import read_options
+from kkanji.pretrained import KUZUSHIJI_KANJI
 from shards import InputError
 from shards.json_reading import read_json
 
@@ -34,42 +37,94 @@ VERDICTS = {
     "trained on": "the same images that it was trained on, so this measures nothing about unseen handwriting",
 }
 ONNX_LINE = (
-    "`model.onnx` takes `images` uint8 [n, 1, 64, 64], which you do not normalise, and gives `probabilities` float32 "
-    "[n, {classes}], numbered as in index.json."
+    "`model.onnx` takes `images` uint8 [n, 1, height, width]: gray, of any size, dark on light or light on dark. It "
+    "gives `probabilities` float32 [n, {classes}], numbered as in index.json. Labels, licence, forms of one character, "
+    "and what is left to the reader of image files, are in its metadata."
 )
+TRAINED_LINE = "\n- Trained on "  # of the card: what `model.onnx` does stands before it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportConfig:
-    """Write a checkpoint for use: half-precision weights, class map, model card with the evaluation's figures.
+    """Write a model for use: a folder for kkanji, timm and ONNX, or a page that reads characters in a browser.
 
-    Example: kkanji export --checkpoint runs/first/checkpoints/best --output models/first
+    Example: kkanji export --checkpoint runs/first/checkpoints/best --output models/first --page site
     """
 
-    checkpoint: Path
-    """Folder of a checkpoint that `kkanji evaluate` has evaluated."""
-    output: Path
-    """Folder to make."""
+    checkpoint: Annotated[Path, tyro.conf.arg(help_behavior_hint="(default: the embedded model)")] = KUZUSHIJI_KANJI
+    """Folder of a checkpoint that `kkanji evaluate` has evaluated, or of an exported model."""
+    output: Path | None = None
+    """Folder to make for the model: half-precision weights, class map, model card with the evaluation's figures."""
     onnx: bool = False
-    """Also write model.onnx. It is kept only if onnxruntime predicts typeset characters with it as torch does."""
+    """Also write model.onnx there. It is kept only if onnxruntime predicts typeset characters with it as torch does."""
+    page: Path | None = None
+    """Folder to make for a page: open its index.html in a browser, without a network or a server, or put the folder on
+    any web server. What it reads stays in the browser. Needs npm, for onnxruntime-web."""
     figures_of: Path | None = None
     """Folder of another run, which provides the evaluation on the model card. For a model that was trained on all
     images: a run that was trained without the images it was evaluated on."""
     overwrite: bool = False
-    """Replace OUTPUT if `kkanji export` made it."""
+    """Replace the folders if `kkanji export` made them."""
+
+    def __post_init__(self) -> None:
+        if self.output is None and self.page is None:
+            raise InputError("nothing to write; give --output FOLDER for a model, --page FOLDER for a page, or both")
+        if self.onnx and self.output is None:
+            raise InputError("--onnx goes into the model's folder; give --output FOLDER too")
 
 
 def export(config: ExportConfig) -> None:
-    """Write the folder. Its card's figures, and the temperature if one was fitted, come from evaluation.json.
+    """Write the folders. The card's figures, and the temperature if one was fitted, come from evaluation.json.
 
     Raises InputError if the checkpoint is damaged or was not evaluated.
     """
     from kkanji import checkpoint  # torch takes seconds to import
     from kkanji.checkpoint.export import export as write_export
+    from kkanji.checkpoint.export import is_exported
 
     checkpoint.check(config.checkpoint)
-    if (config.checkpoint / "config.json").is_file():  # timm's, which only exports have
-        raise InputError(f"{config.checkpoint}: exported already; copy the folder, or give the run's checkpoint again")
+    card, temperature = (_exported if is_exported(config.checkpoint) else _evaluated)(config)
+    if config.output:
+        write_export(
+            config.checkpoint,
+            config.output,
+            card=card,
+            temperature=temperature,
+            onnx=config.onnx,
+            overwrite=config.overwrite,
+        )
+        _list(config.output)
+    if config.page:
+        from kkanji.page.build import write_page
+
+        write_page(config.checkpoint, config.page, card=card, temperature=temperature, overwrite=config.overwrite)
+        _list(config.page)
+
+
+def _list(folder: Path) -> None:
+    for path in sorted(folder.iterdir()):
+        sys.stdout.write(f"{path}: {path.stat().st_size / 1e6:.2f} MB\n")
+
+
+def _exported(config: ExportConfig) -> tuple[str, float]:
+    """Card and temperature of a model that was exported before."""
+    from kkanji import checkpoint
+    from kkanji.checkpoint.export import read_card
+
+    if config.figures_of:
+        found = f"{config.checkpoint}: was exported with the figures on its card"
+        raise InputError(f"{found}; leave out --figures-of, or give the run's own checkpoint")
+    line = ONNX_LINE.format(classes=len(checkpoint.read_classes(config.checkpoint)))
+    head, mark, tail = read_card(config.checkpoint).replace(f"{line}\n", "").partition(TRAINED_LINE)
+    added = f"{line}\n" if config.onnx else ""
+    temperature: float = checkpoint.read_state(config.checkpoint).get("temperature", 1.0)
+    return (f"{head.rstrip()}\n{added}\n{mark.lstrip()}{tail}", temperature)
+
+
+def _evaluated(config: ExportConfig) -> tuple[str, float]:
+    """Card and temperature of a run's checkpoint."""
+    from kkanji import checkpoint
+
     run = config.checkpoint.parent.parent
     evaluated = config.figures_of or run
     facts = read_json(run / "config.json", remedy="give a checkpoint in a run's folder, such as RUN/checkpoints/best")
@@ -78,22 +133,12 @@ def export(config: ExportConfig) -> None:
     of, state = read_json(evaluated / "config.json"), checkpoint.read_state(config.checkpoint)
     try:
         fit = evaluation.get("temperature")
-        temperature = float(fit["value"]) if fit else 1.0
         begun = _begun(read_options(facts["config"]) | read_options(state["config"]))
         card = _card(facts, of, evaluation, begun=begun, onnx=config.onnx)
+        return card, float(fit["value"]) if fit else 1.0
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         found = f"config.json or evaluation.json was changed after it was written ({type(error).__name__}: {error})"
         raise InputError(f"{run}: {found}; run `kkanji evaluate` again, or put back a copy of config.json") from error
-    write_export(
-        config.checkpoint,
-        config.output,
-        card=card,
-        temperature=temperature,
-        onnx=config.onnx,
-        overwrite=config.overwrite,
-    )
-    for path in sorted(config.output.iterdir()):
-        sys.stdout.write(f"{path}: {path.stat().st_size / 1e6:.2f} MB\n")
 
 
 def _require_measured(run: Path, evaluation: dict[str, Any], path: Path | None) -> None:

@@ -8,31 +8,25 @@ weights (so that an evaluation anywhere can prove that its images are none of th
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from kkanji import checkpoint
 from kkanji.checkpoint import CLASSES, MODEL, ORIGINALS, STATE, write_hashed
 from kkanji.checkpoint.lineage import originals_behind
 from kkanji.checkpoint.load import network_of
+from kkanji.checkpoint.onnx_file import ONNX, ImageClassifier, metadata, onnx_bytes, trial_images
 from kkanji.config import read_options
-from kkanji.glyphs import render_glyph
-from kkanji.pixels import normalise
+from kkanji.wording import plain
 from shards import InputError, OutputFolder
-from shards.format.layout import IMAGE_SIZE
+from shards.json_reading import read_bounded
 
-ONNX, TIMM, CARD = "model.onnx", "config.json", "README.md"
-OPSET = 18  # understood by ONNX 1.13 (2022) and later
-TRIAL_IMAGES = 16
-# Of a probability, between torch and onnxruntime: sums in another order differed by 1.3e-6 at most over 300 images.
-TOLERANCE = 1e-4
+TIMM, CARD = "config.json", "README.md"
+DATA_LINE = "- Data: "  # how the card begins the line of its data's licence
+MOST_CARD_BYTES = 1 << 20
 PLACES = ("data", "output", "init", "teachers", "averaged")  # on the machine that trained: no use anywhere else
 # Of a network's timm configuration: what does not depend on where its weights came from.
 TIMM_FIELDS = (
@@ -49,27 +43,14 @@ TIMM_FIELDS = (
 )
 
 
-class ImageClassifier(nn.Module):
-    """Pixels to probabilities: the network with its normalisation and temperature, which users then need not know."""
-
-    def __init__(self, model: nn.Module, temperature: float) -> None:
-        super().__init__()
-        self.model, self.temperature = model, temperature
-        self.eval()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Probabilities float32 [B, classes] of images uint8 [B, 1, 64, 64], white ink on black."""
-        logits: Tensor = self.model(normalise(images))
-        return (logits / self.temperature).softmax(dim=1)
-
-
 def export(
     path: Path, output: Path, *, card: str, temperature: float = 1.0, onnx: bool = False, overwrite: bool = False
 ) -> None:
     """Write a checkpoint for use rather than for training; the folder is whole or absent.
 
-    The result is a checkpoint folder, usable for everything except resuming. Raises InputError if there is no such
-    checkpoint, the output is in use, the packages for ONNX are missing, or the ONNX file predicts differently.
+    The result is a checkpoint folder, usable for everything except resuming; it may itself be exported again. Raises
+    InputError if there is no such checkpoint, the output is in use, the packages for ONNX are missing, or the ONNX file
+    predicts differently.
     """
     checkpoint.check(path)
     weights = safetensors.torch.load_file(path / MODEL)
@@ -90,9 +71,31 @@ def export(
         contents[ORIGINALS] = checkpoint.originals_bytes(originals_behind(path))
     with OutputFolder(output, maker="export", inputs=[path], overwrite=overwrite) as partial:
         if onnx:
+            about = metadata(classes, temperature, **card_facts(card))
             classifier = ImageClassifier(model, temperature)
-            contents[ONNX] = onnx_bytes(classifier, partial / ONNX, trial_images(classes.characters))
+            contents[ONNX] = onnx_bytes(classifier, partial / ONNX, trial_images(classes.characters), about)
         write_hashed(partial, contents)
+
+
+def is_exported(path: Path) -> bool:
+    """Whether a checkpoint's folder is an exported one, whose card and temperature are its own."""
+    return (path / TIMM).is_file()  # timm's, which only exports have
+
+
+def read_card(path: Path) -> str:
+    """The model card of an exported folder. Raises InputError if there is none that can be read."""
+    try:
+        return read_bounded(path / CARD, MOST_CARD_BYTES).decode()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path / CARD}: {error}; expected a model card, put a copy of it back") from error
+
+
+def card_facts(card: str) -> dict[str, str]:
+    """A model's title and its data's licence, from its card, as `kkanji export` writes it: {"title", "licence"}."""
+    lines = card.splitlines()
+    title = next((line for line in lines if line.startswith("# ")), "# a model without a title")
+    licence = next((line for line in lines if line.startswith(DATA_LINE)), f"{DATA_LINE}unknown: see the model card")
+    return {"title": plain(title.removeprefix("# ")), "licence": plain(licence.removeprefix(DATA_LINE))}
 
 
 def timm_config(model: nn.Module, options: Mapping[str, Any], labels: tuple[str, ...]) -> dict[str, Any]:
@@ -106,57 +109,3 @@ def timm_config(model: nn.Module, options: Mapping[str, Any], labels: tuple[str,
         "label_names": list(labels),
         "pretrained_cfg": {name: pretrained[name] for name in TIMM_FIELDS if name in pretrained},
     }
-
-
-def trial_images(characters: tuple[str, ...]) -> NDArray[np.uint8]:
-    """Typeset characters of the model's own classes, evenly taken, uint8 [n, 1, 64, 64]."""
-    chosen = characters[:: max(1, len(characters) // TRIAL_IMAGES)][:TRIAL_IMAGES]
-    return np.stack([render_glyph(character, IMAGE_SIZE) for character in chosen])[:, None]
-
-
-def onnx_bytes(classifier: ImageClassifier, path: Path, images: NDArray[np.uint8]) -> bytes:
-    """Write the ONNX file and compare its predictions for the images, by onnxruntime, with torch's."""
-    _write_onnx(classifier, path, torch.from_numpy(images))
-    data = path.read_bytes()
-    compare(classifier, data, images)
-    return data
-
-
-def compare(classifier: ImageClassifier, onnx: bytes, images: NDArray[np.uint8]) -> None:
-    """Raises InputError if onnxruntime's probabilities differ from torch's, for all images at once or for one."""
-    session = _runtime().InferenceSession(onnx, providers=["CPUExecutionProvider"])
-    for batch in (images, images[:1]):
-        with torch.inference_mode():
-            expected = classifier(torch.from_numpy(batch)).numpy()
-        (found,) = session.run(None, {"images": batch})
-        if found.shape != expected.shape or not np.abs(found - expected).max() <= TOLERANCE:
-            distance = np.abs(found - expected).max() if found.shape == expected.shape else found.shape
-            raise InputError(
-                f"{ONNX}: onnxruntime's probabilities differ from torch's by {distance}, expected at most {TOLERANCE}; "
-                "use the folder without ONNX, and report the versions"
-            )
-
-
-def _write_onnx(classifier: ImageClassifier, path: Path, images: Tensor) -> None:
-    _runtime()
-    torch.onnx.export(
-        classifier,
-        (images,),
-        path,
-        input_names=["images"],
-        output_names=["probabilities"],
-        dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
-        opset_version=OPSET,
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
-
-
-def _runtime() -> Any:
-    """onnxruntime, with which an exporter comes: the extra `export`."""
-    try:
-        import_module("onnxscript")
-        return import_module("onnxruntime")
-    except ImportError as error:
-        raise InputError(f"--onnx: no Python package {error.name}; pip install 'kkanji[export]'") from error

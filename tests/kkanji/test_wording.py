@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kkanji.wording import counted, markdown
+from kkanji.wording import counted, markdown, plain
 
 
 def test_one_is_singular() -> None:
@@ -31,6 +31,11 @@ def test_one_is_singular() -> None:
 )
 def test_markup_is_shown_not_followed(text: str, shown: str) -> None:
     assert markdown(text) == shown
+
+
+@pytest.mark.parametrize("text", ["`a` [b](c) *d* <e> & #f | $g$ !h ~i _j_ k_l", "深い & 字"])
+def test_plain_text_comes_back(text: str) -> None:
+    assert plain(markdown(text)) == text
 
 
 @given(st.text())

@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 
 from kkanji import checkpoint
+from kkanji.checkpoint import export as exporting
 from kkanji.data.training_set import class_map, open_set
 from kkanji.evaluation.predict_split import describe, training_originals
 from kkanji.models import create_model
@@ -313,3 +314,29 @@ def test_an_export_without_an_evaluation_says_what_to_run(best: Path, tmp_path: 
     with pytest.raises(InputError, match=r"evaluation\.json: .*; run `kkanji evaluate` on the checkpoint first"):
         export(ExportConfig(checkpoint=best, output=tmp_path / "model"))
     assert not (tmp_path / "model").exists()
+
+
+def test_an_exported_folder_is_exported_again_with_its_card(
+    best: Path, tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "onnx_bytes", lambda *_: b"takes seconds")
+    evaluate(EvaluateConfig(checkpoint=best, data=str(tiny_set), temperature=True))
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    export(ExportConfig(checkpoint=best, output=first))
+    export(ExportConfig(checkpoint=first, output=second, onnx=True))
+    assert (second / "model.onnx").is_file()
+    assert checkpoint.read_state(second)["temperature"] == checkpoint.read_state(first)["temperature"]
+    card = (first / "README.md").read_text()
+    extended = (second / "README.md").read_text()
+    assert "`model.onnx` takes" in extended and set(card.splitlines()) < set(extended.splitlines())
+    export(ExportConfig(checkpoint=second, output=third))
+    assert (third / "README.md").read_text().split() == card.split()
+    with pytest.raises(InputError, match="leave out --figures-of"):
+        export(ExportConfig(checkpoint=second, output=tmp_path / "fourth", figures_of=first))
+
+
+def test_an_export_needs_a_place(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"give --output FOLDER for a model, --page FOLDER for a page, or both"):
+        ExportConfig(checkpoint=tmp_path)
+    with pytest.raises(InputError, match=r"--onnx goes into the model's folder; give --output FOLDER too"):
+        ExportConfig(checkpoint=tmp_path, onnx=True, page=tmp_path / "page")

@@ -1,0 +1,177 @@
+"""A network as an ONNX file that reads images of any size, says in its metadata what it is, and predicts as torch does.
+
+Its preparation is that of image files as far as tensor operations go (graph_preparation.py).
+"""
+
+import json
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from kkanji import __version__
+from kkanji.checkpoint.graph_preparation import Preparation
+from kkanji.classes import ClassMap
+from kkanji.glyphs import render_glyph
+from kkanji.pixels import normalise
+from kkanji.variants import forms
+from shards import InputError
+from shards.format.layout import IMAGE_SIZE
+
+ONNX = "model.onnx"
+OPSET = 18  # understood by ONNX 1.13 (2022) and later
+TRIAL_IMAGES = 16
+TRIAL_MARGIN = 21  # of paper around a typeset character, to try the preparation with
+# Of a probability, between torch and onnxruntime: sums in another order differed by 1.3e-6 at most over 300 images.
+TOLERANCE = 1e-4
+# The same where an image was scaled: a level on the edge between two whole ones may become either; found: 2.6e-4.
+SCALED_TOLERANCE = 5e-3
+PREPARATION = (
+    "images: uint8 [n, 1, height, width], gray, each showing one character upright, dark on light or light on dark; "
+    "any size, the same for all of a batch. In the graph: paper lighter than mid-gray is inverted, gray levels are "
+    "stretched so that paper is 0 and the strongest ink 255, the longer side is scaled to 64 pixels (Lanczos), centred "
+    "on black, and normalised. Left to the reader of files: orientation (EXIF), white behind transparency, 16-bit "
+    "levels to 8, colours to gray (0.299 R + 0.587 G + 0.114 B)."
+)
+
+
+class ImageClassifier(nn.Module):
+    """Pixels to probabilities: the network with its normalisation and temperature, which users then need not know."""
+
+    def __init__(self, model: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.model, self.temperature = model, temperature
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Probabilities float32 [B, classes] of images [B, 1, 64, 64], gray levels of white ink on black."""
+        logits: Tensor = self.model(normalise(images))
+        return (logits / self.temperature).softmax(dim=1)
+
+
+class ImageReader(nn.Module):
+    """Gray images of any size to probabilities: what the ONNX file holds."""
+
+    def __init__(self, classifier: ImageClassifier) -> None:
+        super().__init__()
+        self.prepare, self.classifier = Preparation(), classifier
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Probabilities float32 [B, classes] of images uint8 [B, 1, H, W], of either polarity."""
+        probabilities: Tensor = self.classifier(self.prepare(images))
+        return probabilities
+
+
+def metadata(classes: ClassMap, temperature: float, *, title: str, licence: str) -> dict[str, str]:
+    """What the file says of itself, all of it text; lists are JSON. title, licence: as the model card has them."""
+    return {
+        "title": title,
+        "licence": licence,
+        "made_by": f"kkanji {__version__}",
+        "labels": json.dumps(classes.labels),
+        "characters": "".join(classes.characters),
+        "families": json.dumps(sorted({*forms(classes.characters)} - {""}), ensure_ascii=False),
+        "temperature": str(temperature),
+        "preparation": PREPARATION,
+        "outputs": "probabilities: float32 [n, classes] in the order of labels, at the temperature given",
+    }
+
+
+def trial_images(characters: tuple[str, ...], most: int = TRIAL_IMAGES) -> NDArray[np.uint8]:
+    """Typeset characters of the model's own classes, evenly taken, uint8 [n, 1, 64, 64]."""
+    chosen = characters[:: max(1, len(characters) // most)][:most]
+    return np.stack([render_glyph(character, IMAGE_SIZE) for character in chosen])[:, None]
+
+
+def onnx_bytes(
+    classifier: ImageClassifier, path: Path, images: NDArray[np.uint8], about: Mapping[str, str] | None = None
+) -> bytes:
+    """Write the ONNX file and compare its predictions for the images, by onnxruntime, with torch's.
+
+    images: as `trial_images` gives them. about: its metadata.
+    """
+    _write_onnx(ImageReader(classifier), path)
+    data = _described(path, about or {})
+    path.write_bytes(data)
+    compare(classifier, data, images)
+    return data
+
+
+def compare(classifier: ImageClassifier, onnx: bytes, images: NDArray[np.uint8]) -> None:
+    """Raises InputError if onnxruntime's probabilities differ from torch's.
+
+    They are compared for all images at once, for one, and for the images printed dark on brown paper with a margin.
+    """
+    session = session_of(onnx)
+    _compare_batch(classifier, session, images, TOLERANCE)
+    _compare_batch(classifier, session, images[:1], TOLERANCE)
+    _compare_batch(ImageReader(classifier), session, _on_paper(images), SCALED_TOLERANCE)
+
+
+def _compare_batch(expect: nn.Module, session: Any, images: NDArray[np.uint8], tolerance: float) -> None:
+    with torch.inference_mode():
+        expected = expect(torch.from_numpy(images)).numpy()
+    (found,) = session.run(None, {"images": images})
+    if found.shape != expected.shape or not np.abs(found - expected).max() <= tolerance:
+        distance = np.abs(found - expected).max() if found.shape == expected.shape else found.shape
+        raise InputError(
+            f"{ONNX}: onnxruntime's probabilities differ from torch's by {distance}, expected at most {tolerance}; "
+            "use the folder without ONNX, and report the versions"
+        )
+
+
+def session_of(onnx: bytes) -> Any:
+    """The file's session in onnxruntime, on the CPU."""
+    return _runtime().InferenceSession(onnx, providers=["CPUExecutionProvider"])
+
+
+def _on_paper(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    margins = ((0, 0), (0, 0), (TRIAL_MARGIN, TRIAL_MARGIN), (2 * TRIAL_MARGIN, TRIAL_MARGIN))
+    return (190 - np.pad(images, margins) * 0.6).astype(np.uint8)
+
+
+def _write_onnx(reader: ImageReader, path: Path) -> None:
+    _runtime()
+    dimension = torch.export.Dim
+    torch.onnx.export(
+        reader,
+        (
+            torch.zeros((2, 1, IMAGE_SIZE + 6, IMAGE_SIZE + 16), dtype=torch.uint8),
+        ),  # sizes that nothing takes for fixed
+        path,
+        input_names=["images"],
+        output_names=["probabilities"],
+        dynamic_shapes={
+            "images": {0: dimension("n", min=1), 2: dimension("height", min=1), 3: dimension("width", min=1)}
+        },
+        opset_version=OPSET,
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+
+
+def _described(path: Path, about: Mapping[str, str]) -> bytes:
+    """The file with its metadata, and without the exporter's: stack traces, which name folders of this machine."""
+    onnx = import_module("onnx")
+    model = onnx.load(path)
+    for part in (*model.graph.node, *model.graph.value_info, *model.graph.initializer, model.graph):
+        del part.metadata_props[:]
+    onnx.helper.set_model_props(model, dict(about))
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def _runtime() -> Any:
+    """onnxruntime, with which an exporter comes: the extra `export`."""
+    try:
+        import_module("onnxscript")
+        return import_module("onnxruntime")
+    except ImportError as error:
+        raise InputError(f"--onnx: no Python package {error.name}; pip install 'kkanji[export]'") from error
