@@ -46,14 +46,15 @@ def check_state(state: Mapping[str, Any]) -> None:
 
 
 def check_sources(config: TrainConfig) -> None:
-    """Before torch is imported: are the folders there that a new run learns from, and is --init of its network?
+    """Before torch is imported: are the folders there that a run learns from, and is --init of its network?
 
-    Raises InputError.
+    A resumed run reads --init no more. Raises InputError.
     """
     init, network = config.network.init, config.network
     for path in config.regularisation.teachers:
         _options_of(path, "--teachers")
-    if init is None:
+    begun = config.continues and (config.checkpointing.output / "checkpoints").is_dir()
+    if init is None or begun:
         return
     options = _options_of(init, "--init")
     found = (options.get("model", ""), options.get("head", "linear"))  # early runs recorded no head

@@ -182,7 +182,7 @@ def stages_of(model: nn.Module, needed: int = 0) -> nn.Sequential:
     """A network's stages. Raises InputError if it has fewer than are needed."""
     stages: Any = model.get_submodule("blocks")
     if len(stages) < needed:
-        raise InputError(f"--mixup-stages {needed}: the network has {len(stages)}")
+        raise InputError(f"regularisation.mixup_stages {needed}: the network has {len(stages)}")
     sequence: nn.Sequential = stages
     return sequence
 

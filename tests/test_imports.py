@@ -32,7 +32,7 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
     "kkanji": (
         {"classes", "cli", "config", "environment", "glyphs", "launchers", "pixels", "pretrained", "threads"}
         | {"memory", "variants", "wording"},
-        {"model_folder", "models", "neighbours"},
+        {"config_files", "model_folder", "models", "neighbours"},
         {"augment"},
         {"data"},
         {"checkpoint", "evaluation"},

@@ -25,7 +25,7 @@ from torch import Tensor
 from kkanji import checkpoint
 from kkanji.classes import ClassMap
 from kkanji.cli import INPUT_ERROR
-from kkanji.config import TrainConfig, read_options
+from kkanji.config import TrainConfig, flag, read_options
 from kkanji.data.training_set import class_map, require_room, resolve_order, resolve_residence, room_bytes
 from kkanji.environment import code, local_ranks, precision_name, versions
 from kkanji.launchers import network, rank_name, wanted_processes
@@ -195,7 +195,7 @@ def _fields(config: TrainConfig, data: ShardSet, chosen: str | None) -> Fields:
     return {
         "code": code()[:SHOWN],
         **versions(),
-        **{f"--{name.replace('_', '-')}": value for name, value in options.items()},
+        **{flag(name): value for name, value in options.items()},
         **{f"sha256 of {path}": _verified(path) for path in (*begun_with, *config.regularisation.teachers)},
         "set": data.manifest.identity()[:SHOWN],
         "class map": class_map(data).identity()[:SHOWN],

@@ -9,6 +9,7 @@ from itertools import count
 
 from kkanji import cli
 from kkanji.config import TrainConfig
+from kkanji.config_files import parse_options
 from kkanji.data.training_set import open_set
 from kkanji.training import schedule
 from kkanji.training import trainer as train
@@ -24,7 +25,7 @@ def main() -> None:
         return 2 * rate if next(calls) >= number and last else rate
 
     train.learning_rate = doubled  # type: ignore[attr-defined]
-    config = cli.parse(TrainConfig)
+    config = parse_options()
     train.train(config, open_set(config.dataset.data))
 
 
