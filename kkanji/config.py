@@ -69,7 +69,8 @@ class ModelOptions:
     """The network and its first weights."""
 
     model: str = "kkanji_efficientnet_b0"
-    """Network of kkanji.models, by its timm name."""
+    """Network: kkanji_efficientnet_b0 to b7, fused_s, fused_m, or one of timm's by its name, such as resnet18. A name
+    with a tag, resnet18.a1_in1k, begins with timm's weights, if they are on this machine."""
     head: Head = "linear"
     """Classifier on top of the network. cosine compares directions only, which helps rare classes."""
     init: Path | None = None

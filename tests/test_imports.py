@@ -32,6 +32,7 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
     "kkanji": (
         {"classes", "cli", "config", "environment", "glyphs", "launchers", "pixels", "pretrained", "threads"}
         | {"memory", "variants", "wording"},
+        {"timm_models"},
         {"model_folder", "models"},
         {"augment"},
         {"data"},
