@@ -94,7 +94,11 @@ class CosineClassifier(nn.Module):
 class Network(CharacterNetwork, EfficientNet):  # type: ignore[misc]  # timm's carries no types
     """timm's EfficientNet with a choice of classifier, and with mixup inside."""
 
+    conv_stem: nn.Module
+    bn1: nn.Module
     blocks: nn.Sequential
+    conv_head: nn.Module
+    bn2: nn.Module
     classifier: nn.Module
 
     def __init__(self, *args: Any, head: Head = "linear", **kwargs: Any) -> None:

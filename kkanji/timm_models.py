@@ -49,7 +49,7 @@ class GrayNetwork(CharacterNetwork):
         """
         if fractions is not None:
             images = mixed(images, fractions[0])
-        logits: Tensor = super().forward(images.expand(-1, self.channels_wanted, -1, -1))  # type: ignore[misc]  # timm's
+        logits: Tensor = super().forward(images.expand(-1, self.channels_wanted, -1, -1))
         return logits
 
 
