@@ -37,7 +37,7 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
         {"augment"},
         {"data"},
         {"checkpoint", "evaluation"},
-        {"report", "inference"},
+        {"report", "inference", "tracking"},
         {"training"},
     ),
     "tools": ({"brush", "ingest", "progress"}, {"build", "view"}, {"commands"}),

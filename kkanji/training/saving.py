@@ -200,12 +200,11 @@ class Saver:
         predictions = predict_split(run.accelerator, run.learner.evaluated, feed, through=self._ending.through)
         summary = summarise(predictions, data.originals, data.classes.characters)
         rate = summary["images"] / (perf_counter() - start)
-        del summary["bins"]
         at = position(run)
         self._log.evaluation(split="val", **at, **summary, images_per_s=rate)
         self._log.predictions(
             "val",
-            at["samples"],
+            at,
             predictions,
             characters=data.classes.characters,
             training_counts=data.originals,
