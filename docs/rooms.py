@@ -42,6 +42,7 @@ PACKAGES: Mapping[str, Mapping[str, str]] = {
         "kkanji.training": "loop, optimizers",
         "kkanji.inference": "image files to characters",
         "kkanji.report": "one HTML file per run",
+        "kkanji.tracking": "TensorBoard, wandb, mlflow",
         "kkanji.evaluation": "predictions, metrics",
         "kkanji.checkpoint": "save, load, export",
         "kkanji.data": "DALI graph, batches",

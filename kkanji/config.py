@@ -20,6 +20,7 @@ from shards.format.layout import IMAGE_SIZE
 
 Head = Literal["linear", "cosine"]
 OptimizerName = Literal["adam", "adamw", "sgd", "lamb", "muon"]
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 SIZE_STEP = 8  # pixels; below it the networks' maps do not shrink evenly
 
 
@@ -72,7 +73,8 @@ class ModelOptions:
     """The network and its first weights."""
 
     model: str = "kkanji_efficientnet_b0"
-    """Network of kkanji.models, by its timm name."""
+    """Network: kkanji_efficientnet_b0 to b7, fused_s, fused_m, or one of timm's by its name, such as resnet18. A name
+    with a tag, resnet18.a1_in1k, begins with timm's weights, if they are on this machine."""
     head: Head = "linear"
     """Classifier on top of the network. cosine compares directions only, which helps rare classes."""
     init: Path | None = None
@@ -206,6 +208,8 @@ class CheckpointOptions:
     --precision or --compile than before. docs/training.md says how the schedule goes on."""
     log_every: int = 10
     """Optimizer steps between log lines."""
+    log_with: str = ""
+    """Trackers to log to beside TensorBoard, separated by commas: wandb, mlflow, trackio."""
     evaluate_every: int = 1
     """Epochs between evaluations. The last epoch is always evaluated."""
     save_every: int = 0
@@ -214,6 +218,14 @@ class CheckpointOptions:
     def __post_init__(self) -> None:
         _require_at_least(self, 1, "log_every", "evaluate_every")
         _require_at_least(self, 0, "save_every")
+        known = set(self.trackers) <= {*TRACKERS}
+        _require(known, "log_with", self.log_with, f"one or more of {', '.join(TRACKERS)}, separated by commas")
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The names in log_with; TensorBoard is always there."""
+        names = (name.strip() for name in self.log_with.split(","))
+        return tuple(dict.fromkeys(name for name in names if name not in ("", "tensorboard")))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,7 +12,7 @@ Two families, both built of timm's EfficientNet blocks, both with squeeze-excita
   128 channels: 2.5 times the multiply-adds of `fused_s` in less than twice its time. Its weights for Kuzushiji-Kanji
   come with the package: `timm.create_model("kkanji_efficientnet_fused_m", pretrained=True)`.
 
-Every network takes `head="cosine"` for a classifier by angles.
+Each of these takes `head="cosine"` for a classifier by angles. `create_model` also makes timm's own networks.
 """
 
 from functools import partial
@@ -29,8 +29,8 @@ from torch.nn.functional import linear, normalize
 
 from kkanji.classes import read_class_map
 from kkanji.config import Head
-from kkanji.pixels import MEAN, STD
 from kkanji.pretrained import KUZUSHIJI_KANJI
+from kkanji.timm_models import CharacterNetwork, create_timm_network, mixed, preparation, timm_arguments
 from shards.errors import InputError
 from shards.format.layout import IMAGE_SIZE
 
@@ -67,6 +67,11 @@ SCALES = {
 }
 # Graphs of a compiled network: images of eight sizes, many or one; the same to evaluate, at the last size.
 MOST_GRAPHS = 18
+# Of a network's timm configuration: what does not depend on where its weights came from.
+TIMM_FIELDS = frozenset(
+    {*("input_size", "fixed_input_size", "pool_size", "first_conv", "classifier", "mean", "std", "interpolation")}
+    | {"crop_pct", "crop_mode"}
+)
 COSINE_SCALE = 20.0  # of the logits at first; it is learned. Cosines alone could not tell 3,832 classes apart
 
 
@@ -86,10 +91,14 @@ class CosineClassifier(nn.Module):
         return linear(normalize(features) * self.scale, normalize(self.weight))
 
 
-class Network(EfficientNet):  # type: ignore[misc]  # timm's carries no types
+class Network(CharacterNetwork, EfficientNet):  # type: ignore[misc]  # timm's carries no types
     """timm's EfficientNet with a choice of classifier, and with mixup inside."""
 
+    conv_stem: nn.Module
+    bn1: nn.Module
     blocks: nn.Sequential
+    conv_head: nn.Module
+    bn2: nn.Module
     classifier: nn.Module
 
     def __init__(self, *args: Any, head: Head = "linear", **kwargs: Any) -> None:
@@ -101,13 +110,6 @@ class Network(EfficientNet):  # type: ignore[misc]  # timm's carries no types
         for module in self.modules():
             if isinstance(module, nn.SiLU):
                 module.inplace = False  # its gradient needs its input, which autograd would copy first
-
-    def __call__(self, images: Tensor, fractions: Tensor | None = None) -> Tensor:
-        """As `forward`, in one compiled graph for any number of images above 1, if the network is compiled."""
-        if self._compiled_call_impl is not None and len(images) > 1:
-            torch._dynamo.mark_dynamic(images, 0)
-        logits: Tensor = super().__call__(images, fractions)
-        return logits
 
     def forward(self, images: Tensor, fractions: Tensor | None = None) -> Tensor:
         """Logits [B, C] of normalised images [B, 1, s, s].
@@ -128,14 +130,6 @@ class Network(EfficientNet):  # type: ignore[misc]  # timm's carries no types
                 maps = mixed(maps, fractions[number])
         logits: Tensor = self.forward_head(self.bn2(self.conv_head(maps)))
         return logits
-
-
-def mixed(values: Tensor, fraction: Tensor) -> Tensor:
-    """Values [B, ...], each mixed with the one opposite in the batch, so that none leaves its device.
-
-    fraction: float32 [], of a value itself in its mixture; 1 changes nothing.
-    """
-    return torch.lerp(values.flip(0), values, fraction.to(values.dtype))
 
 
 def compile_network(network: nn.Module, backend: str = "inductor") -> None:
@@ -166,40 +160,54 @@ class EfficientNetFactory:
 
 
 def create_model(name: str, classes: int, head: Head = "linear", *, drop_path: float | None = None) -> nn.Module:
-    """A network of ours by its timm name. Raises InputError for any other.
+    """A network of ours or of timm's by its name, with random weights, for normalised images [B, 1, s, s].
 
-    drop_path: Fraction of images that skip the last residual block; None keeps the network's default.
+    drop_path: Fraction of images that skip the last residual block; None keeps the network's default. Raises InputError
+    if there is no such network, if it does not work on images of 64x64, or lacks what is asked of it.
     """
-    known = list_models("kkanji*")
-    if name not in known:
-        raise InputError(f"--model {name}: no such network; there are: {', '.join(known)}")
     chosen = {} if drop_path is None else {"drop_path_rate": drop_path}
-    model: nn.Module = create_timm_model(name, num_classes=classes, head=head, **chosen)
-    return model
+    if is_ours(name):
+        model: nn.Module = create_timm_model(name, num_classes=classes, head=head, **chosen)
+        return model
+    if head != "linear":
+        raise InputError(f"--head {head}: only networks of kkanji have it, --model is {name}; leave it out")
+    try:
+        return create_timm_network(name, classes, **chosen)
+    except TypeError as error:
+        raise InputError(f"--drop-path {drop_path}: {name} has no such blocks ({error}); leave it out") from error
+
+
+def timm_config(model: nn.Module, name: str, head: Head) -> dict[str, Any]:
+    """What a `config.json` tells timm of a network, so that it makes the same one and prepares images alike."""
+    pretrained: Any = model.pretrained_cfg
+    prepared = pretrained | preparation(channels=getattr(model, "in_chans", 1))
+    fields = TIMM_FIELDS if is_ours(name) else TIMM_FIELDS - {"pool_size"}  # timm's is that of larger images
+    return {
+        "architecture": pretrained["architecture"],
+        "model_args": {"head": head} if is_ours(name) else timm_arguments(name),
+        "pretrained_cfg": {field: prepared[field] for field in sorted(fields) if field in prepared},
+    }
+
+
+def is_ours(name: str) -> bool:
+    """Whether a network is one of kkanji's own."""
+    return name in list_models("kkanji*")
 
 
 def stages_of(model: nn.Module, needed: int = 0) -> nn.Sequential:
     """A network's stages. Raises InputError if it has fewer than are needed."""
-    stages: Any = model.get_submodule("blocks")
+    if needed and not isinstance(model, Network):
+        raise InputError(f"regularisation.mixup_stages {needed}: only networks of kkanji mix inside; leave it out to mix images")
+    stages = model.blocks if isinstance(model, Network) else nn.Sequential()
     if len(stages) < needed:
         raise InputError(f"regularisation.mixup_stages {needed}: the network has {len(stages)}")
-    sequence: nn.Sequential = stages
-    return sequence
+    return stages
 
 
 def _default_cfg(last_map: int) -> dict[str, Any]:
-    return {
+    return preparation(channels=1) | {
         "num_classes": 1000,
-        "input_size": (1, IMAGE_SIZE, IMAGE_SIZE),
         "pool_size": (last_map, last_map),
-        "mean": (MEAN / 255,),
-        "std": (STD / 255,),
-        # With these, timm's transform prepares square images, white ink on black, as kkanji.inference does. It cannot
-        # pad others with black: "border" pads with the mean gray, "center" cuts, "squash" distorts. Of 240 narrow
-        # crops, 34-56 %, 23-40 % and 61-65 % had the same prediction as ours.
-        "interpolation": "lanczos",
-        "crop_pct": 1.0,
-        "crop_mode": "squash",
         "first_conv": "conv_stem",
         "classifier": "classifier",
         "license": "mit",

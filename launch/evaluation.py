@@ -25,6 +25,7 @@ from kkanji.evaluation.predictions import Predictions
 from kkanji.neighbours.vote import Mix
 from kkanji.report import write_report
 from kkanji.report.text import first_of
+from kkanji.tracking.trackers import add_report
 from kkanji.training.agreement import meet
 from kkanji.training.data_check import DataCheck
 from shards import InputError, atomic_file
@@ -101,6 +102,7 @@ def evaluate_checkpoint(
             images_of=lambda n: reader.collect(n).images,
         )
         sys.stdout.write(f"report: {report}\n")
+        add_report(results, report, results / "evaluation.json")
 
 
 def _training_images(path: Path, classes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

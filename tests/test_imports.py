@@ -32,11 +32,12 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
     "kkanji": (
         {"classes", "cli", "config", "environment", "glyphs", "launchers", "pixels", "pretrained", "threads"}
         | {"memory", "variants", "wording"},
+        {"timm_models"},
         {"config_files", "model_folder", "models", "neighbours"},
         {"augment"},
         {"data"},
         {"checkpoint", "evaluation"},
-        {"report", "inference"},
+        {"report", "inference", "tracking"},
         {"training"},
     ),
     "tools": ({"brush", "ingest", "progress"}, {"build", "view"}, {"commands"}),

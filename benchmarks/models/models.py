@@ -25,7 +25,7 @@ from benchmarks.models.anatomy import as_rows, draw, layer_groups_of
 from benchmarks.rows import Row, plain
 from kkanji import cli
 from kkanji.environment import precision_name
-from kkanji.models import create_model
+from kkanji.models import create_model, is_ours
 from kkanji.training.meter import training_flops
 from kkanji.training.micro_batch import saved_bytes_per_image
 from shards import InputError, write_file
@@ -52,7 +52,7 @@ def models(
     Example: python -m benchmarks models
 
     Args:
-        only: networks by their timm names; all if not given
+        only: networks by their names, of ours or of timm; all of ours if not given
         classes: classes of each network
         batch: images in a batch
         precision: precision of convolutions and matrix products, as in training
@@ -67,12 +67,12 @@ def models(
     state = environment()
     names = only or tuple(timm.list_models(PATTERN))
     networks = {name: create_model(name, classes) for name in names}
-    anatomy = {name: layer_groups_of(network) for name, network in networks.items()}
+    anatomy = {name: layer_groups_of(network) for name, network in networks.items() if is_ours(name)}
     rows = {name: _facts(name, network) for name, network in networks.items()}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind = precision_name(precision)
     for name, speeds in _timed(networks, device, kind == "bf16", batch, repeats, seconds).items():
-        rows[name] |= speeds | {"layer_groups": as_rows(anatomy[name])}
+        rows[name] |= speeds | ({"layer_groups": as_rows(anatomy[name])} if name in anatomy else {})
     options = {
         "classes": classes,
         "batch": batch,

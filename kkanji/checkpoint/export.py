@@ -20,6 +20,7 @@ from kkanji.checkpoint.lineage import originals_behind
 from kkanji.checkpoint.load import network_of
 from kkanji.checkpoint.onnx_file import ONNX, ImageClassifier, metadata, onnx_bytes, trial_images
 from kkanji.config import read_options
+from kkanji.models import timm_config
 from kkanji.wording import plain
 from shards import InputError, OutputFolder
 from shards.json_reading import read_bounded
@@ -28,19 +29,6 @@ TIMM, CARD = "config.json", "README.md"
 DATA_LINE = "- Data: "  # how the card begins the line of its data's licence
 MOST_CARD_BYTES = 1 << 20
 PLACES = ("data", "output", "init", "teachers", "averaged")  # on the machine that trained: no use anywhere else
-# Of a network's timm configuration: what does not depend on where its weights came from.
-TIMM_FIELDS = (
-    "input_size",
-    "fixed_input_size",
-    "pool_size",
-    "first_conv",
-    "classifier",
-    "mean",
-    "std",
-    "interpolation",
-    "crop_pct",
-    "crop_mode",
-)
 
 
 def export(
@@ -64,7 +52,7 @@ def export(
         MODEL: safetensors.torch.save(halves),
         STATE: json.dumps(state | {"temperature": temperature}, indent=1),
         CLASSES: classes.to_json(),
-        TIMM: json.dumps(timm_config(model, state["config"], classes.labels), indent=1),
+        TIMM: json.dumps(_timm_config(model, state["config"], classes.labels), indent=1),
         CARD: card,
     }
     with suppress(InputError):  # unknown originals: evaluations of the folder then report unknown lineage
@@ -98,14 +86,10 @@ def card_facts(card: str) -> dict[str, str]:
     return {"title": plain(title.removeprefix("# ")), "licence": plain(licence.removeprefix(DATA_LINE))}
 
 
-def timm_config(model: nn.Module, options: Mapping[str, Any], labels: tuple[str, ...]) -> dict[str, Any]:
+def _timm_config(model: nn.Module, options: Mapping[str, Any], labels: tuple[str, ...]) -> dict[str, Any]:
     """What timm looks for beside the weights (its `save_for_hf` writes the same, and float32 weights)."""
-    pretrained: Any = model.pretrained_cfg
-    return {
-        "architecture": pretrained["architecture"],
-        "model_args": {"head": options.get("head", "linear")},
+    return timm_config(model, options["model"], options.get("head", "linear")) | {
         "num_classes": len(labels),
         "num_features": model.num_features,
         "label_names": list(labels),
-        "pretrained_cfg": {name: pretrained[name] for name in TIMM_FIELDS if name in pretrained},
     }

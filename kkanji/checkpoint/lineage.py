@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from kkanji import checkpoint
 from kkanji.config import read_options
 from kkanji.data.training_set import fits, open_set
+from kkanji.timm_models import has_weights
 from shards import InputError, Lineage, Manifest, ShardSet, read_manifest
 
 MOST_GENERATIONS = 20  # of checkpoints that learned from one another
@@ -73,6 +74,10 @@ def run_lineage(config: Mapping[str, Any], manifest: Manifest) -> LineageRecord:
 
     Unknown if it is initialized from, or distilled from, weights that may have been trained on another set.
     """
+    network = read_options(config).get("model", "")
+    if has_weights(network):
+        reason = f"it began with the weights {network}, whose training images are not known here"
+        return LineageRecord(lineage=Lineage.UNKNOWN, reason=reason)
     for source in learned_from(config):
         state = checkpoint.read_state(source)
         options = read_options(state["config"])
@@ -139,6 +144,8 @@ def _originals_behind(path: Path, above: frozenset[Path]) -> NDArray[np.uint64]:
     config = read_options(state.get("config", {}))
     if "data" not in config:
         raise InputError(f"{path}: does not list the originals that it was trained on")
+    if has_weights(config.get("model", "")):
+        raise InputError(f"{path}: began with the weights {config['model']}, whose training images are not known here")
     data = _open_here(config["data"])
     if data.manifest.identity() != state.get("data"):
         raise InputError(f"{config['data']}: not the set that {path} was trained on")

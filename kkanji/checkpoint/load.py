@@ -5,16 +5,17 @@ from pathlib import Path
 from typing import Any, get_args
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from kkanji import checkpoint
 from kkanji.classes import ClassMap
 from kkanji.config import Head, read_options
-from kkanji.models import create_model
+from kkanji.models import create_model, is_ours
+from kkanji.timm_models import class_rows
 from shards import InputError
 
-CLASS_ROWS = ("classifier.weight", "classifier.bias")  # [C, ...]: one row for each class
 USE_ANOTHER = "use another checkpoint"
 SHOWN = 160  # characters of another program's message, or of a name, that ours quotes
 
@@ -25,7 +26,7 @@ def network_of(state: Mapping[str, Any], classes: int) -> nn.Module:
     head = options.get("head", "linear")  # early runs recorded no head
     if head not in get_args(Head):
         raise InputError(f"a checkpoint with head {head[:SHOWN]!r}; expected {' or '.join(get_args(Head))}")
-    return create_model(options.get("model", ""), classes, head)
+    return create_model(_network_name(state), classes, head)
 
 
 def load_trained(path: Path) -> nn.Module:
@@ -36,11 +37,15 @@ def load_trained(path: Path) -> nn.Module:
     """
     checkpoint.check(path)
     classes = len(checkpoint.read_classes(path))
-    weights = read_weights(path)
-    rows = len(weights.get(CLASS_ROWS[0], ()))
+    weights, state = read_weights(path), checkpoint.read_state(path)
+    name = _network_name(state)
+    rows = len(weights.get(class_rows(name)[0], ()))
     if rows != classes:  # before a network of so many classes takes memory
         raise InputError(f"{path}: weights for {rows:,} classes, {classes:,} in index.json; {USE_ANOTHER}")
-    model = network_of(checkpoint.read_state(path), classes)
+    if not is_ours(name):  # timm has networks of any size: first without memory
+        with torch.device("meta"):
+            _fill(network_of(state, classes), {key: value.to("meta") for key, value in weights.items()}, str(path))
+    model = network_of(state, classes)
     _fill(model, weights, f"{path}: weights")
     return model
 
@@ -71,13 +76,18 @@ def initial_weights(path: Path, model: nn.Module, classes: ClassMap) -> None:
     own = [classes.ids[point] for point in shared]
     theirs = [known[point] for point in shared]
     values, state = read_weights(path), model.state_dict()
-    for name in CLASS_ROWS:
+    network = _network_name(checkpoint.read_state(path))
+    for name in class_rows(network):
         rows, initial = values.get(name), state.get(name)
         if rows is not None and initial is not None and rows.shape == (len(known), *initial.shape[1:]):
             values[name] = initial.clone()
             values[name][own] = rows[theirs].to(initial.dtype)
-    network = read_options(checkpoint.read_state(path).get("config", {})).get("model", "an unknown network")
-    _fill(model, values, f"--init {path}: weights of {network[:SHOWN]}")
+    _fill(model, values, f"--init {path}: weights of {network[:SHOWN] or 'an unknown network'}")
+
+
+def _network_name(state: Mapping[str, Any]) -> str:
+    name: str = read_options(state.get("config", {})).get("model", "")
+    return name
 
 
 def _fill(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:

@@ -63,29 +63,29 @@ class BatchStatistics:
     """
 
     def __init__(self, network: nn.Module, accelerator: Accelerator) -> None:
-        """network: after `accelerator.prepare`. Raises ValueError if its layers differ in momentum, or it has none."""
+        """network: after `accelerator.prepare`. Raises ValueError if a layer averages without momentum."""
         layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
-        momenta = {layer.momentum for layer in layers}
-        if len(momenta) != 1 or None in momenta:
-            raise ValueError(f"batch normalization with momentum {momenta}; expected one number for all layers")
-        buffers = [buffer for layer in layers for buffer in layer.buffers()]
-        self.tensors = [buffer for buffer in buffers if buffer.is_floating_point()]
-        self._counters = [buffer for buffer in buffers if not buffer.is_floating_point()]
-        self._kept = 1 - (momenta.pop() or 0.0)  # of an average when a micro-batch moves it
+        if any(layer.momentum is None for layer in layers):
+            raise ValueError("batch normalization with momentum None; expected a number")
+        buffers = [(buffer, 1 - (layer.momentum or 0.0)) for layer in layers for buffer in layer.buffers()]
+        self.tensors = [buffer for buffer, _ in buffers if buffer.is_floating_point()]
+        self._counters = [buffer for buffer, _ in buffers if not buffer.is_floating_point()]
+        # Of an average, when a micro-batch moves it; networks of timm's have layers of several momenta.
+        self._kept = [kept for buffer, kept in buffers if buffer.is_floating_point()]
         self._accelerator = accelerator
 
     def begin(self, part: Part) -> None:
         """Before a rank's first micro-batch of a step."""
-        if part.idle or part.before:
+        if self.tensors and (part.idle or part.before):
             torch._foreach_zero_(self.tensors)
 
     def end(self, part: Part) -> None:
         """After a rank's last micro-batch of a step. All ranks call it: they exchange their sums."""
-        if self._accelerator.num_processes == 1:
+        if self._accelerator.num_processes == 1 or not self.tensors:
             return
         if part.idle:  # what it trained on is another rank's
             torch._foreach_zero_(self.tensors)
-        torch._foreach_mul_(self.tensors, self._kept**part.behind)
+        torch._foreach_mul_(self.tensors, [kept**part.behind for kept in self._kept])
         sums = self._accelerator.reduce(torch.cat([value.flatten() for value in self.tensors]), reduction="sum")
         pairs = zip(sums.split([value.numel() for value in self.tensors]), self.tensors, strict=True)
         torch._foreach_copy_(self.tensors, [value.view_as(own) for value, own in pairs])

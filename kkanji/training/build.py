@@ -24,7 +24,8 @@ from kkanji.data.resident import ResidentImages, resident_images
 from kkanji.data.training_set import training_order
 from kkanji.environment import choose_kernels, loader_threads, stay_near
 from kkanji.evaluation.predict_split import training_originals, training_rendered
-from kkanji.models import compile_network, create_model, stages_of
+from kkanji.models import compile_network, create_model, is_ours, stages_of
+from kkanji.timm_models import require_size
 from kkanji.training.averages import BatchStatistics, NoAverage, WeightAverage, create_average
 from kkanji.training.data_check import DataCheck
 from kkanji.training.finite_guard import FiniteGuard, SampleReport
@@ -192,6 +193,8 @@ def build_run(
 def _network(config: TrainConfig, classes: ClassMap, accelerator: Accelerator) -> nn.Module:
     drop_path = config.regularisation.drop_path
     network = create_model(config.network.model, len(classes), config.network.head, drop_path=drop_path)
+    if config.schedule.start_size < IMAGE_SIZE and not is_ours(config.network.model):
+        require_size(network, config.schedule.start_size)
     return network.to(memory_format=torch.channels_last).to(accelerator.device)
 
 
@@ -217,9 +220,11 @@ def _require_statistics(config: TrainConfig, network: nn.Module, plan: Plan, ran
         every = (Rank(index=index, count=ranks) for index in range(ranks))
         spans = (span for rank in every for span in part_of(plan, step, rank, config.runtime.micro_batch).spans)
         if min(stop - start for start, stop in spans) == 1 and not _trains_on_one(network, size):
-            enough = next(side for side in range(size, IMAGE_SIZE + 1, SIZE_STEP) if _trains_on_one(network, side))
+            sides = (side for side in range(size, IMAGE_SIZE + 1, SIZE_STEP) if _trains_on_one(network, side))
+            enough = next(sides, None)
             found = f"step {step + 1} has a micro-batch of one image of {size} pixels, of which batch normalisation"
-            remedy = f"give --start-size {enough}, or batches that leave each micro-batch two images"
+            larger = f"--start-size {enough}, or " if enough else ""
+            remedy = f"give {larger}batches that leave each micro-batch two images"
             raise InputError(f"{found} makes one value a channel, and it needs two; {remedy}")
 
 

@@ -12,6 +12,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from kkanji.config import OptimizerName
 from kkanji.environment import has_bfloat16
+from kkanji.timm_models import class_rows_of
 
 # Newton-Schulz: five steps towards singular values of 1, github.com/KellerJordan/modded-nanogpt, train_gpt_medium.py.
 QUINTIC = (
@@ -51,11 +52,12 @@ def _muon_groups(model: nn.Module, weight_decay: float) -> Iterator[dict[str, An
 
     A row of the classifier belongs to one class: its rows are no directions of one map, so NAdamW updates it.
     """
+    rows = class_rows_of(model)
     matrices: list[Parameter] = []
     classifier: list[Parameter] = []
     others: list[Parameter] = []
     for name, parameter in model.named_parameters():
-        chosen = others if parameter.ndim < 2 else classifier if name.startswith("classifier") else matrices
+        chosen = others if parameter.ndim < 2 else classifier if name in rows else matrices
         chosen.append(parameter)
     yield {"params": matrices, "weight_decay": weight_decay, "use_fallback": False}
     yield {"params": classifier, "weight_decay": weight_decay, "use_fallback": True}

@@ -10,17 +10,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from kkanji.cli import drop_output
-from kkanji.config import strict_json
-from kkanji.evaluation.calibration import accept
+from kkanji.config import read_options, strict_json
+from kkanji.evaluation.metrics import ClassCounts, count_by_class
 from kkanji.evaluation.predictions import Predictions
 from kkanji.report import ImagesOf, confusion_sheet
+from kkanji.tracking.board import Board
+from kkanji.tracking.trackers import Trackers
+from kkanji.variants import family_numbers
+from shards import write_file
 
-LOG_NAME = "log.jsonl"
-THRESHOLDS = 101  # of the precision-recall curve
+LOG_NAME, CLASSES, CONFIG = "log.jsonl", "classes.csv", "config.json"
+AXES = ("epoch", "seconds")  # of a log line: no curves
 LINE = (
     "step {step}  epoch {epoch:.2f}  loss {loss:.4f}  top-1 {top1:.2%}  lr {lr:.2e}  "
     "{images_per_s:,.0f} images/s  waited {wait_fraction:.1%}"
@@ -39,20 +42,34 @@ class RunLog:
     """The log of one run, on the main process only: `enabled` false makes every call do nothing."""
 
     def __init__(
-        self, run: Path, *, total_images: int, seen_images: int, enabled: bool, options: Mapping[str, Any]
+        self,
+        run: Path,
+        *,
+        total_images: int,
+        seen_images: int,
+        seen_steps: int = 0,
+        enabled: bool,
+        options: Mapping[str, Any],
+        log_with: Sequence[str] = (),
     ) -> None:
-        """seen_images: images trained on so far, the position of the last point to keep. options: for TensorBoard."""
+        """seen_images, seen_steps: trained on so far, the position of the last points to keep.
+
+        options: of the run, for TensorBoard and the trackers. log_with: trackers beside TensorBoard. Raises InputError
+        if one does not start.
+        """
         self.enabled = enabled
         self.problem: OSError | None = None
         """Why the log ended early, such as a full disk or a reader of the output that has left. The run should too."""
         if not enabled:
             return
         run.mkdir(parents=True, exist_ok=True)
+        self._run = run
         _drop_cut_line(run / LOG_NAME)
         self._file = (run / LOG_NAME).open("a", encoding="utf-8", buffering=1)
-        # TensorBoard drops points at `purge_step` and later; the one at the checkpoint itself was logged before it.
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=seen_images + 1)
-        self._board.add_text("options", _markdown_table(options), seen_images)
+        flat = read_options(options)
+        self._board = Board(run, flat, images=seen_images, steps=seen_steps)
+        self._trackers = Trackers(log_with, run)
+        self._trackers.options(flat)
         self._bar = tqdm(total=total_images, initial=seen_images, unit=" images", disable=not sys.stderr.isatty())
 
     def step(self, **values: Any) -> None:
@@ -60,31 +77,45 @@ class RunLog:
         if self.enabled:
             self._write("step", "train", values, LINE + STREAMING if "fetched_bytes" in values else LINE)
 
-    def evaluation(self, **values: Any) -> None:
-        """Log the metrics of an evaluation."""
+    def evaluation(self, *, bins: Sequence[Mapping[str, Any]] = (), **values: Any) -> None:
+        """Log the measures of an evaluation; bins: as in `summarise`, for curves only."""
         if self.enabled:
             self._write("evaluation", values["split"], values, EVALUATION)
+            with self._kept():
+                named = {
+                    each["training_images"].replace("+", " or more"): each["top1"] for each in bins if each["images"]
+                }
+                self._add_scalars(f"{values['split']}_top1_by_training_originals", named, values)
 
     def predictions(
         self,
         split: str,
-        samples: int,
+        at: Mapping[str, Any],
         predictions: Predictions,
         *,
         characters: Sequence[str],
         training_counts: NDArray[np.int64],
         images_of: ImagesOf,
     ) -> None:
-        """Add an evaluation's confusions and precision-recall curve to TensorBoard; arguments of `write_report`."""
+        """Show an evaluation class by class; arguments of `write_report`.
+
+        TensorBoard has its confusions, how recall is spread over the classes and the precision-recall curve,
+        `classes.csv` a line for each class. at: the position, as in log lines.
+        """
         if not self.enabled:
             return
         with self._kept():
-            self._add_curve(f"{split}/accepted_predictions", predictions, samples)
+            images, step = at["samples"], at["step"]
+            counts = count_by_class(predictions, family_numbers(characters))
+            write_file(self._run / CLASSES, _class_table(counts, characters, training_counts))
+            self._board.accepted(split, predictions, images)
+            self._board.spread(f"{split}/recall_of_classes", _recalls(counts), images)
             sheet = confusion_sheet(
                 predictions, characters=characters, training_counts=training_counts, images_of=images_of
             )
             if sheet is not None:
-                self._board.add_image(f"{split}/confusions", sheet, samples, dataformats="HWC")
+                self._board.picture(f"{split}/confusions", sheet, images)
+                self._trackers.picture(f"{split}/confusions", sheet, step)
 
     def note(self, event: str, text: str, **values: Any) -> None:
         """Log anything else: start, resume, checkpoint."""
@@ -100,31 +131,24 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.enabled:
+            self._trackers.files(self._run / CONFIG, self._run / CLASSES)
+            self._trackers.finish()
             for each in (self._bar, self._board, self._file):
                 with self._kept():
                     each.close()
-
-    def _add_curve(self, tag: str, predictions: Predictions, samples: int) -> None:
-        """Precision and recall when only predictions of at least some probability are accepted."""
-        rows = accept(predictions, np.linspace(0, 1, THRESHOLDS).tolist())
-        right, accepted = (np.array([getattr(row, name) for row in rows]) for name in ("right", "images"))
-        precision, recall = np.divide(right, accepted, np.ones(len(rows)), where=accepted > 0), right / len(predictions)
-        # Every image should be predicted, so there are no true negatives.
-        counts = (right, accepted - right, np.zeros_like(right), len(predictions) - right)
-        self._board.add_pr_curve_raw(tag, *counts, precision, recall, samples, num_thresholds=THRESHOLDS)
 
     def _write(self, event: str, group: str, values: dict[str, Any], line: str) -> None:
         with self._kept():
             self._file.write(strict_json({"event": event, **values}) + "\n")
             self._say(line.format(**values))
             self._bar.update(values["samples"] - self._bar.n)
-            self._add_scalars(group, values)
+            self._add_scalars(group, values, values)
 
-    def _add_scalars(self, group: str, values: dict[str, Any]) -> None:
-        for name, value in values.items():
-            if isinstance(value, float) and math.isfinite(value) and name not in ("epoch", "seconds"):
-                self._board.add_scalar(f"{group}/{name}", value, values["samples"])
-        self._board.flush()  # a run killed from here on has its last point; a resume does not log it again
+    def _add_scalars(self, group: str, values: Mapping[str, Any], at: Mapping[str, Any]) -> None:
+        numbers = {name: value for name, value in values.items() if name not in AXES and _is_number(value)}
+        self._board.scalars(group, numbers, images=at["samples"], step=at["step"])
+        tagged = {f"{group}/{name}": value for name, value in numbers.items()}
+        self._trackers.scalars({**tagged, "images": at["samples"], "epoch": at["epoch"]}, at["step"])
 
     def _say(self, text: str) -> None:
         try:
@@ -143,11 +167,22 @@ class RunLog:
             self.problem = self.problem or error
 
 
-def _markdown_table(options: Mapping[str, Any]) -> str:
-    """TensorBoard renders texts as Markdown; code spans keep paths and names as they are."""
-    cells = ((str(value).replace("`", "'").replace("|", "\\|") for value in option) for option in options.items())
-    rows = (f"| `{name}` | `{value}` |" for name, value in cells)
-    return "\n".join(["| option | value |", "|---|---|", *rows])
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def _recalls(counts: ClassCounts) -> NDArray[np.float64]:
+    """Of the classes with an image."""
+    there = counts.images > 0
+    return np.asarray(counts.right[there] / counts.images[there])
+
+
+def _class_table(counts: ClassCounts, characters: Sequence[str], trained: NDArray[np.int64]) -> str:
+    """A line for each class, as CSV."""
+    columns = (trained, counts.images, counts.right, counts.predicted)
+    rows = zip(characters, *(column.tolist() for column in columns), strict=True)
+    lines = (f"U+{ord(character):04X},{character},{','.join(map(str, row))}" for character, *row in rows)
+    return "\n".join(["code point,character,training originals,images,right,predicted", *lines]) + "\n"
 
 
 def has_event(path: Path, event: str) -> bool:

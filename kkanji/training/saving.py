@@ -18,6 +18,7 @@ from kkanji.data.training_set import ORDER_VERSION
 from kkanji.environment import environment
 from kkanji.evaluation.metrics import summarise
 from kkanji.evaluation.predict_split import describe, predict_split, unaugmented_feed
+from kkanji.timm_models import has_weights, load_timm_weights
 from kkanji.training.agreement import checksum, compare, together
 from kkanji.training.build import Run
 from kkanji.training.run_log import RunLog
@@ -38,7 +39,10 @@ def begin_or_resume(run: Run, last: Path | None) -> str:
 
 
 def _begin(run: Run) -> None:
-    init = run.config.network.init
+    init, name = run.config.network.init, run.config.network.model
+    if has_weights(name) and not init:
+        load_timm_weights(run.learner.network, name)
+        run.learner.average.load(run.learner.network)
     if init:
         initial_weights(init, run.learner.network, run.data.classes)
         run.learner.average.load(run.learner.network)
@@ -196,12 +200,11 @@ class Saver:
         predictions = predict_split(run.accelerator, run.learner.evaluated, feed, through=self._ending.through)
         summary = summarise(predictions, data.originals, data.classes.characters)
         rate = summary["images"] / (perf_counter() - start)
-        del summary["bins"]
         at = position(run)
         self._log.evaluation(split="val", **at, **summary, images_per_s=rate)
         self._log.predictions(
             "val",
-            at["samples"],
+            at,
             predictions,
             characters=data.classes.characters,
             training_counts=data.originals,

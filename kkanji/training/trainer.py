@@ -14,6 +14,7 @@ from kkanji.config import TrainConfig
 from kkanji.data.dali import Batch
 from kkanji.environment import warn_of_emulation, warn_of_idle_cores
 from kkanji.pixels import normalise, resized
+from kkanji.tracking.trackers import require_trackers
 from kkanji.training.agreement import agree, meet, together
 from kkanji.training.build import (
     Run,
@@ -39,6 +40,7 @@ def train(config: TrainConfig, data: ShardSet) -> None:
     """Train from the options to the last checkpoint. Raises InputError if the options or the data are wrong."""
     with ExitStack() as held, watched(config.runtime.stall_seconds, "before the first step") as watch:
         with prompt_signals():
+            require_trackers(config.checkpointing.trackers)
             meet()
             agreed = agree(config, data, held)
             accelerator = create_accelerator(agreed.precision)
@@ -115,7 +117,13 @@ def train_to_end(run: Run, watch: Watch, changes: str = "") -> None:
     seen = min(run.plan.batch(first)[0], run.plan.total)  # the last batch may be shorter
     with (
         RunLog(
-            output, total_images=run.plan.total, seen_images=seen, enabled=run.is_main, options=config.to_dict()
+            output,
+            total_images=run.plan.total,
+            seen_images=seen,
+            seen_steps=first,
+            enabled=run.is_main,
+            options=config.to_dict(),
+            log_with=config.checkpointing.trackers,
         ) as log,
         create_loader(run, first) as loader,
         create_data_check(run) as check,

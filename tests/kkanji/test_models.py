@@ -134,5 +134,5 @@ def test_the_original_projects_names() -> None:
 
 
 def test_other_names_are_refused_with_the_choice() -> None:
-    with pytest.raises(InputError, match=r"resnet50: no such network; there are: kkanji_efficientnet_b0"):
-        create_model("resnet50", 10)
+    with pytest.raises(InputError, match=r"--model kkanji_b0: no such network; expected one of ours, kkanji_eff"):
+        create_model("kkanji_b0", 10)

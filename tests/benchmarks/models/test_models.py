@@ -73,11 +73,18 @@ def test_what_is_written(fused_s: list[LayerGroup], tmp_path: Path, capsys: pyte
     assert any("Medians of 2" in line and "batch 2" in line for line in table_of(target))
 
 
+def test_networks_of_timms_are_measured_too(tmp_path: Path) -> None:
+    target = tmp_path / "models.json"
+    models(only=("test_resnet",), classes=10, batch=2, repeats=1, seconds=1e-3, output=target)
+    (row,) = json.loads(target.read_text())["rows"]
+    assert row["name"] == "test_resnet" and row["multiply-adds"] > 1e6 and "layer_groups" not in row
+
+
 def test_bad_options_are_refused_before_anything_is_measured(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--batch 0"):
         models(batch=0, output=tmp_path / "models.json")
     with pytest.raises(InputError, match="no such network"):
-        models(only=("resnet18",), output=tmp_path / "models.json")
+        models(only=("resnet81",), output=tmp_path / "models.json")
     assert not list(tmp_path.iterdir())
 
 

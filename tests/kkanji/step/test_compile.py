@@ -15,7 +15,8 @@ from torch._dynamo.utils import counters
 from torch.nn.parallel import DistributedDataParallel
 
 from kkanji import models
-from kkanji.models import Network, compile_network, mixed
+from kkanji.models import Network, compile_network
+from kkanji.timm_models import mixed
 from kkanji.training.objective import Mixing, Mixup
 
 CPU = torch.device("cpu")

@@ -77,12 +77,17 @@ class Together:
         return total
 
 
+def normalising() -> nn.Sequential:
+    """Layers of two momenta, as networks of timm's may have."""
+    return nn.Sequential(nn.BatchNorm1d(2, momentum=0.1), nn.BatchNorm1d(2, momentum=0.3))
+
+
 def trained(plan: Plan, ranks: int, images: Tensor) -> list[dict[str, Tensor]]:
     """Buffers of all ranks' models after they have seen all global batches, in micro-batches of 3 images."""
     accelerator: Any = Together(ranks)
 
     def train(rank: int) -> dict[str, Tensor]:
-        layer = nn.BatchNorm1d(2)
+        layer = normalising()
         statistics = BatchStatistics(layer, accelerator)
         for step in range(plan.steps):
             part = part_of(plan, step, Rank(index=rank, count=ranks), 3)
@@ -101,7 +106,7 @@ def test_all_ranks_have_the_statistics_of_one_process(ranks: int) -> None:
     """Of 3 batches of 12 micro-batches and one of 2, in which most ranks are idle."""
     images = torch.randn(114, 2, generator=torch.Generator().manual_seed(0)) * 5 + 3
     plan = Plan(samples=114, epochs=1, batch_size=36)
-    alone = nn.BatchNorm1d(2)
+    alone = normalising()
     for first in range(0, 114, 3):
         alone(images[first : first + 3])
     found = trained(plan, ranks, images)
@@ -110,8 +115,16 @@ def test_all_ranks_have_the_statistics_of_one_process(ranks: int) -> None:
         assert torch.allclose(found[0][name], value, rtol=1e-6)
 
 
-def test_other_momenta_are_refused() -> None:
+def test_a_network_without_batch_normalisation_has_none_to_exchange() -> None:
+    accelerator: Any = Together(2)
+    statistics = BatchStatistics(nn.Linear(2, 2), accelerator)
+    part = part_of(Plan(samples=4, epochs=1, batch_size=4), 0, Rank(index=1, count=2), 1)
+    statistics.begin(part)
+    statistics.end(part)  # it would wait for the other rank
+    assert not statistics.tensors
+
+
+def test_an_average_without_momentum_is_refused() -> None:
     accelerator: Any = Together(1)
-    network = nn.Sequential(nn.BatchNorm1d(2, momentum=0.1), nn.BatchNorm1d(2, momentum=0.2))
-    with pytest.raises(ValueError, match="expected one number for all layers"):
-        BatchStatistics(network, accelerator)
+    with pytest.raises(ValueError, match="momentum None; expected a number"):
+        BatchStatistics(nn.Sequential(nn.BatchNorm1d(2, momentum=None)), accelerator)

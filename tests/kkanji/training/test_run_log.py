@@ -13,9 +13,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore[import-untyped]
 from tensorboard.util.tensor_util import make_ndarray  # type: ignore[import-untyped]
 
-from kkanji.training.run_log import THRESHOLDS, RunLog
+from kkanji.tracking.board import THRESHOLDS
+from kkanji.training.run_log import RunLog
 from tests.faults.writers import fork, wait
 from tests.kkanji.evaluation.synthetic import predictions_from
 
@@ -23,6 +25,7 @@ PROBABILITIES = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.7, 0.3]])
 LABELS = torch.tensor([0, 1, 0, 0])  # the third is predicted wrongly
 
 EVALUATED: dict[str, Any] = {"split": "val", "images": 10, "top1": 0.5, "top5": 0.5}
+BINS = [{"training_images": "21-50", "images": 6, "top1": 0.25}, {"training_images": "151+", "images": 0, "top1": None}]
 EVALUATED |= {"balanced_accuracy": 0.5, "f1_weighted": 0.5}
 
 
@@ -33,11 +36,14 @@ def images_of(positions: NDArray[np.int64]) -> NDArray[np.uint8]:
 def show(log: RunLog, probabilities: torch.Tensor) -> None:
     counts = np.array([3, 1])
     predictions = predictions_from(probabilities, LABELS)
-    log.predictions("val", 100, predictions, characters="一二", training_counts=counts, images_of=images_of)
+    at = {"samples": 100, "step": 10, "epoch": 2.5}
+    log.predictions("val", at, predictions, characters="一二", training_counts=counts, images_of=images_of)
 
 
 def open_log(run: Path, *, seen: int = 0, total: int = 100, enabled: bool = True, **options: Any) -> RunLog:
-    return RunLog(run, total_images=total, seen_images=seen, enabled=enabled, options=options)
+    return RunLog(
+        run, total_images=total, seen_images=seen, seen_steps=seen // 10, enabled=enabled, options={"group": options}
+    )
 
 
 def log_step(log: RunLog, samples: int, loss: float) -> None:
@@ -46,15 +52,15 @@ def log_step(log: RunLog, samples: int, loss: float) -> None:
 
 
 def log_evaluation(log: RunLog, samples: int, loss: float) -> None:
-    log.evaluation(**EVALUATED, samples=samples, epoch=samples / 40, loss=loss)
+    log.evaluation(**EVALUATED, bins=BINS, step=samples // 10, samples=samples, epoch=samples / 40, loss=loss)
 
 
 def points(run: Path, tag: str) -> list[tuple[int, float]]:
     return [(point.step, point.value) for point in board(run).Scalars(tag)]
 
 
-def board(run: Path) -> Any:
-    accumulator = EventAccumulator(str(run / "tensorboard"))
+def board(run: Path, folder: str = "tensorboard") -> Any:
+    accumulator = EventAccumulator(str(run / folder))
     accumulator.Reload()
     return accumulator
 
@@ -122,6 +128,10 @@ def test_a_resumed_run_keeps_the_points_up_to_its_checkpoint_and_drops_later_one
                     log_evaluation(log, position, float(attempt))
     assert points(tmp_path, "train/loss") == steps
     assert points(tmp_path, "val/loss") == evaluations
+    over_steps = board(tmp_path, "tensorboard/by_step").Scalars("train_by_step/loss")
+    assert [(point.step, point.value) for point in over_steps] == [(image // 10, value) for image, value in steps]
+    of_bins = board(tmp_path).Scalars("val_top1_by_training_originals/21-50")
+    assert [(point.step, point.value) for point in of_bins] == [(image, 0.25) for image, _ in evaluations]
 
 
 def test_a_killed_run_has_the_points_that_it_logged(tmp_path: Path) -> None:
@@ -130,11 +140,33 @@ def test_a_killed_run_has_the_points_that_it_logged(tmp_path: Path) -> None:
 
     def killed() -> None:
         with open_log(tmp_path) as log:
-            log.evaluation(**EVALUATED, samples=40, epoch=1.0, loss=0.5, **values)
+            log.evaluation(**EVALUATED, step=4, samples=40, epoch=1.0, loss=0.5, **values)
             os.kill(os.getpid(), signal.SIGKILL)
 
     assert wait(fork(killed)) == -signal.SIGKILL
     assert points(tmp_path, "val/value1999") == [(40, 0.5)]
+
+
+def test_options_are_hyperparameters_of_the_run_itself(tmp_path: Path) -> None:
+    with open_log(tmp_path, batch_size=64, lr=1e-3, init=None):
+        pass
+    content = board(tmp_path).summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    given = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert given["batch_size"].number_value == 64 and given["lr"].number_value == 1e-3
+    assert given["init"].string_value == "None"
+    assert {path.name for path in (tmp_path / "tensorboard").iterdir() if path.is_dir()} == {"by_step"}
+
+
+def test_each_class_has_a_line_and_recall_its_spread(tmp_path: Path) -> None:
+    with open_log(tmp_path) as log:
+        show(log, PROBABILITIES)
+    assert (tmp_path / "classes.csv").read_text().splitlines() == [
+        "code point,character,training originals,images,right,predicted",
+        "U+4E00,一,3,3,2,2",
+        "U+4E8C,二,1,1,1,2",
+    ]
+    (spread,) = board(tmp_path).Histograms("val/recall_of_classes")
+    assert (spread.histogram_value.num, spread.histogram_value.max) == (2, 1)
 
 
 def test_options_are_a_table_in_tensorboard_and_stay_words(tmp_path: Path) -> None:
