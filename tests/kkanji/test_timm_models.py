@@ -144,7 +144,7 @@ def test_what_is_refused(name: str, options: dict[str, str], told: str) -> None:
 
 
 def test_stages_and_sizes_that_a_network_lacks_are_refused() -> None:
-    with pytest.raises(InputError, match="--mixup-stages 1: only networks of kkanji"):
+    with pytest.raises(InputError, match=r"regularisation\.mixup_stages 1: only networks of kkanji"):
         stages_of(create_model("test_resnet", 3), needed=1)
     require_size(create_model("test_resnet", 3), 32)
     with pytest.raises(InputError, match="--start-size 32: the network works on 64 only"):
