@@ -3,8 +3,8 @@
 threads=${OMP_NUM_THREADS:-$(nproc)}
 precision=${PRECISION:-float32} # bfloat16: half as fast again on a processor that has it, much slower on others
 
-originals() {
-    [ -e "$out/originals" ] || kkanji combine "$archive" --output "$out/originals" --name Kuzushiji-Kanji
+originals() { # SOURCES...: what is combined with the archive
+    [ -e "$out/originals" ] || kkanji combine "$archive" "$@" --output "$out/originals"
 }
 
 rendered() { # NAME OPTIONS...: the originals, and for rare characters images rendered from fonts
