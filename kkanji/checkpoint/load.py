@@ -26,7 +26,7 @@ def network_of(state: Mapping[str, Any], classes: int) -> nn.Module:
     head = options.get("head", "linear")  # early runs recorded no head
     if head not in get_args(Head):
         raise InputError(f"a checkpoint with head {head[:SHOWN]!r}; expected {' or '.join(get_args(Head))}")
-    return create_model(_network_name(state), classes, head)
+    return create_model(network_name(state), classes, head)
 
 
 def load_trained(path: Path) -> nn.Module:
@@ -38,7 +38,7 @@ def load_trained(path: Path) -> nn.Module:
     checkpoint.check(path)
     classes = len(checkpoint.read_classes(path))
     weights, state = read_weights(path), checkpoint.read_state(path)
-    name = _network_name(state)
+    name = network_name(state)
     rows = len(weights.get(class_rows(name)[0], ()))
     if rows != classes:  # before a network of so many classes takes memory
         raise InputError(f"{path}: weights for {rows:,} classes, {classes:,} in index.json; {USE_ANOTHER}")
@@ -76,7 +76,7 @@ def initial_weights(path: Path, model: nn.Module, classes: ClassMap) -> None:
     own = [classes.ids[point] for point in shared]
     theirs = [known[point] for point in shared]
     values, state = read_weights(path), model.state_dict()
-    network = _network_name(checkpoint.read_state(path))
+    network = network_name(checkpoint.read_state(path))
     for name in class_rows(network):
         rows, initial = values.get(name), state.get(name)
         if rows is not None and initial is not None and rows.shape == (len(known), *initial.shape[1:]):
@@ -85,7 +85,8 @@ def initial_weights(path: Path, model: nn.Module, classes: ClassMap) -> None:
     _fill(model, values, f"--init {path}: weights of {network[:SHOWN] or 'an unknown network'}")
 
 
-def _network_name(state: Mapping[str, Any]) -> str:
+def network_name(state: Mapping[str, Any]) -> str:
+    """The timm name of a checkpoint's network; empty if its state does not say."""
     name: str = read_options(state.get("config", {})).get("model", "")
     return name
 

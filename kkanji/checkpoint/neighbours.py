@@ -15,11 +15,12 @@ from torch.nn.functional import normalize
 
 from kkanji import checkpoint
 from kkanji.checkpoint import CLASSES, MODEL, ORIGINALS, STATE, write_hashed
-from kkanji.checkpoint.load import CLASS_ROWS, network_of
+from kkanji.checkpoint.load import network_name, network_of
 from kkanji.classes import ClassMap
 from kkanji.neighbours.index import FILE, LARGEST_BYTES, Index, parse_index
 from kkanji.neighbours.unknown import Unknown
 from kkanji.neighbours.vote import Mix, WithNeighbours
+from kkanji.timm_models import class_rows
 from shards import InputError, OutputFolder
 from shards.json_reading import read_bounded
 
@@ -121,13 +122,14 @@ def _with_classes(
 ) -> dict[str, str | bytes]:
     """Weights, class map and timm's configuration with new classes after the others."""
     weights = safetensors.torch.load_file(path / MODEL)
-    rows, bias = (weights.get(name) for name in CLASS_ROWS)
+    names = class_rows(network_name(state))
+    rows, bias = (weights.get(name) for name in names)
     if rows is None:
-        raise InputError(f"{path}: a network without {CLASS_ROWS[0]}; new characters need one of kkanji's networks")
-    weights[CLASS_ROWS[0]] = torch.cat([rows, _imprinted(rows, added)])
+        raise InputError(f"{path}: a network without {names[0]}; new characters need one of kkanji's networks")
+    weights[names[0]] = torch.cat([rows, _imprinted(rows, added)])
     if bias is not None:
-        weights[CLASS_ROWS[1]] = torch.cat([bias, bias.median().repeat(len(added))])
-    larger = ClassMap((*classes.code_points, *added))
+        weights[names[1]] = torch.cat([bias, bias.median().repeat(len(added))])
+    larger = classes.with_others(ClassMap(tuple(added)))
     network_of(state, len(larger)).load_state_dict(weights)
     timm = json.loads(read_bounded(path / TIMM, 1 << 24)) | {
         "num_classes": len(larger),
