@@ -174,7 +174,9 @@ def create_model(name: str, classes: int, head: Head = "linear", *, drop_path: f
     try:
         return create_timm_network(name, classes, **chosen)
     except TypeError as error:
-        raise InputError(f"--drop-path {drop_path}: {name} has no such blocks ({error}); leave it out") from error
+        raise InputError(
+            f"regularisation.drop_path {drop_path}: {name} has no such blocks ({error}); leave it out"
+        ) from error
 
 
 def timm_config(model: nn.Module, name: str, head: Head) -> dict[str, Any]:
