@@ -21,6 +21,7 @@ from kkanji.checkpoint.load import network_of
 from kkanji.checkpoint.onnx_file import ONNX, ImageClassifier, metadata, onnx_bytes, trial_images
 from kkanji.config import read_options
 from kkanji.models import timm_config
+from kkanji.neighbours.index import FILE as NEIGHBOURS
 from kkanji.wording import plain
 from shards import InputError, OutputFolder
 from shards.json_reading import read_bounded
@@ -57,6 +58,8 @@ def export(
     }
     with suppress(InputError):  # unknown originals: evaluations of the folder then report unknown lineage
         contents[ORIGINALS] = checkpoint.originals_bytes(originals_behind(path))
+    if (path / NEIGHBOURS).is_file():
+        contents[NEIGHBOURS] = (path / NEIGHBOURS).read_bytes()
     with OutputFolder(output, maker="export", inputs=[path], overwrite=overwrite) as partial:
         if onnx:
             about = metadata(classes, temperature, **card_facts(card))
