@@ -25,6 +25,7 @@ Density: TypeAlias = NDArray[np.float32]
 Mask: TypeAlias = NDArray[np.bool_]
 
 WORK = 320  # pixels of the longer side: five for each that the model sees
+EDGE = 9  # pixels across: what is taken out goes with its soft edges
 
 
 def find_ink(picture: Gray) -> Gray:
@@ -39,7 +40,8 @@ def find_ink(picture: Gray) -> Gray:
     small = resized(picture)
     sheet = without_strips(under_seals(discounted(small), seal_of(small)))
     ink = density(sheet)
-    return lay_out(np.where(ink_of_character(ink > 0.5), ink, 0))
+    other = (ink > 0.5) & ~ink_of_character(ink > 0.5)
+    return lay_out(np.where(cv2.dilate(other.astype(np.uint8), np.ones((EDGE, EDGE), np.uint8)) > 0, 0, ink))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -121,10 +123,8 @@ def _levels_under(seal: Gray) -> tuple[float, float]:
 # The sheet
 
 STRIP, SHEET = 0.92, 0.5  # how much of a line across a strip is of one kind, and of the next line of the other kind
-WIDEST_STRIP, STEEP = (
-    0.35,
-    5,
-)  # of the side; and pixels between the two lines: the edge of a stroke is not that straight
+WIDEST_STRIP = 0.35  # of the side
+STEEP = 5  # pixels between the two lines at most: the edges of strokes are not as straight
 
 
 def without_strips(gray: Gray) -> Gray:
@@ -168,7 +168,7 @@ def _is_dark_on_light(gray: Gray) -> bool:
     return bool((np.minimum(beyond, 0) ** 2).sum() >= (np.maximum(beyond, 0) ** 2).sum())
 
 
-SOFT = 0.25  # of the density on either side of the middle: the data's edges are as soft
+LOW, HIGH = 0.3, 0.8  # densities that become 0 and 1: less than that is the page's other side, or grain
 DARK = 90  # percentile: where the page's other side shows through, less than half may be the character's own ink
 FAINTEST = 0.06  # of the paper's brightness: less is no ink
 # The halves of grain lie 1.3 to 1.55 standard deviations apart and are equal. Of blurred ink 1.9, and ink is smaller.
@@ -185,7 +185,7 @@ def _stretched(ink: Density) -> Density:
     if high - low < FAINTEST or (above.mean() > GRAIN_PART and distance(ink[~above], ink[above]) < GRAIN_APART):
         return np.zeros_like(ink)
     share = (ink - low) / (high - low)
-    return np.clip((share - 0.5) / (2 * SOFT) + 0.5, 0, 1).astype(np.float32)
+    return np.clip((share - LOW) / (HIGH - LOW), 0, 1).astype(np.float32)
 
 
 def distance(low: NDArray[np.generic], high: NDArray[np.generic]) -> float:
@@ -201,12 +201,11 @@ RULE, RULE_ZONE, RULE_WIDTH = 0.9, 0.15, 0.07
 
 
 def ink_of_character(mask: Mask) -> Mask:
-    """The mask of ink [H, W] without rims, rules and specks; as it was if nothing would be left."""
+    """The mask of ink [H, W] without rims, rules and neighbours; as it was if next to nothing would be left."""
     kept = mask
     for turns in range(4):
         kept = np.rot90(_without_rule(_without_rim(np.rot90(kept, turns))), -turns)
-    kept = _without_neighbours(_without_neighbours(kept).T).T
-    kept = without_specks(np.ascontiguousarray(kept))
+    kept = _without_neighbours(_without_neighbours(np.ascontiguousarray(kept)).T).T
     return kept if kept.sum() > 0.1 * mask.sum() else mask
 
 
@@ -280,7 +279,7 @@ def without_specks(mask: Mask) -> Mask:
 
 def lay_out(ink: Density) -> Gray:
     """Crop a density to the ink and scale it as the data's images are: 64 pixels in the longer side, in the middle."""
-    x, y, width, height = cv2.boundingRect((ink > 0.5).astype(np.uint8))
+    x, y, width, height = cv2.boundingRect(without_specks(ink > 0.5).astype(np.uint8))
     result = np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.uint8)
     if not width:
         return result
