@@ -245,7 +245,7 @@ def ink_of_character(mask: Mask) -> Mask:
     kept = mask
     for turns in range(4):
         kept = np.rot90(_without_rule(_without_rim(np.rot90(kept, turns))), -turns)
-    kept = _without_neighbours(_without_neighbours(np.ascontiguousarray(kept)).T).T
+    kept = _without_neighbours(_without_neighbours(kept, DEEPEST).T, DEEPEST_AT_SIDES).T
     return kept if kept.sum() > 0.1 * mask.sum() else mask
 
 
@@ -273,17 +273,19 @@ def _without_rule(mask: Mask) -> Mask:
     return mask
 
 
-CUT_OFF, TOUCHED, DEEPEST, LARGEST = 0.5, 0.2, 0.22, 0.25
+CUT_OFF, TOUCHED = 0.5, 0.2  # of a part's largest width: surely a neighbour's, and so if another one surely is
+DEEPEST, DEEPEST_AT_SIDES = 0.22, 0.1  # of the side: at the left and right are parts of characters, as of 明, too
+LARGEST = 0.25  # of the ink
 
 
-def _without_neighbours(mask: Mask) -> Mask:
+def _without_neighbours(mask: Mask, deepest: float) -> Mask:
     """Without parts that the upper or lower edge cuts off.
 
     One that is cut is at the edge about as wide as anywhere, where a character's own end is round. Beside one there may
     be others that are less so, or that do not reach the edge.
     """
     _, parts, facts, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    small = (facts[:, cv2.CC_STAT_HEIGHT] < DEEPEST * len(mask)) & (facts[:, cv2.CC_STAT_AREA] < LARGEST * mask.sum())
+    small = (facts[:, cv2.CC_STAT_HEIGHT] < deepest * len(mask)) & (facts[:, cv2.CC_STAT_AREA] < LARGEST * mask.sum())
     above = facts[:, cv2.CC_STAT_TOP] + facts[:, cv2.CC_STAT_HEIGHT]  # where each part ends, from the upper edge
     below = len(mask) - facts[:, cv2.CC_STAT_TOP]
     edges = [(_widths_at_edge(parts, small), above), (_widths_at_edge(parts[::-1], small), below)]

@@ -77,8 +77,8 @@ def test_the_character_is_found_and_laid_out_like_the_data(ink: Levels, way: str
 @pytest.mark.parametrize("turns", range(4))
 def test_parts_of_neighbours_are_cut(ink: Levels, turns: int) -> None:
     """They end at the picture's edge, as wide there as anywhere."""
-    beside = np.pad(ink, ((30, 30), (0, 0)))
-    beside[:18, 30:50] = beside[-20:, 60:75] = beside[-22:, 90:110] = 1
+    beside, deep = np.pad(ink, ((30, 30), (0, 0))), 12 if turns % 2 else 20
+    beside[:deep, 30:50] = beside[-deep:, 60:75] = beside[-deep:, 90:110] = 1
     assert likeness(on(np.rot90(beside, turns)), np.rot90(ink, turns)) > 0.9
 
 
@@ -98,6 +98,13 @@ def test_ink_is_found_under_a_seal(ink: Levels, filled: bool, opaque: float) -> 
     corner, thickness = (width // 3, height // 3), -1 if filled else 4
     stamped = cv2.rectangle(colour.copy(), corner, (width, height), (180, 50, 40), thickness)
     assert likeness(colour + opaque * (stamped - colour), ink) > 0.9
+
+
+def test_a_left_part_that_is_cut_off_is_the_character_s_own(ink: Levels) -> None:
+    """Characters stand in columns, and many have two parts side by side."""
+    both = np.pad(ink, ((0, 0), (40, 0)))
+    both[len(ink) // 2 - 25 : len(ink) // 2 + 25, :28] = 1
+    assert likeness(on(both), both) > 0.93
 
 
 def test_white_ink_on_blue_paper_is_no_seal(ink: Levels) -> None:
