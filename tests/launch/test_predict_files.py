@@ -203,7 +203,7 @@ def test_boxes_are_carried_into_the_output(pages: Path, checkpoint: Path, capsys
     outputs = {}
     for form in ("csv", "json", "text"):
         with pytest.raises(SystemExit):
-            predict(PredictConfig(boxes=pages, checkpoint=checkpoint, top=1, format=form))  # type: ignore[arg-type]
+            predict(PredictConfig(boxes=pages, checkpoint=checkpoint, top=1, format=form))
         outputs[form] = capsys.readouterr().out
     rows = list(csv.DictReader(io.StringIO(outputs["csv"])))
     found = [(Path(row["file"]).name, *(float(row[name]) for name in "xywh"), row["id"]) for row in rows]
