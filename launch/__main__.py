@@ -45,6 +45,7 @@ STORY: tuple[tuple[str, str, dict[str, str]], ...] = (
         LAUNCH,
         {
             "export": "write a checkpoint for use: half precision, timm, ONNX, model card",
+            "neighbours": "let the nearest training images vote, or add characters without training",
             "predict": "predict the characters that image files show",
         },
     ),

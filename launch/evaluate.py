@@ -29,6 +29,8 @@ class EvaluateConfig:
     the number."""
     temperature: bool = False
     """Fit a temperature on the split that calibrates the probabilities, for `kkanji export` and the report."""
+    neighbours: bool = True
+    """Let the neighbours vote, as `kkanji predict` does, if the folder has an index of them."""
     output: Path | None = None
     """Folder for the results, made if there is none. None takes the run's folder, two levels above the checkpoint.
     report.html is written only where log.jsonl lies."""
@@ -44,6 +46,7 @@ def evaluate(config: EvaluateConfig) -> None:
         config.split,
         views=config.tta,
         temperature=config.temperature,
+        neighbours=config.neighbours,
         output=config.output,
     )
 

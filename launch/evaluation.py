@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from kkanji import checkpoint
 from kkanji.checkpoint import lineage
 from kkanji.checkpoint.load import load_trained
+from kkanji.checkpoint.neighbours import has_neighbours, read_settings, with_neighbours
 from kkanji.classes import ClassMap
 from kkanji.config import strict_json
 from kkanji.data.training_set import class_map, open_set
@@ -21,6 +22,7 @@ from kkanji.evaluation.calibration import TEMPERATURES, TemperatureScan
 from kkanji.evaluation.metrics import MEASURES, interval, summarise
 from kkanji.evaluation.predict_split import predict_split, unaugmented_feed
 from kkanji.evaluation.predictions import Predictions
+from kkanji.neighbours.vote import Mix
 from kkanji.report import write_report
 from kkanji.report.text import first_of
 from kkanji.training.agreement import meet
@@ -31,7 +33,14 @@ from shards.read.cut_files import survived
 
 
 def evaluate_checkpoint(
-    path: Path, location: str, split: str, *, views: int = 1, temperature: bool = False, output: Path | None = None
+    path: Path,
+    location: str,
+    split: str,
+    *,
+    views: int = 1,
+    temperature: bool = False,
+    neighbours: bool = True,
+    output: Path | None = None,
 ) -> None:
     """Predict, measure, write. Options as in `launch.evaluate.EvaluateConfig`; path: the checkpoint's folder."""
     choose_kernels(benchmark=True)
@@ -50,11 +59,13 @@ def evaluate_checkpoint(
     reader, accelerator = data.split(split), Accelerator()
     numbers = np.array([classes.ids[code_point] for code_point in own.code_points])
     feed = unaugmented_feed(reader, len(classes), numbers)
-    stored = float(checkpoint.read_state(path).get("temperature", 1.0))
+    voting = neighbours and has_neighbours(path)
+    stored = 1.0 if voting else float(checkpoint.read_state(path).get("temperature", 1.0))  # the mix contains it
     temperatures = {1.0, stored} | set(TEMPERATURES if temperature else ())
     scan = TemperatureScan(accelerator.device, sorted(temperatures)) if len(temperatures) > 1 else None
     with DataCheck(accelerator, data, split) as check, survived():
-        model = accelerator.prepare(load_trained(path))
+        network = load_trained(path)
+        model = accelerator.prepare(with_neighbours(path, network) if voting else network)
         start = perf_counter()
         predictions = predict_split(accelerator, model, feed, views=views, scan=scan)
         fit = asdict(scan.fit(accelerator)) if scan and temperature else None
@@ -71,6 +82,7 @@ def evaluate_checkpoint(
         "data": data.manifest.identity(),
         **lineage.record(path, data.manifest.identity(), data.manifest.lineage, reader.sources()),
         "tta": views,
+        "neighbours": asdict(read_settings(path).mix) if voting else None,
         "seconds": seconds,
         "temperature": fit,
         "stored_temperature": stored,
@@ -142,6 +154,9 @@ def _text(summary: dict[str, Any], verdict: lineage.Independence) -> str:
     lines.append(f"{'top1, 95 % interval':20} {low:.4f} to {high:.4f}")
     lines.append(f"{'classes evaluated':20} {summary['evaluated_classes']:,} of {summary['classes']:,}")
     lines.append(f"{'disjoint from training':20} {verdict}")
+    if summary["neighbours"]:
+        mix = Mix(**summary["neighbours"])
+        lines.append(f"{'neighbours':20} {mix.count} vote at temperature {mix.temperature:g}, weight {mix.weight:g}")
     lines.append(f"{'images/s':20} {summary['images'] / summary['seconds']:,.0f}")
     if summary["without_training"]:
         named = first_of(summary["without_training"], "without_training in evaluation.json")

@@ -32,7 +32,7 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
     "kkanji": (
         {"classes", "cli", "config", "environment", "glyphs", "launchers", "pixels", "pretrained", "threads"}
         | {"memory", "variants", "wording"},
-        {"model_folder", "models"},
+        {"model_folder", "models", "neighbours"},
         {"augment"},
         {"data"},
         {"checkpoint", "evaluation"},
@@ -48,7 +48,7 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
         {"gpu"},
         {"table", "chart", "everything"},
     ),
-    "launch": ({"evaluation"}, {"average", "evaluate", "export", "predict", "train"}),
+    "launch": ({"evaluation", "index_building"}, {"average", "evaluate", "export", "neighbours", "predict", "train"}),
     "docs": ({"predictions", "rooms", "variants"},),
 }
 DISJOINT = {("kkanji.training", "kkanji.inference")}  # a run never needs the reader of image files

@@ -35,6 +35,7 @@ from kkanji.classes import ClassMap, read_class_map
 from kkanji.config import FREE_TO_CHANGE, read_options
 from kkanji.model_folder import STATE as STATE
 from kkanji.model_folder import read_checked
+from kkanji.neighbours.index import FILE as NEIGHBOURS
 from shards import InputError, OutputFolder, write_file
 from shards.array_reading import map_array
 from shards.checksums import file_digest
@@ -50,7 +51,7 @@ TRAINING = "training.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 ORIGINALS = "originals.npy"  # only in exported models: a run finds its originals in its shard set
 USABLE = (MODEL, STATE, CLASSES)  # enough to evaluate and predict; resuming needs the optimizer too
-FILES = (*USABLE, ORIGINALS, TRAINING, OPTIMIZER)
+FILES = (*USABLE, ORIGINALS, NEIGHBOURS, TRAINING, OPTIMIZER)
 # Only plain names may be opened: a manifest is input, and "../x" in it would lead out of the folder.
 FILE_NAME = re.compile(r"\w[\w.-]{0,254}", re.ASCII)
 SHA256 = re.compile(r"[0-9a-f]{64}")

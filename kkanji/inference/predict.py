@@ -5,19 +5,23 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from kkanji import checkpoint
 from kkanji.checkpoint.load import load_trained
+from kkanji.checkpoint.neighbours import has_neighbours, read_settings, with_neighbours
 from kkanji.classes import ClassMap
 from kkanji.environment import choose_kernels
 from kkanji.inference.boxes import Box, cut
 from kkanji.inference.image_files import load_character, load_page, read_character
 from kkanji.inference.listing import Page
+from kkanji.neighbours.unknown import describe
+from kkanji.neighbours.vote import WithNeighbours
 from kkanji.pixels import normalise
 from kkanji.threads import map_in_order
 from kkanji.variants import family_numbers, forms
@@ -65,26 +69,53 @@ class Prediction:
     """Why the file could not be read; None if it could."""
 
 
+class Judged(NamedTuple):
+    """What a model says of one image."""
+
+    guesses: tuple[Guess, ...]
+    unknown: float | None = None
+    doubt: str | None = None
+
+
 class Predictor:
     """A trained model on a device."""
 
     def __init__(self, path: Path, device: torch.device) -> None:
         """path: a checkpoint folder. Raises InputError if it is missing or damaged."""
         choose_kernels(benchmark=False)  # the number of images changes
-        model = load_trained(path)
+        network = load_trained(path)
+        voting = has_neighbours(path)
+        self.judge = read_settings(path).unknown if voting else None
         self.classes: ClassMap = checkpoint.read_classes(path)
         self._characters, self._labels = self.classes.characters, self.classes.labels
         self._families = torch.from_numpy(family_numbers(self.classes.characters)).to(device)
         self.forms: tuple[str, ...] = forms(self.classes.characters)
-        self.temperature: float = checkpoint.read_state(path).get("temperature", 1.0)  # only exported models have one
+        stored: float = checkpoint.read_state(path).get("temperature", 1.0)  # only exported models have one
+        self.temperature = 1.0 if voting else stored  # the mix contains it
         self.device = device
-        self.model = model.to(device).to(memory_format=torch.channels_last).eval()
+        self.model = with_neighbours(path, network).to(device).to(memory_format=torch.channels_last).eval()
 
-    @torch.inference_mode()
     def predict(self, images: NDArray[np.uint8], top: int) -> list[tuple[Guess, ...]]:
         """The `top` most probable characters of each image. Images are [n, 64, 64], white ink on black."""
-        pixels = torch.from_numpy(images).to(self.device)[:, None]
-        probability = (self.model(normalise(pixels)).float() / self.temperature).softmax(dim=1)
+        return [view.guesses for view in self.judged(images, top)]
+
+    @torch.inference_mode()
+    def judged(self, images: NDArray[np.uint8], top: int) -> list[Judged]:
+        """As `predict`, each with the score that the image shows none of the model's characters."""
+        pixels = normalise(torch.from_numpy(images).to(self.device)[:, None])
+        if not isinstance(self.model, WithNeighbours):
+            logits = self.model(pixels)
+            return [Judged(guesses) for guesses in self._guesses(logits, top)]
+        reading = self.model.read(pixels)
+        guesses = self._guesses(reading.log_probabilities, top)
+        if self.judge is None:
+            return [Judged(each) for each in guesses]
+        features = describe(reading, images)
+        verdicts = (guesses, self.judge.scores(features).tolist(), self.judge.reasons(features))
+        return [Judged(*each) for each in zip(*verdicts, strict=True)]
+
+    def _guesses(self, logits: Tensor, top: int) -> list[tuple[Guess, ...]]:
+        probability = (logits.float() / self.temperature).softmax(dim=1)
         best = probability.topk(min(top, len(self.classes)), dim=1)
         by_family = torch.zeros_like(probability).index_add(1, self._families, probability)
         sums = by_family.gather(1, self._families[best.indices])
@@ -122,11 +153,11 @@ def _load(file: Item) -> Loaded:
 
 def _predict_batch(predictor: Predictor, files: Sequence[Item], loaded: Sequence[Loaded], top: int) -> list[Prediction]:
     images = [item for item in loaded if not isinstance(item, InputError)]
-    guesses = iter(predictor.predict(np.stack(images), top) if images else [])
+    found = iter(predictor.judged(np.stack(images), top) if images else [])
     return [
         Prediction(**_place(file), error=str(item))
         if isinstance(item, InputError)
-        else Prediction(**_place(file), guesses=next(guesses))
+        else Prediction(**_place(file), **next(found)._asdict())
         for file, item in zip(files, loaded, strict=True)
     ]
 
