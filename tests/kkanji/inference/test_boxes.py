@@ -18,8 +18,9 @@ NUMBERS = [(10, 20, 30, 40), (50, 20, 16, 16)]
 
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
-    """A page of 200x100 pixels."""
-    pixels = np.random.default_rng(0).integers(0, 256, (100, 200, 3), np.uint8)
+    """A page of 200x100 pixels with a stroke."""
+    pixels = np.full((100, 200, 3), (225, 210, 180), np.uint8)
+    pixels[25:55, 15:22] = pixels[30:36, 15:35] = (50, 40, 30)
     Image.fromarray(pixels).save(tmp_path / "page1.png")
     return tmp_path / "page1.png"
 
@@ -114,7 +115,8 @@ def test_a_page_turned_by_its_camera_is_cut_as_it_is_seen(page: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "I;16", "RGBA", "LA"])
 def test_pages_of_every_kind_of_colour(tmp_path: Path, mode: str) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8)
+    pixels = np.full((40, 40), 220, np.uint8)
+    pixels[8:30, 10:15] = pixels[12:16, 10:28] = 40
     image = Image.fromarray(pixels.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(pixels).convert(mode)
     image.save(tmp_path / "page.tif")
     read = read_character(cut(Box(file=tmp_path / "page.tif", x=0, y=0, w=40, h=40)), "box")
