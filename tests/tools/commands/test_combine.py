@@ -298,7 +298,7 @@ def test_a_licence_is_stated_only_of_what_is_recognised(codh_tree: Callable[...,
     codh, own = codh_tree({"U+4E00": 3}), codh_tree({"U+4E01": 3}, seed=1, name="own")
     (own / "kkanji2").rename(own / "mine")
     for number, path in enumerate(sorted(own.rglob("*.png"))):
-        path.write_bytes(encode(image(number)))
+        path.write_bytes(pillow(Image.fromarray(image(number))))
     sample = Path(__file__).parents[3] / "sample" / "kkanji2"
     expected = {
         "codh": ((codh,), "Kuzushiji-Kanji", "`KMNIST Dataset` (created by CODH)"),
