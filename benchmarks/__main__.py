@@ -1,4 +1,4 @@
-"""`python -m benchmarks <gpu|loader|models|prepare|scans|stream|train|scale|size|accuracy|table|chart|all>`
+"""`python -m benchmarks <gpu|loader|models|prepare|scans|stream|train|scale|size|unknown|accuracy|table|chart|all>`
 
 Only the module of the chosen command is imported: a machine with a GPU may lack what draws charts.
 """
@@ -26,6 +26,7 @@ COMMANDS = {
     "stream": "stream.stream",
     "table": "table",
     "train": "train.train",
+    "unknown": "unknown.unknown",
 }
 PROGRAM = "python -m benchmarks"
 

@@ -22,7 +22,7 @@ from kkanji.data.training_set import class_map, open_set
 from kkanji.environment import choose_kernels
 from kkanji.inference.image_files import SUFFIXES, load_character
 from kkanji.neighbours import made, unknown
-from kkanji.neighbours.index import FILE, Index, make_index
+from kkanji.neighbours.index import FILE, MOST_DIMENSIONS, Index, make_index, project
 from kkanji.neighbours.mix_choice import MOST_NEIGHBOURS, choose_mix
 from kkanji.neighbours.unknown import Unknown
 from kkanji.neighbours.vote import Mix, WithNeighbours, features_of, logits_of, mixture, nearest, votes_of
@@ -86,8 +86,11 @@ def index_set(
     """Make the index of a set's training images. Options as in `launch.neighbours.NeighboursConfig`."""
     model, data = open_model(path), open_set(location)
     width: Any = model.network.num_features
-    if width % parts:
-        raise InputError(f"--bytes-per-image {parts}: does not divide the network's {width} features; give 16 or 32")
+    dimensions = min(width, MOST_DIMENSIONS)
+    if dimensions % parts:
+        raise InputError(
+            f"--bytes-per-image {parts}: does not divide the index's {dimensions} dimensions; give 32 or 64"
+        )
     numbers = _numbers(model.classes, class_map(data), location)
     settings = read_settings(settings_of) if settings_of else None
     validation = None if settings else _validation(model, data.split("val"), numbers)
@@ -158,11 +161,10 @@ def _validation(model: Model, reader: SplitReader, numbers: Tensor) -> tuple[Hal
 @torch.inference_mode()
 def _choose(model: Model, index: Index, first: Half, second: Half) -> tuple[Settings, str]:
     """Settings chosen on the first half, and what they give on the second, as the card says it."""
-    vectors, labels = index.vectors(), index.labels()
-    probabilities, cosines, neighbours = _compared(model, first, vectors, labels)
+    probabilities, cosines, neighbours = _compared(model, first, index)
     mix = choose_mix(probabilities, cosines, neighbours, first.labels)
     judge = _fit_unknown(model, WithNeighbours(model.network, index, mix, model.temperature), first)
-    probabilities, cosines, neighbours = _compared(model, second, vectors, labels)
+    probabilities, cosines, neighbours = _compared(model, second, index)
     votes = votes_of(cosines[:, : mix.count], neighbours[:, : mix.count], mix.temperature, probabilities.shape[1])
     families = torch.from_numpy(family_numbers(model.classes.characters))
     texts = [
@@ -179,13 +181,11 @@ def _mix_text(mix: Mix) -> str:
     return f"the {mix.count} nearest vote, at temperature {mix.temperature:g}, with weight {mix.weight:g}"
 
 
-def _compared(model: Model, half: Half, vectors: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _compared(model: Model, half: Half, index: Index) -> tuple[Tensor, Tensor, Tensor]:
     """The network's probabilities [n, C], cosines [n, k] and classes [n, k] of the nearest neighbours."""
-    network = model.network.to("cpu")
-    logits = logits_of(network, half.features.float())
-    cosines, numbers = nearest(normalize(half.features.float()), vectors, MOST_NEIGHBOURS)
-    model.network.to(model.device)
-    return (logits / model.temperature).softmax(dim=1), cosines, labels[numbers]
+    logits = logits_of(model.network, half.features.float().to(model.device)).cpu()
+    cosines, numbers = nearest(normalize(project(half.features, index.projection)), index.vectors(), MOST_NEIGHBOURS)
+    return (logits / model.temperature).softmax(dim=1), cosines, index.labels()[numbers]
 
 
 def _right(probabilities: Tensor, truth: Tensor, families: Tensor | None = None) -> float:

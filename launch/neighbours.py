@@ -34,9 +34,9 @@ class NeighboursConfig:
     settings_of: Path | None = None
     """Folder of another model with an index, whose settings to take. For a model that was trained on all images: one
     that was trained without the images that its settings were chosen on."""
-    bytes_per_image: Annotated[int, tyro.conf.arg(name="bytes-per-image")] = 16
-    """Size of an image in the index; must divide the number of the network's features."""
-    most_per_class: int = 256
+    bytes_per_image: Annotated[int, tyro.conf.arg(name="bytes-per-image")] = 32
+    """Size of an image in the index: a power of 2 up to 128."""
+    most_per_class: int = 50
     """Largest number of images of one character in the index."""
     overwrite: bool = False
     """Replace OUTPUT if this command made it."""

@@ -1,9 +1,9 @@
 """The index of a model folder: the features of training images, by class, and the file that holds them.
 
-A feature is what the network gives its classifier, of length 1: products of features are cosines.
-`neighbours.safetensors` holds `codebooks` float16 [M, K, D / M] and `codes` uint8 [N, M] (see `quantise`) in the order
-of the classes, `counts` int32 [C], the codes of each class, and what was added later: `added` float16 [A, D] and
-`added_labels` int32 [A].
+A feature is what the network gives its classifier. In the index it has R numbers and the length 1: its D numbers times
+`projection` float16 [D, R], so that products are cosines. `neighbours.safetensors` also holds `codebooks` float16
+[M, K, R / M] and `codes` uint8 [N, M] (see `quantise`) in the order of the classes, `counts` int32 [C], the codes of
+each class, and what was added later: `added` float16 [A, R] and `added_labels` int32 [A].
 """
 
 from dataclasses import dataclass, fields
@@ -18,7 +18,9 @@ from kkanji.neighbours.quantise import decode, encode, learn_codebooks
 
 FILE = "neighbours.safetensors"
 LARGEST_BYTES = 1 << 30
+MOST_DIMENSIONS = 128  # R: with all 512 of fused_m, neighbours were right as often
 KINDS = {
+    "projection": (torch.float16, 2),
     "codebooks": (torch.float16, 3),
     "codes": (torch.uint8, 2),
     "counts": (torch.int32, 1),
@@ -32,19 +34,21 @@ KINDS = {
 class Index:
     """Features of training images of C classes, N in codes and A as they are."""
 
+    projection: Tensor
+    """Onto the R directions in which the features are largest, float16 [D, R]."""
     codebooks: Tensor
-    """float16 [M, K, D / M]."""
+    """float16 [M, K, R / M]."""
     codes: Tensor
     """uint8 [N, M], in the order of the classes."""
     counts: Tensor
     """Number of codes of each class, int32 [C]."""
     added: Tensor
-    """float16 [A, D]."""
+    """float16 [A, R]."""
     added_labels: Tensor
     """Classes of the added features, int32 [A]."""
 
     def vectors(self) -> Tensor:
-        """Features of length 1, float32 [N + A, D]."""
+        """Projected features of length 1, float32 [N + A, R]."""
         return torch.cat([normalize(decode(self.codes, self.codebooks)), self.added.float()])
 
     def labels(self) -> Tensor:
@@ -56,10 +60,11 @@ class Index:
         """This index and features [n, D] of further images, of classes [n] below `classes`, which may be more."""
         more = torch.zeros(classes - len(self.counts), dtype=torch.int32)
         return Index(
+            projection=self.projection,
             codebooks=self.codebooks,
             codes=self.codes,
             counts=torch.cat([self.counts, more]),
-            added=torch.cat([self.added, normalize(features.float()).half()]),
+            added=torch.cat([self.added, normalize(project(features, self.projection)).half()]),
             added_labels=torch.cat([self.added_labels, labels.int()]),
         )
 
@@ -68,12 +73,26 @@ class Index:
         return safetensors.torch.save({each.name: getattr(self, each.name).contiguous() for each in fields(self)})
 
 
+def project(features: Tensor, projection: Tensor) -> Tensor:
+    """What of features [n, D], of any length made 1, lies in an index's dimensions, float32 [n, R]: at most as long."""
+    return normalize(features.float()) @ projection.float()
+
+
+def _largest_directions(features: Tensor) -> Tensor:
+    """The directions with the most of the features' squared length, float16 [D, R]."""
+    unit = normalize(features.float())
+    _, directions = torch.linalg.eigh(unit.T @ unit)  # the largest come last
+    return directions.flip(1)[:, :MOST_DIMENSIONS].half()
+
+
 def make_index(features: Tensor, labels: Tensor, classes: int, *, parts: int) -> Index:
-    """The index of features [N, D] of images of classes [N]. parts: bytes for each image, a divisor of D."""
+    """The index of features [N, D] of images of classes [N]. parts: bytes for each image, a divisor of R."""
     order = labels.argsort(stable=True)
-    vectors = normalize(features.float()[order])
+    projection = _largest_directions(features)
+    vectors = normalize(project(features[order], projection))
     codebooks = learn_codebooks(vectors, parts).half()
     return Index(
+        projection=projection,
         codebooks=codebooks,
         codes=encode(vectors, codebooks),
         counts=labels.bincount(minlength=classes).int(),
@@ -98,17 +117,21 @@ def parse_index(data: bytes, *, classes: int, width: int) -> Index:
 
 def _check(index: Index, classes: int, width: int) -> None:
     parts, pieces, length = index.codebooks.shape
-    _require(parts * length == width, f"features of {parts * length:,} numbers, the network has {width:,}")
+    dimensions = parts * length
+    shape = tuple(index.projection.shape)
+    _require(shape == (width, dimensions), f"a projection of shape {shape}, the network has {width:,} features")
     _require(index.codes.shape[1] == parts, f"codes of {index.codes.shape[1]} parts, codebooks of {parts}")
     _require(not len(index.codes) or int(index.codes.max()) < pieces, "a code beyond the codebook")
     _require(len(index.counts) == classes, f"counts of {len(index.counts):,} classes, the model has {classes:,}")
     _require(bool((index.counts >= 0).all()) and int(index.counts.sum()) == len(index.codes), "counts of other images")
     _require(
-        index.added.shape == (len(index.added_labels), width), f"added features of shape {tuple(index.added.shape)}"
+        index.added.shape == (len(index.added_labels), dimensions),
+        f"added features of shape {tuple(index.added.shape)}",
     )
     inside = (index.added_labels >= 0) & (index.added_labels < classes)
     _require(bool(inside.all()), "an added image of no class")
-    _require(bool(index.codebooks.isfinite().all() and index.added.isfinite().all()), "what is not a number")
+    numbers = (index.projection, index.codebooks, index.added)
+    _require(all(bool(each.isfinite().all()) for each in numbers), "what is not a number")
     _require(len(index.codes) + len(index.added) > 0, "no image")
 
 

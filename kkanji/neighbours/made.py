@@ -49,13 +49,19 @@ def _ramp(_: NDArray[np.uint8], rng: np.random.Generator) -> Image:
 
 
 def _typeset(alphabet: str, _: NDArray[np.uint8], rng: np.random.Generator) -> Image:
-    """A typeset character, moved, turned and thickened a little."""
+    """A typeset character as if written: bent, turned, thinner or thicker, and seen as sharply as chance has it."""
     glyph = render_glyph(str(rng.choice(list(alphabet))), IMAGE_SIZE)
-    if rng.random() < 0.5:
-        glyph = cv2.dilate(glyph, np.ones((2, 2), np.uint8)).astype(np.uint8)
-    turn = cv2.getRotationMatrix2D((32, 32), rng.uniform(-12, 12), rng.uniform(0.7, 1.1))
-    turn[:, 2] += rng.uniform(-4, 4, 2)
-    return cv2.warpAffine(glyph, turn, (IMAGE_SIZE, IMAGE_SIZE)).astype(np.uint8)
+    width = int(rng.integers(1, 5))
+    change = cv2.dilate if rng.random() < 0.7 else cv2.erode
+    glyph = change(glyph, np.ones((width, max(1, width - int(rng.integers(2)))), np.uint8)).astype(np.uint8)
+    bend = [_enlarged(rng.normal(0, 3, (4, 4))) for _ in range(2)]
+    y, x = np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE].astype(np.float64)
+    (a, b), (c, d) = np.eye(2) / rng.uniform(0.8, 1.25, 2) + rng.uniform(-0.25, 0.25, (2, 2))
+    across, down = (x - 32) * a + (y - 32) * b + 32 + bend[0], (x - 32) * c + (y - 32) * d + 32 + bend[1]
+    bent = cv2.remap(glyph, across.astype(np.float32), down.astype(np.float32), cv2.INTER_LINEAR)
+    side = int(rng.integers(20, IMAGE_SIZE, endpoint=True))
+    coarse = cv2.resize(bent, (side, side), interpolation=cv2.INTER_AREA)
+    return _stretched(np.clip(_enlarged(coarse.astype(np.float64)), 0, 255), 1)
 
 
 def _grid(

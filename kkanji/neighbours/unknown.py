@@ -1,7 +1,7 @@
 """A score that an image shows none of a model's characters, and why.
 
-A softmax regression on ten numbers: how near the training images are, how sure the network is, and how the ink lies. It
-learns from characters that the network was not trained on, and from images made to be none (see `made`).
+A softmax regression on a few numbers: how near the training images are, how sure the network is, and how the ink lies.
+It learns from characters that the network was not trained on, and from images made to be none (see `made`).
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from kkanji.neighbours.made import NOTHING, OTHER, SEVERAL
 from kkanji.neighbours.vote import Reading
 
 REASONS = (NOTHING, SEVERAL, OTHER)
-FEATURES = 12
+FEATURES = 14
 INK = 96  # gray level from which a pixel is ink
 PENALTY = 1e-3  # of squared weights: some of the numbers nearly repeat each other
 REJECTED = 0.01  # part of the characters whose score may reach the threshold
@@ -67,6 +67,8 @@ def describe(reading: Reading, images: NDArray[np.uint8]) -> Tensor:
         reading.cosines[:, 0],
         reading.cosines.mean(dim=1),
         reading.energy,
+        reading.length,
+        reading.inside,
         reading.log_probabilities.amax(dim=1),
         -(reading.log_probabilities.exp() * reading.log_probabilities).sum(dim=1),
     ]

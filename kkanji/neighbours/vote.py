@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from kkanji.neighbours.index import Index
+from kkanji.neighbours.index import Index, project
 
 ROWS = 256  # images compared with the index at a time: 94 MB of cosines for 92,000 training images
 LEAST = 1e-12  # probability whose logarithm a class without any vote gets
@@ -43,11 +43,16 @@ class Reading(NamedTuple):
     """Of the neighbours, the nearest first, float32 [B, k]."""
     energy: Tensor
     """Logarithm of the sum of the network's exponentiated logits, float32 [B] (Liu et al. 2020, arXiv:2010.03759)."""
+    length: Tensor
+    """Of the features, float32 [B]."""
+    inside: Tensor
+    """Part of that length in the index's dimensions, float32 [B] (after Wang et al. 2022, arXiv:2203.10807)."""
 
 
 class WithNeighbours(nn.Module):
     """A classifier whose logits are the logarithms of mixed probabilities."""
 
+    projection: Tensor
     vectors: Tensor
     labels: Tensor
 
@@ -55,6 +60,7 @@ class WithNeighbours(nn.Module):
         """temperature: divisor of the network's logits."""
         super().__init__()
         self.network, self.mix, self.temperature = network, mix, temperature
+        self.register_buffer("projection", index.projection)
         self.register_buffer("vectors", index.vectors())
         self.register_buffer("labels", index.labels())
 
@@ -66,11 +72,17 @@ class WithNeighbours(nn.Module):
         """As forward, with what tells a character from anything else."""
         features = features_of(self.network, images)
         with torch.autocast(images.device.type, enabled=False):  # half precision would mix up near neighbours
-            logits = logits_of(self.network, features).float()
-            cosines, numbers = nearest(normalize(features.float()), self.vectors, self.mix.count)
-            votes = votes_of(cosines, self.labels[numbers], self.mix.temperature, logits.shape[1])
-            mixed = mixture((logits / self.temperature).softmax(dim=1), votes, self.mix.weight)
-        return Reading(mixed.clamp(min=LEAST).log(), cosines, logits.logsumexp(dim=1))
+            return self.read_features(features.float())
+
+    def read_features(self, features: Tensor) -> Reading:
+        """As read, for features float32 [B, D]."""
+        logits = logits_of(self.network, features)
+        inside = project(features, self.projection)
+        cosines, numbers = nearest(normalize(inside), self.vectors, self.mix.count)
+        votes = votes_of(cosines, self.labels[numbers], self.mix.temperature, logits.shape[1])
+        mixed = mixture((logits / self.temperature).softmax(dim=1), votes, self.mix.weight)
+        lengths = (features.norm(dim=1), inside.norm(dim=1))
+        return Reading(mixed.clamp(min=LEAST).log(), cosines, logits.logsumexp(dim=1), *lengths)
 
 
 def features_of(network: nn.Module, images: Tensor) -> Tensor:

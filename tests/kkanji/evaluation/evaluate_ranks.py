@@ -14,15 +14,22 @@ from kkanji.evaluation import predict_split as module
 from kkanji.evaluation.calibration import TemperatureScan
 from kkanji.evaluation.predict_split import predict_split, unaugmented_feed
 from kkanji.models import create_model
+from kkanji.neighbours.index import make_index
+from kkanji.neighbours.vote import Mix, WithNeighbours
 
 MODEL = "kkanji_efficientnet_fused_s"
 BATCH = 4
+WITH_NEIGHBOURS = 9
 
 
 def make_model(classes: int) -> nn.Module:
-    """Equal weights wherever it is made."""
+    """Equal weights wherever it is made. A model of nine classes has neighbours."""
     torch.manual_seed(0)
-    return create_model(MODEL, classes)
+    model = create_model(MODEL, classes)
+    if classes != WITH_NEIGHBOURS:
+        return model
+    features, labels = torch.rand(40, int(model.get_parameter("classifier.weight").shape[1])), torch.arange(40) % 9
+    return WithNeighbours(model, make_index(features, labels, classes, parts=32), Mix(), 0.7)
 
 
 def main(output: Path, folders: list[Path]) -> None:

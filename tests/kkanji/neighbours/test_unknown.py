@@ -33,7 +33,7 @@ def test_characters_in_a_grid_are_reduced_whole() -> None:
 def readings(cosine: float, count: int, seed: int) -> Reading:
     noise = torch.rand(count, generator=torch.Generator().manual_seed(seed)) * 0.05
     cosines = (cosine + noise)[:, None].repeat(1, 10)
-    return Reading(torch.full((count, 5), 0.2).log(), cosines, cosines[:, 0] * 10)
+    return Reading(torch.full((count, 5), 0.2).log(), cosines, *(cosines[:, 0] * each for each in (10, 7, 1)))
 
 
 def described(cosine: float, kind: str | None, count: int, seed: int) -> torch.Tensor:

@@ -1,0 +1,1 @@
+"""How well a model tells characters that it knows from everything else."""
