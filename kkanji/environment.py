@@ -6,16 +6,15 @@ import platform
 import subprocess
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import accelerate
 import psutil
-import timm
 import torch
-from accelerate import Accelerator
-from accelerate.utils import get_int_from_env
 
 from kkanji import __version__
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 # Threads of a loader: at least 2, even if a rank has only one core of its own; at most 16, what each of 8 ranks gets of
 # a host's 128 cores.
@@ -28,6 +27,9 @@ PCI_DEVICES = Path("/sys/bus/pci/devices")  # what the kernel tells of a GPU's p
 
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
+    import accelerate  # both take seconds, which predicting does not need
+    import timm
+
     packages = {"torch": torch.__version__, "timm": timm.__version__, "accelerate": accelerate.__version__}
     return {"kkanji": __version__, "python": platform.python_version(), **packages}
 
@@ -42,7 +44,7 @@ def code() -> str:
     return digest.hexdigest()
 
 
-def environment(accelerator: Accelerator) -> dict[str, Any]:
+def environment(accelerator: "Accelerator") -> dict[str, Any]:
     """What a result depends on besides options and data, as config.json records it."""
     return {
         **versions(),
@@ -122,6 +124,8 @@ def commit() -> str | None:
 
 def local_ranks() -> int:
     """Processes of the run on this node, from the variables that launchers set; 1 if none is set."""
+    from accelerate.utils import get_int_from_env  # takes a second, which predicting does not need
+
     names = ["LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE"]
     return max(1, int(get_int_from_env(names, 1)))
 
@@ -135,7 +139,7 @@ def loader_threads() -> int:
     return min(max(cores, LEAST_THREADS), MOST_THREADS)
 
 
-def warn_of_idle_cores(accelerator: Accelerator) -> None:
+def warn_of_idle_cores(accelerator: "Accelerator") -> None:
     """Warn if torch uses fewer threads than there are cores: by default `accelerate launch` gives each process one."""
     cores = len(os.sched_getaffinity(0))
     threads = torch.get_num_threads()
@@ -145,7 +149,7 @@ def warn_of_idle_cores(accelerator: Accelerator) -> None:
         warnings.warn(f"{found}; {remedy}", UserWarning, stacklevel=2)
 
 
-def warn_of_emulation(accelerator: Accelerator) -> None:
+def warn_of_emulation(accelerator: "Accelerator") -> None:
     """Warn if bfloat16 is emulated, which is slower, not faster: 18 times for `fused_s` (docs/LOG.md)."""
     if accelerator.mixed_precision == "bf16" and accelerator.is_main_process and not has_bfloat16(accelerator.device):
         found = f"{device_name(accelerator.device)} has no bfloat16 and emulates it, many times slower than float32"

@@ -11,8 +11,6 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-from fontTools import subset
-from matplotlib.ft2font import FT2Font
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -51,6 +49,8 @@ def has_glyph(character: str) -> bool:
 
 def font_subset(text: Iterable[str]) -> bytes:
     """A WOFF font with the glyphs of these characters only: some 150 bytes each, small enough to embed in a page."""
+    from fontTools import subset  # with the font library below, half a second that predicting does not need
+
     # Horizontal text in one style needs no features, no vertical metrics, and no names but those that WOFF requires.
     options = subset.Options(layout_features=[], hinting=False, name_IDs=[], notdef_outline=True)
     options.drop_tables += ["BASE", "DSIG", "GPOS", "GSUB", "VORG", "vhea", "vmtx"]
@@ -104,6 +104,8 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 @lru_cache(maxsize=1)
 def _covered() -> frozenset[int]:
+    from matplotlib.ft2font import FT2Font
+
     return frozenset(FT2Font(str(font_path())).get_charmap())
 
 

@@ -10,10 +10,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from kkanji import checkpoint
+from kkanji.checkpoint.plain_network import PlainNetwork, can_build
 from kkanji.classes import ClassMap
 from kkanji.config import Head, read_options
-from kkanji.models import create_model, is_ours
-from kkanji.timm_models import class_rows
 from shards import InputError
 
 USE_ANOTHER = "use another checkpoint"
@@ -26,6 +25,8 @@ def network_of(state: Mapping[str, Any], classes: int) -> nn.Module:
     head = options.get("head", "linear")  # early runs recorded no head
     if head not in get_args(Head):
         raise InputError(f"a checkpoint with head {head[:SHOWN]!r}; expected {' or '.join(get_args(Head))}")
+    from kkanji.models import create_model  # imports timm, which takes seconds
+
     return create_model(network_name(state), classes, head)
 
 
@@ -35,6 +36,9 @@ def load_trained(path: Path) -> nn.Module:
     Raises InputError as `checkpoint.check` does, if the weights are not those of the network and the classes that the
     folder names, or if one of them is not a number.
     """
+    from kkanji.models import is_ours
+    from kkanji.timm_models import class_rows
+
     checkpoint.check(path)
     classes = len(checkpoint.read_classes(path))
     weights, state = read_weights(path), checkpoint.read_state(path)
@@ -48,6 +52,20 @@ def load_trained(path: Path) -> nn.Module:
     model = network_of(state, classes)
     _fill(model, weights, f"{path}: weights")
     return model
+
+
+def load_to_predict(path: Path) -> nn.Module:
+    """As `load_trained`, a network that cannot be trained: without the seconds of importing timm, if that is possible.
+
+    What it gives is the same, bit for bit.
+    """
+    checkpoint.check(path)
+    weights, classes = read_weights(path), len(checkpoint.read_classes(path))
+    options = read_options(checkpoint.read_state(path).get("config", {}))
+    name = options.get("model", "")
+    if can_build(name, options.get("head", "linear"), weights, classes):
+        return PlainNetwork(name, weights)
+    return load_trained(path)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -76,6 +94,8 @@ def initial_weights(path: Path, model: nn.Module, classes: ClassMap) -> None:
     own = [classes.ids[point] for point in shared]
     theirs = [known[point] for point in shared]
     values, state = read_weights(path), model.state_dict()
+    from kkanji.timm_models import class_rows
+
     network = network_name(checkpoint.read_state(path))
     for name in class_rows(network):
         rows, initial = values.get(name), state.get(name)

@@ -20,7 +20,6 @@ from kkanji.classes import ClassMap
 from kkanji.neighbours.index import FILE, LARGEST_BYTES, Index, parse_index
 from kkanji.neighbours.unknown import Unknown
 from kkanji.neighbours.vote import Mix, WithNeighbours
-from kkanji.timm_models import class_rows
 from shards import InputError, OutputFolder
 from shards.json_reading import read_bounded
 
@@ -122,6 +121,8 @@ def _with_classes(
 ) -> dict[str, str | bytes]:
     """Weights, class map and timm's configuration with new classes after the others."""
     weights = safetensors.torch.load_file(path / MODEL)
+    from kkanji.timm_models import class_rows  # imports timm, which takes seconds
+
     names = class_rows(network_name(state))
     rows, bias = (weights.get(name) for name in names)
     if rows is None:

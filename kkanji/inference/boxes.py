@@ -287,9 +287,9 @@ def _target(target: Any) -> tuple[str, str]:
         return source, fragment
     if not isinstance(target, dict):
         return "", ""
-    source = target.get("source", target.get("full", ""))
-    source = source.get("id", source.get("@id", "")) if isinstance(source, dict) else source
-    return str(source), json.dumps(target.get("selector", ""))
+    canvas = target.get("source", target.get("full", ""))
+    address = canvas.get("id", canvas.get("@id", "")) if isinstance(canvas, dict) else canvas
+    return str(address), json.dumps(target.get("selector", ""))
 
 
 def by_page(boxes: Iterable[Box]) -> list[Box]:

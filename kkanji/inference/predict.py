@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kkanji import checkpoint
-from kkanji.checkpoint.load import load_trained
+from kkanji.checkpoint.load import load_to_predict
 from kkanji.checkpoint.neighbours import has_neighbours, read_settings, with_neighbours
 from kkanji.classes import ClassMap
 from kkanji.environment import choose_kernels
@@ -83,7 +83,7 @@ class Predictor:
     def __init__(self, path: Path, device: torch.device) -> None:
         """path: a checkpoint folder. Raises InputError if it is missing or damaged."""
         choose_kernels(benchmark=False)  # the number of images changes
-        network = load_trained(path)
+        network = load_to_predict(path)
         voting = has_neighbours(path)
         self.judge = read_settings(path).unknown if voting else None
         self.classes: ClassMap = checkpoint.read_classes(path)

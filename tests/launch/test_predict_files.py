@@ -37,14 +37,14 @@ class Reader:
     def __init__(self, path: Path, device: torch.device) -> None:
         self.path, self.device = path, device
 
-    def predict(self, images: NDArray[np.uint8], top: int) -> list[tuple[inference.Guess, ...]]:
+    def judged(self, images: NDArray[np.uint8], top: int) -> list[inference.Judged]:
         if Reader.batches_left is not None:
             Reader.batches_left -= 1
             if Reader.batches_left < 0:
                 raise KeyboardInterrupt
         Reader.read += len(images)
         counts = (images > 0).sum(axis=(1, 2)).tolist()
-        return [tuple(guess(count + rank, rank) for rank in range(top)) for count in counts]
+        return [inference.Judged(tuple(guess(count + rank, rank) for rank in range(top))) for count in counts]
 
 
 def guess(number: int, rank: int) -> inference.Guess:
@@ -203,7 +203,7 @@ def test_boxes_are_carried_into_the_output(pages: Path, checkpoint: Path, capsys
     outputs = {}
     for form in ("csv", "json", "text"):
         with pytest.raises(SystemExit):
-            predict(PredictConfig(boxes=pages, checkpoint=checkpoint, top=1, format=form))  # type: ignore[arg-type]
+            predict(PredictConfig(boxes=pages, checkpoint=checkpoint, top=1, format=form))
         outputs[form] = capsys.readouterr().out
     rows = list(csv.DictReader(io.StringIO(outputs["csv"])))
     found = [(Path(row["file"]).name, *(float(row[name]) for name in "xywh"), row["id"]) for row in rows]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from kkanji.inference.image_files import FORMATS, BlankImage, read_characters
@@ -75,6 +76,6 @@ def _changes(data: bytes, page: int) -> Iterator[str]:
                 yield GRAYED
 
 
-def _is_light(gray: np.ndarray) -> bool:  # type: ignore[type-arg]
+def _is_light(gray: NDArray[np.uint8]) -> bool:
     border = np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
     return bool(np.median(border) > _MIDDLE)

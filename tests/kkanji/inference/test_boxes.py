@@ -18,8 +18,9 @@ NUMBERS = [(10, 20, 30, 40), (50, 20, 16, 16)]
 
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
-    """A page of 200x100 pixels."""
-    pixels = np.random.default_rng(0).integers(0, 256, (100, 200, 3), np.uint8)
+    """A page of 200x100 pixels with a stroke."""
+    pixels = np.full((100, 200, 3), (225, 210, 180), np.uint8)
+    pixels[25:55, 15:22] = pixels[30:36, 15:35] = (50, 40, 30)
     Image.fromarray(pixels).save(tmp_path / "page1.png")
     return tmp_path / "page1.png"
 
@@ -73,6 +74,10 @@ FILES = {
 }
 
 
+def box_on(page: Path, x: float = 0, y: float = 0, w: float = 5, h: float = 5) -> Box:
+    return Box(file=page, x=x, y=y, w=w, h=h)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_every_form_gives_the_same_boxes(page: Path, name: str) -> None:
     path = page.with_name(name)
@@ -110,7 +115,8 @@ def test_a_page_turned_by_its_camera_is_cut_as_it_is_seen(page: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "I;16", "RGBA", "LA"])
 def test_pages_of_every_kind_of_colour(tmp_path: Path, mode: str) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8)
+    pixels = np.full((40, 40), 220, np.uint8)
+    pixels[8:30, 10:15] = pixels[12:16, 10:28] = 40
     image = Image.fromarray(pixels.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(pixels).convert(mode)
     image.save(tmp_path / "page.tif")
     read = read_character(cut(Box(file=tmp_path / "page.tif", x=0, y=0, w=40, h=40)), "box")
@@ -120,26 +126,25 @@ def test_pages_of_every_kind_of_colour(tmp_path: Path, mode: str) -> None:
 @pytest.mark.parametrize(
     ("box", "message"),
     [
-        ({"x": 300, "y": 0, "w": 5, "h": 5}, r"#xywh=300,0,5,5: outside of the page of 200x100 pixels"),
-        ({"x": -9, "y": 0, "w": 9, "h": 5}, "outside of the page"),
+        ((300, 0, 5, 5), r"#xywh=300,0,5,5: outside of the page of 200x100 pixels"),
+        ((-9, 0, 9, 5), "outside of the page"),
     ],
 )
-def test_a_box_outside_of_its_page_is_told(page: Path, box: dict[str, float], message: str) -> None:
+def test_a_box_outside_of_its_page_is_told(page: Path, box: tuple[float, float, float, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        cut(Box(file=page, **box))
+        cut(box_on(page, *box))
 
 
 def test_pages_that_cannot_be_read_are_told(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    box = {"x": 0, "y": 0, "w": 5, "h": 5}
     with pytest.raises(InputError, match=r"gone\.png: no such page"):
-        cut(Box(file=page.with_name("gone.png"), **box))
+        cut(box_on(page.with_name("gone.png")))
     page.with_name("text.png").write_text("no image")
     with pytest.raises(InputError, match=r"text\.png: not a readable page"):
-        cut(Box(file=page.with_name("text.png"), **box))
+        cut(box_on(page.with_name("text.png")))
     assert page_size(page.with_name("text.png")) is None
     monkeypatch.setattr(boxes, "LARGEST_PAGE", 19_999)
     with pytest.raises(InputError, match=r"page1\.png: 200x100 pixels; expected 19,999 at most"):
-        cut(Box(file=page, **box))
+        cut(box_on(page))
 
 
 @pytest.mark.parametrize(

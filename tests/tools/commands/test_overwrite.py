@@ -159,7 +159,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (at / "raw" / "kkanji2" / label).mkdir(parents=True)
         for number in range(10):
             image = encode(random.integers(0, 256, (64, 64), np.uint8))
-            (at / "raw" / "kkanji2" / label / f"{number:08x}.png").write_bytes(image)
+            (at / "raw" / "kkanji2" / label / f"{number:016x}.png").write_bytes(image)
     (at / "fonts").mkdir()
     for name in FONT_FILES:
         make_font(at / "fonts" / name, "一丁")
