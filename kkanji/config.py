@@ -138,9 +138,13 @@ class AugmentationOptions:
     --augment throughout."""
     unaugmented_epochs: int = 0
     """Epochs without augmentation at the end of the run."""
+    appearance: float = 0.0
+    """Fraction of the images, from 0 to 1 and in every epoch, that look like scans after their preparation: small, off
+    centre, blurred, faint, with neighbours, lines or shadows. For a model that reads scans."""
 
     def __post_init__(self) -> None:
         _require_at_least(self, 0, "unaugmented_epochs")
+        _require(0 <= self.appearance <= 1, "appearance", self.appearance, "from 0 to 1")
         _require(0 <= self.augment <= 2, "augment", self.augment, "from 0 to 2")
         _require(0 <= (self.augment_start or 0) <= 2, "augment_start", self.augment_start, "from 0 to 2")
 

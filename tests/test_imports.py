@@ -44,7 +44,7 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
         {"peers", "bars", "rows"},
         {"subject"},
         {"measure"},
-        {"loader", "stream", "prepare", "train", "accuracy", "models", "simulation", "size"},
+        {"loader", "stream", "prepare", "train", "accuracy", "models", "simulation", "size", "scans"},
         {"gpu"},
         {"table", "chart", "everything"},
     ),

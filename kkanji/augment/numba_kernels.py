@@ -63,6 +63,19 @@ def _normal(key, column):
 
 
 @compiled(nogil=True)
+def sample_uniform(seed, first, out):
+    """Fill out [n, K] with numbers in [0, 1) for the n images from this position of the sample stream on.
+
+    They are others than `sample` takes: its keys come from column 1 of the seed.
+    """
+    seed_key = _bits(seed, 2)
+    for i in range(out.shape[0]):
+        key = _bits(seed_key, first + i)
+        for column in range(out.shape[1]):
+            out[i, column] = _uniform(key, column)
+
+
+@compiled(nogil=True)
 def sample(policy, seed, positions, rows):
     """Fill rows [n, ROW] for the images at positions [n] of the sample stream."""
     elastic, degrees, shear, scale, shift, noise, erase_probability, erase_px = policy

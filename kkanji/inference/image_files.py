@@ -1,68 +1,121 @@
 """Turn a user's image file of one character into pixels like those that the models were trained on.
 
-The image may have any size, be gray or colour, transparent, 16-bit, or rotated by a camera's EXIF tag; ink may be light
-on dark or dark on light, the paper white or brown. Whatever cannot be such an image is refused by name.
+The image may have any size, be gray or colour, transparent, of any depth, or rotated by a camera's EXIF tag. This
+module reads it; `kkanji.inference.ink` finds the character in it. Whatever cannot be such an image is refused by name.
 """
 
 import io
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from kkanji.inference.ink import WORK, find_ink
 from shards import InputError
-from shards.format.layout import IMAGE_SIZE
 from shards.json_reading import read_bounded
 
-LARGEST_PIXELS = 4096 * 4096  # a larger image does not show one character, and may be a decompression bomb
-CLEAN = 16  # gray levels of paper that count as black: the training images have some noise there too
+LARGEST_PIXELS = 5000 * 5000  # a larger image does not show one character, and may be a decompression bomb
+MOST_PAGES = 10_000  # of a file: a page costs a reader more than the file's maker
 LARGEST_BYTES = 256 << 20  # of a file: as many pixels in 16 bytes each
 # Pillow's other decoders are not needed, and some start programs: that of EPS runs Ghostscript.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-OTHER_SUFFIXES = frozenset(
-    {".avif", ".djvu", ".eps", ".heic", ".heif", ".ico", ".jp2", ".jpf", ".jpx", ".jxl", ".pbm", ".pgm", ".psd", ".svg"}
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP")
+SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpf", ".jpg", ".jpx", ".png", ".tif", ".tiff", ".webp"}
 )
+OTHER_SUFFIXES = frozenset({".djvu", ".eps", ".heic", ".heif", ".ico", ".jxl", ".pbm", ".pgm", ".psd", ".svg"})
 """Images too, by their names, but of formats that are not read: whoever gives a folder of them must hear of it."""
 
 
-def load_character(path: Path) -> NDArray[np.uint8]:
-    """Load an image file as uint8 [64, 64], white ink on black.
+class BlankImage(InputError):
+    """An image without any ink."""
 
-    Dark ink on light paper is inverted. If the paper is not black then, gray levels are stretched so that the paper
-    becomes black and the strongest ink white. Other sizes are scaled, with their proportions kept, to fit on black.
+
+def load_character(path: Path) -> NDArray[np.uint8]:
+    """Load an image file as uint8 [64, 64], white ink on black, as `read_character` prepares it.
+
     Raises InputError if the file is missing, is not an image, or is blank.
     """
-    gray = _read_gray(path)
-    if gray.min() == gray.max():
-        raise InputError(f"{path}: every pixel is {gray.min()}; expected a picture of one character")
-    light_paper = np.median(_border(gray)) > 127
-    ink = _on_black(255 - gray if light_paper else gray)
-    return ink if ink.shape == (IMAGE_SIZE, IMAGE_SIZE) else _fit(ink)
+    return read_character(_read(path), str(path))
 
 
-def _read_gray(path: Path) -> NDArray[np.uint8]:
-    """Gray levels [H, W] of a file. Raises InputError, and nothing else, for any bytes that are not an image."""
+def load_characters(path: Path) -> Iterator[NDArray[np.uint8] | InputError]:
+    """The character on each page of a file, as `read_characters` gives them. Raises InputError for a missing file."""
+    return read_characters(_read(path), str(path))
+
+
+def read_character(data: bytes, where: str) -> NDArray[np.uint8]:
+    """Prepare the content of an image file, its first page, as uint8 [64, 64]: white ink on black.
+
+    An image like those of the data is taken as it is. In any other, the character is found, and laid out as theirs are.
+    where: the file's name, for messages. Raises BlankImage, and InputError for what is not an image.
+    """
+    first = next(read_characters(data, where))
+    if isinstance(first, InputError):
+        raise first
+    return first
+
+
+def read_characters(data: bytes, where: str) -> Iterator[NDArray[np.uint8] | InputError]:
+    """Prepare every page of a TIFF, as `read_character` does; of a file of another kind, the one image.
+
+    A page that is blank or damaged gives its error, and the next one follows.
+    """
+    number, count = 0, 1
+    while number < count:
+        named = where if number == 0 and count == 1 else f"{where}, page {number + 1}"
+        try:
+            picture, count = _read_page(data, named, number)
+            yield _find_character(picture, named if count == 1 else f"{where}, page {number + 1}")
+        except InputError as error:
+            yield error
+        number += 1
+
+
+def _find_character(picture: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
+    """The character in a picture uint8 [H, W] or [H, W, 3]. Raises BlankImage."""
+    if picture.min() == picture.max():
+        raise BlankImage(f"{where}: every pixel is {picture.min()}; expected a picture of one character")
+    found = find_ink(picture)
+    if not found.any():
+        raise BlankImage(f"{where}: nothing but paper; expected a picture of one character")
+    return found
+
+
+def _read_page(data: bytes, where: str, number: int) -> tuple[NDArray[np.uint8], int]:
+    """A page [H, W] or [H, W, 3], and the number of pages. Raises InputError, and nothing else, for any bytes."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged metadata does no harm, and the size is checked below
-            with Image.open(io.BytesIO(_read(path)), formats=FORMATS) as image:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                pages = _pages(image, where)
+                image.seek(number)
                 if image.width * image.height > LARGEST_PIXELS:
                     raise InputError(
-                        f"{path}: {image.width}x{image.height} pixels; expected a picture of one character"
+                        f"{where}: {image.width}x{image.height} pixels; expected a picture of one character, of at "
+                        f"most {LARGEST_PIXELS:,} pixels: cut it out, or make it smaller"
                     )
-                return _gray(ImageOps.exif_transpose(image))
+                image.draft(None, (2 * WORK, 2 * WORK))  # a large JPEG is decoded at a fraction of its size
+                return _levels(ImageOps.exif_transpose(image)), pages
     except InputError:
         raise
     except UnidentifiedImageError:
-        raise InputError(f"{path}: not a readable image; expected one of {', '.join(FORMATS)}: convert it") from None
+        raise InputError(f"{where}: not a readable image; expected one of {', '.join(FORMATS)}: convert it") from None
     except Exception as error:  # on damaged files Pillow raises OSError, SyntaxError, ValueError, struct.error and more
         found = f"{type(error).__name__}: {str(error)[:100]}"
         raise InputError(
-            f"{path}: not a readable image ({found}); expected one of {', '.join(FORMATS)}: make it again"
+            f"{where}: not a readable image ({found}); expected one of {', '.join(FORMATS)}: make it again"
         ) from error
+
+
+def _pages(image: Image.Image, where: str) -> int:
+    """Pages of a TIFF; other files are animations or previews, of which the first image is meant."""
+    pages = int(getattr(image, "n_frames", 1)) if image.format == "TIFF" else 1
+    if pages > MOST_PAGES:
+        raise InputError(f"{where}: {pages:,} pages, expected at most {MOST_PAGES:,}; divide the file")
+    return pages
 
 
 def _read(path: Path) -> bytes:
@@ -85,49 +138,25 @@ def _read(path: Path) -> bytes:
         raise InputError(f"{path}: not a readable image ({error}); leave it out") from error
 
 
-def _gray(image: Image.Image) -> NDArray[np.uint8]:
+def _levels(image: Image.Image) -> NDArray[np.uint8]:
+    """Gray levels [H, W], or red, green and blue [H, W, 3]."""
     if image.mode.startswith("I") or image.mode == "F":
         return _to_8_bit(np.asarray(image, np.float64))
-    gray = _opaque(image, "white")
-    return _opaque(image, "black") if gray.min() == gray.max() else gray  # white ink on a transparent background
+    levels = _opaque(image, "white")
+    return _opaque(image, "black") if levels.min() == levels.max() else levels  # white ink on a transparent background
 
 
 def _to_8_bit(levels: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Scale a 16-bit, 32-bit or floating-point image. White is the least of 1, 255 and 65,535 that no level exceeds."""
-    white = next((white for white in (1.0, 255.0, 65535.0) if levels.max() <= white), float(levels.max()))
-    return np.clip(np.rint(levels / white * 255), 0, 255).astype(np.uint8)
+    """Scale an image of 16 bits, 32 bits or floating point by its own range: 12 bits are stored in 16 just as well."""
+    finite = np.isfinite(levels)
+    low, high = (levels[finite].min(), levels[finite].max()) if finite.any() else (0.0, 0.0)
+    scaled = (np.where(finite, levels, low) - low) / max(high - low, np.finfo(np.float64).tiny) * 255
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
 def _opaque(image: Image.Image, paper: str) -> NDArray[np.uint8]:
-    """Gray levels of the image laid on paper of this colour."""
+    """The image laid on paper of this colour; gray where it has no colours."""
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         layered = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layered.size, paper), layered)
-    return np.asarray(image.convert("L"))
-
-
-def _border(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
-
-
-def _on_black(ink: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Stretch the gray levels so that paper is 0 and the strongest ink 255, unless the paper is black already.
-
-    On synthetic crops of brown paper the models are right on 7 % without this, on 94 % with it (docs/LOG.md).
-    """
-    paper, strongest = float(np.median(_border(ink))), float(ink.max())
-    if paper <= CLEAN or strongest <= paper:
-        return ink
-    stretched: NDArray[np.float64] = np.clip(np.rint((ink - paper) / (strongest - paper) * 255), 0, 255)
-    return stretched.astype(np.uint8)
-
-
-def _fit(ink: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Scale to 64 pixels on the longer side, and centre on black."""
-    height, width = ink.shape
-    scale = IMAGE_SIZE / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    scaled = Image.fromarray(ink).resize(size, Image.Resampling.LANCZOS)
-    result = Image.new("L", (IMAGE_SIZE, IMAGE_SIZE))
-    result.paste(scaled, ((IMAGE_SIZE - size[0]) // 2, (IMAGE_SIZE - size[1]) // 2))
-    return np.asarray(result)
+    return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))

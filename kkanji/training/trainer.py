@@ -9,6 +9,7 @@ from time import perf_counter
 
 import torch
 
+from kkanji.augment.appearance import soil
 from kkanji.config import TrainConfig
 from kkanji.data.dali import Batch
 from kkanji.environment import warn_of_emulation, warn_of_idle_cores
@@ -69,7 +70,7 @@ def take_step(run: Run, step: int, batches: Iterator[Batch], meter: Meter, endin
         is_last = (first, last) == part.spans[-1]
         batch = ending.take(batches, last=is_last)  # images uint8 (B, 1, 64, 64), labels int64 (B,)
         torch.manual_seed(seed_at(config.runtime.seed, first))  # of dropout and mixing
-        pixels = normalise(batch.images)
+        pixels = normalise(soil(batch.images, config.augmentation.appearance, config.runtime.seed, first))
         mixing = learner.mixup.sample()
         fractions = learner.mixup.fractions(mixing, accelerator.device)
         mixes = () if fractions is None else (fractions,)  # other networks than ours take images alone

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from kkanji.inference.image_files import FORMATS, load_character
+from kkanji.inference import image_files
+from kkanji.inference.image_files import FORMATS, load_character, load_characters
 from shards import InputError
 
 SAMPLE = sorted((Path(__file__).parents[3] / "sample" / "kkanji2" / "U+4E09").iterdir())[0]
@@ -53,14 +54,7 @@ def test_a_palette_with_a_transparent_colour(tmp_path: Path, character: Pixels) 
     assert np.array_equal(load_character(tmp_path / "x.png"), np.where(character > 127, 255, 0))
 
 
-def test_coloured_paper_becomes_black_and_the_ink_white(tmp_path: Path, character: Pixels) -> None:
-    share = character[..., None] / 255
-    photo = (share * [60, 50, 40] + (1 - share) * [214, 190, 150]).astype(np.uint8)
-    found = load_character(saved(tmp_path / "x.png", Image.fromarray(photo)))
-    assert np.abs(found.astype(int) - character).max() <= 3
-
-
-@pytest.mark.parametrize("white", [1.0, 255.0, 65535.0])
+@pytest.mark.parametrize("white", [1.0, 255.0, 4095.0, 65535.0])
 def test_deep_images(tmp_path: Path, character: Pixels, white: float) -> None:
     levels = character / 255 * white
     image = Image.fromarray(levels.astype(np.uint16) if white > 255 else levels.astype(np.float32))
@@ -75,18 +69,41 @@ def test_a_photo_is_turned_as_its_camera_says(tmp_path: Path, character: Pixels)
     assert np.array_equal(load_character(tmp_path / "x.png"), character)
 
 
-@pytest.mark.parametrize("size", [(200, 100), (30, 60), (1, 500), (64, 63)])
+@pytest.mark.parametrize("size", [(200, 100), (30, 60), (3, 500), (64, 63)])
 def test_other_sizes_are_fitted(tmp_path: Path, size: tuple[int, int]) -> None:
-    white = Image.new("L", (size[0] + 2, size[1] + 2))
-    white.paste(255, (1, 1, size[0] + 1, size[1] + 1))
+    white = Image.new("L", (3 * size[0], 3 * size[1]))
+    white.paste(255, (size[0], size[1], 2 * size[0], 2 * size[1]))
     fitted = load_character(saved(tmp_path / "x.png", white))
     assert fitted.shape == (64, 64) and fitted.dtype == np.uint8
+    assert fitted.max(axis=0).astype(bool).sum() == pytest.approx(64 * min(1, size[0] / size[1]), abs=2)
+    assert fitted.max(axis=1).astype(bool).sum() == pytest.approx(64 * min(1, size[1] / size[0]), abs=2)
 
 
-def test_a_larger_picture_keeps_its_character(tmp_path: Path, character: Pixels) -> None:
-    large = Image.fromarray(character).resize((256, 256), Image.Resampling.BICUBIC)
-    found = load_character(saved(tmp_path / "x.jpg", large)).astype(float)
-    assert np.corrcoef(found.ravel(), character.ravel())[0, 1] > 0.98
+@pytest.mark.parametrize("kind", ["AVIF", "JPEG2000", "TIFF", "WEBP"])
+def test_formats(tmp_path: Path, character: Pixels, kind: str) -> None:
+    Image.fromarray(character).save(tmp_path / "x", kind)
+    assert np.corrcoef(load_character(tmp_path / "x").ravel(), character.ravel())[0, 1] > 0.95
+
+
+def test_every_page_of_a_tiff_is_read(tmp_path: Path, character: Pixels) -> None:
+    """A blank one is named, and those after it are read."""
+    pages = [Image.fromarray(pixels) for pixels in (character, np.full_like(character, 9), character.T)]
+    pages[0].save(tmp_path / "x.tif", save_all=True, append_images=pages[1:])
+    first, blank, last = load_characters(tmp_path / "x.tif")
+    assert np.array_equal(first, character) and np.array_equal(last, character.T)
+    assert str(blank) == f"{tmp_path}/x.tif, page 2: every pixel is 9; expected a picture of one character"
+
+
+def test_too_many_pages_are_refused(tmp_path: Path, character: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_files, "MOST_PAGES", 1)
+    Image.fromarray(character).save(tmp_path / "x.tif", save_all=True, append_images=[Image.fromarray(character)])
+    with pytest.raises(InputError, match=r"x\.tif: 2 pages, expected at most 1; divide the file"):
+        load_character(tmp_path / "x.tif")
+
+
+def test_only_the_first_image_of_an_animation_is_meant(tmp_path: Path, character: Pixels) -> None:
+    Image.fromarray(character).save(tmp_path / "x.gif", save_all=True, append_images=[Image.new("L", (64, 64), 9)])
+    assert [np.array_equal(found, character) for found in load_characters(tmp_path / "x.gif")] == [True]
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])
@@ -105,14 +122,14 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         load_character(tmp_path)
 
 
-@pytest.mark.parametrize("size", [(5000, 5000), (16000, 16000)])
+@pytest.mark.parametrize("size", [(5001, 5000), (16000, 16000)])
 def test_an_image_too_large_is_refused_without_being_decoded(tmp_path: Path, size: tuple[int, int]) -> None:
     path = saved(tmp_path / "x.png", Image.new("1", size))
-    with pytest.raises(InputError, match=r"x\.png: (5000x5000 pixels|.*16000|.*exceeds)"):
+    with pytest.raises(InputError, match=r"x\.png: (5001x5000 pixels|.*16000|.*exceeds)"):
         load_character(path)
 
 
-@given(st.sampled_from(["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP"]), st.data())
+@given(st.sampled_from(FORMATS), st.data())
 def test_damaged_bytes_give_an_image_or_an_input_error(
     tmp_path_factory: pytest.TempPathFactory, kind: str, data: st.DataObject
 ) -> None:
@@ -130,7 +147,7 @@ def test_damaged_bytes_give_an_image_or_an_input_error(
 
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n"
-OTHER = ("DDS", "ICNS", "ICO", "JPEG2000", "MSP", "PCX", "PDF", "PPM", "SGI", "SPIDER", "TGA", "XBM")
+OTHER = ("DDS", "ICNS", "ICO", "MSP", "PCX", "PDF", "PPM", "SGI", "SPIDER", "TGA", "XBM")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".eps", ""])
@@ -144,7 +161,9 @@ def test_no_file_starts_a_program_whatever_its_name(
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     (tmp_path / f"crop{suffix}").write_bytes(EPS)
-    with pytest.raises(InputError, match="not a readable image; expected one of BMP, GIF, JPEG, PNG, TIFF, WEBP"):
+    with pytest.raises(
+        InputError, match="not a readable image; expected one of AVIF, BMP, GIF, JPEG, JPEG2000, PNG, TIFF, WEBP"
+    ):
         load_character(tmp_path / f"crop{suffix}")
     assert not (tmp_path / "mark").exists()
 

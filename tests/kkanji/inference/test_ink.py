@@ -1,0 +1,136 @@
+"""Characters in pictures as people have them, drawn here from the sample."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from kkanji.inference.ink import find_ink, lay_out, without_specks, without_strips
+
+Pixels = NDArray[np.uint8]
+Levels = NDArray[np.float32]
+SIDE = 200
+SAMPLE = Path(__file__).parents[3] / "sample" / "kkanji2"
+CHARACTERS = [sorted((SAMPLE / name).iterdir())[2] for name in ("U+4E16", "U+4E2D", "U+4E09", "U+4E0B")]
+
+
+@pytest.fixture(params=CHARACTERS, ids=lambda path: path.parent.name)
+def ink(request: pytest.FixtureRequest) -> Levels:
+    """A character's ink from 0 to 1, cropped to it, with a margin."""
+    pixels = cv2.resize(np.asarray(Image.open(request.param)), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+    solid = np.where(without_specks(pixels > 128), np.float32(1), 0)
+    x, y, width, height = cv2.boundingRect((solid > 0).astype(np.uint8))
+    return np.pad(solid[y : y + height, x : x + width], 4).astype(np.float32)
+
+
+def on(ink: Levels, paper: float | Levels = 190, dark: float = 40) -> Levels:
+    """Gray levels of ink on paper, with grain."""
+    grain = np.random.default_rng(0).normal(0, 4, ink.shape)
+    return (paper + ink * (dark - np.asarray(paper)) + grain).astype(np.float32)
+
+
+def picture(levels: Levels) -> Pixels:
+    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+
+
+def likeness(levels: Levels, ink: Levels) -> float:
+    """How well what is found in a picture correlates with the character laid out as the data's are."""
+    return float(np.corrcoef(find_ink(picture(levels)).ravel(), lay_out(ink).ravel())[0, 1])
+
+
+def sloped(shape: tuple[int, ...]) -> Levels:
+    """Light that falls off to a third from one side to the other."""
+    return np.broadcast_to(np.linspace(230, 80, shape[1], dtype=np.float32), shape)
+
+
+def shaded(shape: tuple[int, ...]) -> Levels:
+    return np.broadcast_to(np.where(np.arange(shape[1]) < shape[1] // 2, np.float32(200), 110), shape)
+
+
+WAYS: dict[str, Callable[[Levels], Levels]] = {
+    "light paper": on,
+    "paper darker than mid-gray": lambda ink: on(ink, 100, 15),
+    "faint ink": lambda ink: on(ink, 190, 150),
+    "light ink": lambda ink: on(ink, 60, 230),
+    "uneven light": lambda ink: on(ink, sloped(ink.shape), 30),
+    "half in shadow": lambda ink: on(ink, shaded(ink.shape), 25),
+    "margins": lambda ink: on(np.pad(ink, SIDE)),
+    "off centre": lambda ink: on(np.pad(ink, ((0, 300), (150, 0)))),
+    "black strip": lambda ink: np.pad(on(ink), ((0, 0), (25, 0)), constant_values=5),
+    "black surround": lambda ink: np.pad(on(ink), 40, constant_values=5),
+    "white surround": lambda ink: np.pad(on(ink, 150), 40, constant_values=250),
+    "frame": lambda ink: on(np.pad(np.pad(ink, 12), 8, constant_values=1)),
+    "frame within paper": lambda ink: on(np.pad(np.pad(np.pad(ink, 12), 5, constant_values=1), 7)),
+    "rule": lambda ink: on(np.pad(np.pad(ink, ((0, 0), (0, 10))), ((0, 0), (0, 5)), constant_values=1)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_character_is_found_and_laid_out_like_the_data(ink: Levels, way: str) -> None:
+    assert likeness(WAYS[way](ink), ink) > 0.93
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_parts_of_neighbours_are_cut(ink: Levels, turns: int) -> None:
+    """They end at the picture's edge, as wide there as anywhere."""
+    beside = np.pad(ink, ((30, 30), (0, 0)))
+    beside[:18, 30:50] = beside[-20:, 60:75] = beside[-22:, 90:110] = 1
+    found = find_ink(picture(on(np.rot90(beside, turns))))
+    assert np.corrcoef(np.rot90(found, -turns).ravel(), lay_out(ink).ravel())[0, 1] > 0.9
+
+
+def test_strokes_that_end_at_the_edge_are_kept() -> None:
+    """A three cropped to its ink: the upper and the lower stroke are round where they touch the edges."""
+    three = np.zeros((SIDE, SIDE), np.uint8)
+    for y in (15, 100, 184):
+        cv2.ellipse(three, (100, y), (90, 15), 0, 0, 360, 1, -1)
+    assert likeness(on(three.astype(np.float32)), three.astype(np.float32)) > 0.93
+
+
+@pytest.mark.parametrize("opaque", [0.7, 0.98])
+@pytest.mark.parametrize("filled", [True, False])
+def test_ink_is_found_under_a_seal(ink: Levels, opaque: float, filled: bool) -> None:
+    """Opaque lines are filled in; nothing can be found under an area of an opaque colour."""
+    if filled and opaque > 0.9:
+        pytest.skip("nothing is to be seen there")
+    colour = np.repeat(on(ink)[..., None], 3, axis=2)
+    height, width = ink.shape
+    stamped = cv2.rectangle(colour.copy(), (width // 3, height // 3), (width, height), (180, 50, 40), -1 if filled else 4)
+    mixed = colour + opaque * (stamped - colour)
+    assert likeness(mixed, ink) > 0.9
+
+
+def test_white_ink_on_blue_paper_is_no_seal(ink: Levels) -> None:
+    colour = np.stack([on(ink, paper, 230) for paper in (38, 52, 110)], axis=-1)
+    assert likeness(colour, ink) > 0.93
+
+
+def test_the_other_side_of_the_page_is_no_ink(ink: Levels) -> None:
+    through = np.maximum(ink, 0.35 * ink[::-1, ::-1])
+    assert likeness(on(through), ink) > 0.93
+
+
+def test_grain_alone_is_no_ink() -> None:
+    rng = np.random.default_rng(0)
+    for level, deviation in ((200, 1), (200, 12), (128, 40)):
+        assert not find_ink(picture(rng.normal(level, deviation, (SIDE, SIDE)))).any()
+
+
+def test_proportions_are_kept_and_the_character_is_in_the_middle() -> None:
+    one = np.pad(np.ones((30, 120), np.float32), 80)
+    rows, columns = (np.flatnonzero(find_ink(picture(on(one))).max(axis=axis) > 128) for axis in (1, 0))
+    assert len(columns) >= 63 and len(rows) == pytest.approx(16, abs=1)
+    assert abs(rows.mean() - 31.5) <= 1
+
+
+def test_a_stroke_over_the_whole_width_is_no_strip() -> None:
+    """A one cropped to its ink: its edges are not straight."""
+    one = np.zeros((40, SIDE), np.float32)
+    for x in range(SIDE):
+        one[int(14 - 12 * x / SIDE) : int(36 - 12 * x / SIDE), x] = 1
+    assert without_strips(picture(on(one))).shape == one.shape
+    assert likeness(on(one), one) > 0.93
