@@ -6,7 +6,7 @@ function image(width, height, levels = new Float32Array(width * height)) {
 }
 
 function mapped(one, change) {
-  return image(one.width, one.height, Float32Array.from(one.levels, change));
+  return image(one.width, one.height, one.levels.map(change));
 }
 
 function whole(level) {
@@ -20,7 +20,7 @@ function roundHalfEven(value) {
 
 function sum(values) {
   let total = 0;
-  for (const value of values) total += value;
+  for (let at = 0; at < values.length; at++) total += values[at];
   return total;
 }
 
@@ -92,8 +92,7 @@ function filtered(one, columns, rows) {
 }
 
 // The mean over the area that each pixel of a smaller image covers.
-function areaFilter(size, target) {
-  const scale = size / target;
+function areaFilter(size, target, scale = size / target) {
   return Array.from({ length: target }, (_, place) => {
     const [from, to] = [place * scale, Math.min(size, (place + 1) * scale)];
     const first = Math.floor(from + 1e-6);
@@ -139,19 +138,26 @@ function resizedTo(one, width, height, enlarge) {
   return filtered(one, ...filters);
 }
 
-// Smoothed to whole levels, the image mirrored at its edges.
-function blurred(one, sigma) {
-  const radius = Math.round(sigma * 6 + 1) >> 1;
-  const raw = Array.from({ length: 2 * radius + 1 }, (_, n) => Math.exp(-((n - radius) ** 2) / (2 * sigma * sigma)));
-  const total = sum(raw);
-  const mirrored = (size) =>
-    Array.from({ length: size }, (_, place) => {
-      const weights = new Array(size).fill(0);
-      raw.forEach((weight, n) => (weights[mirror(place - radius + n, size)] += weight / total));
-      const first = Math.max(0, place - radius);
-      return { first, weights: weights.slice(first, place + radius + 1) };
-    });
-  return mapped(filtered(one, mirrored(one.width), mirrored(one.height)), whole);
+// Smoothed by a normal distribution `reach` deviations wide, the image mirrored at its edges.
+function blurred(one, deviation, reach) {
+  return filtered(one, normalFilter(one.width, deviation, reach), normalFilter(one.height, deviation, reach));
+}
+
+function normalFilter(size, deviation, reach) {
+  const radius = roundHalfEven(deviation * reach * 2 + 1) >> 1;
+  const raw = Array.from({ length: 2 * radius + 1 }, (_, n) => Math.exp(-((n - radius) ** 2) / (2 * deviation ** 2)));
+  return kernelFilter(size, raw.map((weight) => weight / sum(raw)));
+}
+
+// An odd number of weights around each place, the image mirrored at its edges.
+function kernelFilter(size, kernel) {
+  const radius = kernel.length >> 1;
+  return Array.from({ length: size }, (_, place) => {
+    const [first, end] = [Math.max(0, place - radius), Math.min(size, place + radius + 1)];
+    const weights = new Array(end - first).fill(0);
+    kernel.forEach((weight, n) => (weights[mirror(place - radius + n, size) - first] += weight));
+    return { first, weights };
+  });
 }
 
 function mirror(place, size) {
@@ -166,16 +172,19 @@ function extremes(one, side, better) {
   return transposed(extremesInRows(transposed(extremesInRows(one, side, better)), side, better));
 }
 
+// By blocks of `side`: the best from a block's start and to its end (van Herk, Pattern Recognition Letters 13, 1992).
 function extremesInRows({ levels, width, height }, side, better) {
   const result = image(width, height);
-  const before = side >> 1;
+  const [start, length] = [side >> 1, width + side - 1];
+  const padded = new Float32Array(length).fill(-better(-Infinity, Infinity));
+  const [forward, backward] = [new Float32Array(length), new Float32Array(length)];
   for (let y = 0; y < height; y++) {
-    for (let x = 0; x < width; x++) {
-      let best = levels[y * width + x];
-      const end = Math.min(width, x - before + side);
-      for (let n = Math.max(0, x - before); n < end; n++) best = better(best, levels[y * width + n]);
-      result.levels[y * width + x] = best;
+    padded.set(levels.subarray(y * width, (y + 1) * width), start);
+    for (let x = 0; x < length; x++) forward[x] = x % side ? better(forward[x - 1], padded[x]) : padded[x];
+    for (let x = length - 1; x >= 0; x--) {
+      backward[x] = (x + 1) % side && x + 1 < length ? better(backward[x + 1], padded[x]) : padded[x];
     }
+    for (let x = 0; x < width; x++) result.levels[y * width + x] = better(backward[x], forward[x + side - 1]);
   }
   return result;
 }

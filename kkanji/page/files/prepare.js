@@ -3,6 +3,7 @@
 
 const SIDE = 64;
 const WORK = 320; // pixels of the longer side
+const EDGE = 9; // pixels across: what is taken out goes with its soft edges
 
 // Gray 64 x 64, white ink on black, of RGBA pixels; null for a picture without ink.
 function prepare(rgba, width, height) {
@@ -37,8 +38,14 @@ function findInk(colours) {
   }
   const small = colours.map((plane) => resized(plane, WORK));
   const ink = density(withoutStrips(underSeals(discounted(small), sealOf(small))));
-  const mask = inkOfCharacter(mapped(ink, (level) => (level > 0.5 ? 1 : 0)));
-  return layOut(mapped(ink, (level, at) => (mask.levels[at] ? level : 0)));
+  const mask = maskOf(ink);
+  const own = inkOfCharacter(mask);
+  const other = extremes(mapped(mask, (level, at) => (level && !own.levels[at] ? 1 : 0)), EDGE, Math.max);
+  return layOut(mapped(ink, (level, at) => (other.levels[at] ? 0 : level)));
+}
+
+function maskOf(ink) {
+  return mapped(ink, (level) => (level > 0.5 ? 1 : 0));
 }
 
 // ---- the picture ----
@@ -51,7 +58,7 @@ function isClean({ levels, width, height }) {
   const column = (x) => levels.filter((_, at) => at % SIDE === x);
   const isInk = (level) => level > 128;
   const edges = [row(0), row(SIDE - 1), column(0), column(SIDE - 1)].map((edge) => part(edge, isInk));
-  return black >= 0.2 && 1 - black - white <= 0.55 && part(levels, isInk) <= 0.67 && Math.max(...edges) <= 0.7;
+  return black >= 0.2 && 1 - black - white <= 0.55 && part(levels, isInk) <= 0.67 && Math.max(...edges) <= 0.95;
 }
 
 function sealOf([red, green]) {
@@ -76,17 +83,17 @@ const RING = 5; // pixels across the outline of a seal
 function underSeals(gray, seal) {
   const part = mean(seal.levels);
   if (part <= 0.002 || part >= 0.5) return gray;
-  const [low, high] = levelsUnder(blurred(gray, NOISE).levels.filter((_, at) => seal.levels[at]));
+  const [low, high] = levelsUnder(smoothed(gray).levels.filter((_, at) => seal.levels[at]));
   if (low === high) return filledIn(gray, extremes(seal, RING, Math.max));
   const beside = gray.levels.filter((_, at) => !seal.levels[at]);
   const [dark, paper] = [percentile(beside, 5), percentile(beside, 60)];
-  const stretched = mapped(gray, (level, at) => {
+  const contrast = mapped(gray, (level, at) => {
     if (!seal.levels[at]) return level;
     return Math.floor(Math.min(paper, Math.max(dark, paper - ((high - level) / (high - low)) * (paper - dark))));
   });
   const [wide, narrow] = [extremes(seal, RING, Math.max), extremes(seal, RING, Math.min)];
-  const smooth = medians(stretched, 2 * RING + 1);
-  return mapped(stretched, (level, at) => (wide.levels[at] > narrow.levels[at] ? smooth.levels[at] : level));
+  const smooth = medians(contrast, 2 * RING + 1);
+  return mapped(contrast, (level, at) => (wide.levels[at] > narrow.levels[at] ? smooth.levels[at] : level));
 }
 
 function levelsUnder(levels) {
@@ -141,10 +148,13 @@ const NOISE = 1.5; // pixels
 
 function density(gray) {
   const dark = isDarkOnLight(gray) ? gray : mapped(gray, (level) => 255 - level);
-  const paper = closed(blurred(dark, NOISE), Math.floor(0.3 * Math.max(gray.width, gray.height)));
-  return stretchedInk(
-    mapped(dark, (level, at) => 1 - Math.min(level, paper.levels[at]) / Math.max(paper.levels[at], 1)),
-  );
+  const paper = closed(smoothed(dark), Math.floor(0.3 * Math.max(gray.width, gray.height)));
+  const share = mapped(dark, (level, at) => 1 - Math.min(level, paper.levels[at]) / Math.max(paper.levels[at], 1));
+  return contrasted(sharpened(stretched(share)));
+}
+
+function smoothed(gray) {
+  return mapped(blurred(gray, NOISE, 3), whole);
 }
 
 function isDarkOnLight(gray) {
@@ -154,7 +164,7 @@ function isDarkOnLight(gray) {
   return sum(beyond.map((value) => Math.min(value, 0) ** 2)) >= sum(beyond.map((value) => Math.max(value, 0) ** 2));
 }
 
-function stretchedInk(ink) {
+function stretched(ink) {
   const nothing = mapped(ink, () => 0);
   const middle = otsu(ink.levels.map((level) => whole(level * 255))) / 255;
   const [rest, above] = [ink.levels.filter((level) => level <= middle), ink.levels.filter((level) => level > middle)];
@@ -162,7 +172,39 @@ function stretchedInk(ink) {
   const [low, high] = [percentile(rest, 50), percentile(above, 90)];
   const part = above.length / ink.levels.length;
   if (high - low < 0.06 || (part > 0.42 && distance(rest, above) < 1.7)) return nothing;
-  return mapped(ink, (level) => Math.min(1, Math.max(0, ((level - low) / (high - low) - 0.5) / 0.5 + 0.5)));
+  return mapped(ink, (level) => (level - low) / (high - low));
+}
+
+function contrasted(ink) {
+  return mapped(ink, (level) => Math.min(1, Math.max(0, (level - 0.3) / 0.5)));
+}
+
+// Without the blur of what is out of focus or was enlarged: Richardson and Lucy's deconvolution.
+function sharpened(ink) {
+  const blur = blurOf(ink);
+  if (blur < 5) return ink;
+  const halves = [ink.width, ink.height].map((size) => areaFilter(size, roundHalfEven(size / 2), 2));
+  const small = mapped(filtered(ink, ...halves), (level) => Math.max(level, 0) + 1e-3);
+  const filters = [small.width, small.height].map((size) => normalFilter(size, (0.9 * blur) / 2, 4));
+  let sharp = small;
+  for (let time = 0; time < 25; time++) {
+    const expected = filtered(sharp, ...filters);
+    const change = filtered(mapped(small, (level, at) => level / (expected.levels[at] + 1e-4)), ...filters);
+    sharp = mapped(sharp, (level, at) => level * change.levels[at]);
+  }
+  const large = resizedTo(sharp, ink.width, ink.height, "cubic");
+  return stretched(mapped(large, (level) => Math.min(1.5, Math.max(0, level))));
+}
+
+function blurOf(ink) {
+  const smooth = blurred(ink, NOISE, 4);
+  const slopes = [
+    [[-1, 0, 1], [1, 2, 1]],
+    [[1, 2, 1], [-1, 0, 1]],
+  ].map(([across, down]) => filtered(smooth, kernelFilter(ink.width, across), kernelFilter(ink.height, down)));
+  const slope = mapped(slopes[0], (level, at) => Math.hypot(level, slopes[1].levels[at]) / 8);
+  const edges = slope.levels.filter((_, at) => Math.abs(smooth.levels[at] - 0.5) < 0.1);
+  return edges.length ? 1 / Math.sqrt(2 * Math.PI) / percentile(edges, 75) : 0;
 }
 
 function distance(low, high) {
@@ -174,7 +216,7 @@ function distance(low, high) {
 function inkOfCharacter(mask) {
   let kept = mask;
   for (let turns = 0; turns < 4; turns++) kept = turned(withoutRule(withoutRim(turned(kept, turns))), 4 - turns);
-  kept = withoutSpecks(transposed(withoutNeighbours(transposed(withoutNeighbours(kept)))));
+  kept = transposed(withoutNeighbours(transposed(withoutNeighbours(kept))));
   return sum(kept.levels) > 0.1 * sum(mask.levels) ? kept : mask;
 }
 
@@ -239,12 +281,15 @@ function withoutSpecks(mask) {
 
 function layOut(ink) {
   const result = new Uint8Array(SIDE * SIDE);
-  const inside = Array.from(ink.levels.keys()).filter((at) => ink.levels[at] > 0.5);
+  const mask = withoutSpecks(maskOf(ink));
+  const inside = Array.from(ink.levels.keys()).filter((at) => mask.levels[at]);
   if (!inside.length) return result;
   const [left, right] = extent(inside.map((at) => at % ink.width));
   const [top, bottom] = extent(inside.map((at) => Math.floor(at / ink.width)));
-  const scale = SIDE / Math.max(right - left, bottom - top);
-  const [width, height] = [right - left, bottom - top].map((size) => Math.max(1, roundHalfEven(size * scale)));
+  const [across, down] = [right - left, bottom - top];
+  const wide = Math.max(across, across * Math.sqrt((0.87 * down) / across)); // narrow characters, a little wider
+  const scale = SIDE / Math.max(wide, down);
+  const [width, height] = [wide, down].map((size) => Math.max(1, roundHalfEven(size * scale)));
   const scaled = resizedTo(cropped(ink, left, top, right, bottom), width, height, "linear");
   const [x, y] = [Math.floor((SIDE - width) / 2), Math.floor((SIDE - height) / 2)];
   scaled.levels.forEach((level, at) => {
