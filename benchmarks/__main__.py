@@ -1,4 +1,4 @@
-"""`python -m benchmarks <gpu|loader|models|prepare|stream|train|scale|size|accuracy|table|chart|all>`
+"""`python -m benchmarks <gpu|loader|models|prepare|scans|stream|train|scale|size|accuracy|table|chart|all>`
 
 Only the module of the chosen command is imported: a machine with a GPU may lack what draws charts.
 """
@@ -21,6 +21,7 @@ COMMANDS = {
     "models": "models.models",
     "prepare": "prepare",
     "scale": "simulation.scale",
+    "scans": "scans.scans",
     "size": "size.size",
     "stream": "stream.stream",
     "table": "table",

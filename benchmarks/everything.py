@@ -25,7 +25,7 @@ def everything(
 ) -> None:
     """Run the benchmarks, write their results, and update tables and charts. Takes 20 to 30 minutes on 2 cores.
 
-    If a benchmark fails, the others still run. Not included are accuracy, which takes hours, and models.
+    If a benchmark fails, the others still run. Not included are accuracy, which takes hours, models, and scans.
 
     Example: python -m benchmarks all --peers .venv-peers/bin/python
 
