@@ -1,0 +1,39 @@
+"use strict";
+// Bytes inside scripts: a page opened from a disk may load scripts, and nothing else (kkanji/page/embedded.py).
+const embedded = {
+  waiting: new Map(),
+  arrived: new Map(),
+  // Called by the scripts that hold bytes.
+  put(name, length, text) {
+    this.arrived.set(name, [length, text]);
+    (this.waiting.get(name) ?? (() => {}))();
+  },
+  // The bytes of this name, as soon as they are there.
+  async take(name) {
+    if (!this.arrived.has(name)) await new Promise((resolve) => this.waiting.set(name, resolve));
+    const [length, text] = this.arrived.get(name);
+    this.arrived.delete(name);
+    return decode(text, length);
+  },
+  async unzipped(name) {
+    const unzip = new Blob([await this.take(name)]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return new Uint8Array(await new Response(unzip).arrayBuffer());
+  },
+};
+
+const ESCAPE = 0xe000;
+
+// Two bytes a UTF-16 unit; units that a script cannot hold are written as two.
+function decode(text, length) {
+  const units = new Uint16Array(Math.ceil(length / 2));
+  let count = 0;
+  for (let at = 0; at < text.length; at++) {
+    let unit = text.charCodeAt(at);
+    if (unit === ESCAPE) {
+      const code = text.charCodeAt(++at);
+      unit = code < 0x1000 ? code + 0xd700 : code - 0x1000;
+    }
+    units[count++] = unit;
+  }
+  return new Uint8Array(units.buffer, 0, length);
+}
