@@ -18,12 +18,13 @@ from kkanji.config import strict_json
 from kkanji.evaluation.calibration import accept
 from kkanji.evaluation.predictions import Predictions
 from kkanji.report import ImagesOf, confusion_sheet
+from kkanji.wording import duration
 
 LOG_NAME = "log.jsonl"
 THRESHOLDS = 101  # of the precision-recall curve
 LINE = (
-    "step {step}  epoch {epoch:.2f}  loss {loss:.4f}  top-1 {top1:.2%}  lr {lr:.2e}  "
-    "{images_per_s:,.0f} images/s  waited {wait_fraction:.1%}"
+    "step {step} of {steps}  epoch {epoch:.2f} of {epochs}  loss {loss:.4f}  top-1 {top1:.2%}  lr {lr:.2e}  "
+    "{images_per_s:,.0f} images/s  waited {wait_fraction:.1%}  passed {passed}  left {left}"
 )
 STREAMING = (
     "  fetched {fetched_mb_per_s:,.0f} MB/s  {shards_ahead:.0f} shards ahead  {cache_hits:.0f} hits  "
@@ -58,12 +59,14 @@ class RunLog:
     def step(self, **values: Any) -> None:
         """Log a training step; values are named as in LINE and `log.jsonl`."""
         if self.enabled:
-            self._write("step", "train", values, LINE + STREAMING if "fetched_bytes" in values else LINE)
+            line = LINE + STREAMING if "fetched_bytes" in values else LINE
+            times = {"passed": duration(values["seconds"]), "left": duration(values["left_s"])}
+            self._write("step", "train", values, line.format(**values, **times))
 
     def evaluation(self, **values: Any) -> None:
         """Log the metrics of an evaluation."""
         if self.enabled:
-            self._write("evaluation", values["split"], values, EVALUATION)
+            self._write("evaluation", values["split"], values, EVALUATION.format(**values))
 
     def predictions(
         self,
@@ -113,16 +116,16 @@ class RunLog:
         counts = (right, accepted - right, np.zeros_like(right), len(predictions) - right)
         self._board.add_pr_curve_raw(tag, *counts, precision, recall, samples, num_thresholds=THRESHOLDS)
 
-    def _write(self, event: str, group: str, values: dict[str, Any], line: str) -> None:
+    def _write(self, event: str, group: str, values: dict[str, Any], text: str) -> None:
         with self._kept():
             self._file.write(strict_json({"event": event, **values}) + "\n")
-            self._say(line.format(**values))
+            self._say(text)
             self._bar.update(values["samples"] - self._bar.n)
             self._add_scalars(group, values)
 
     def _add_scalars(self, group: str, values: dict[str, Any]) -> None:
         for name, value in values.items():
-            if isinstance(value, float) and math.isfinite(value) and name not in ("epoch", "seconds"):
+            if isinstance(value, float) and math.isfinite(value) and name not in ("epoch", "seconds", "left_s"):
                 self._board.add_scalar(f"{group}/{name}", value, values["samples"])
         self._board.flush()  # a run killed from here on has its last point; a resume does not log it again
 
