@@ -7,7 +7,7 @@ import pytest
 
 from kkanji.training import meter as metering
 from kkanji.training.meter import Pace
-from tests.kkanji.training.test_extension import train_set, trained
+from tests.kkanji.training.course.test_extension import train_set, trained
 from tests.launch.commands import lines, losses
 
 __all__ = ["train_set"]  # a fixture
