@@ -320,6 +320,13 @@ class TrainConfig:
             changed.setdefault(GROUP_OF[name], {})[name] = value
         return replace(self, **{group: replace(getattr(self, group), **values) for group, values in changed.items()})
 
+    def changed(self, saved: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """Of the options that --extend may change, those that differ from a saved config: the values before and now."""
+        own, before = read_options(self.to_dict()), read_options(saved)
+        return {
+            name: [before[name], own[name]] for name in sorted(EXTENDABLE) if before.get(name, own[name]) != own[name]
+        }
+
     def with_saved(self, saved: Mapping[str, Any], names: Iterable[str]) -> "TrainConfig":
         """The same with the values that a saved config has for some options, where it has them."""
         options = read_options(saved)

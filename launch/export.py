@@ -133,7 +133,7 @@ def _evaluated(config: ExportConfig) -> tuple[str, float]:
     of, state = read_json(evaluated / "config.json"), checkpoint.read_state(config.checkpoint)
     try:
         fit = evaluation.get("temperature")
-        begun = _begun(read_options(facts["config"]) | read_options(state["config"]))
+        begun = _begun(read_options(facts["config"]) | read_options(state["config"])) + _extended(facts)
         card = _card(facts, of, evaluation, begun=begun, onnx=config.onnx)
         return card, float(fit["value"]) if fit else 1.0
     except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -198,6 +198,18 @@ def _begun(options: dict[str, Any]) -> str:
         "averaged": ", then averaged with other runs' weights",
     }
     return "".join(text for name, text in parts.items() if options.get(name))
+
+
+def _extended(facts: dict[str, Any]) -> str:
+    """How the run was extended, as the card puts it."""
+    return "".join(
+        f", extended after {extension['epoch']:.4g} epochs ({_changes(extension['changes'])})"
+        for extension in facts.get("extensions", [])
+    )
+
+
+def _changes(changes: dict[str, list[Any]]) -> str:
+    return ", ".join(f"{name} {now} instead of {before}" for name, (before, now) in changes.items())
 
 
 def _calibration(evaluation: dict[str, Any]) -> str:

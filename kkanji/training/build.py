@@ -29,7 +29,7 @@ from kkanji.timm_models import require_size
 from kkanji.training.averages import BatchStatistics, NoAverage, WeightAverage, create_average
 from kkanji.training.data_check import DataCheck
 from kkanji.training.finite_guard import FiniteGuard, SampleReport
-from kkanji.training.meter import Meter, peak_flops, training_flops
+from kkanji.training.meter import Meter, Pace, peak_flops, training_flops
 from kkanji.training.micro_batch import derive_micro_batch, resolve_micro_batch
 from kkanji.training.objective import CrossEntropy, Distillation, Mixup, Objective, Teachers, class_weights
 from kkanji.training.optimizers import create_optimizer
@@ -46,6 +46,8 @@ from kkanji.training.schedule import (
 )
 from shards import InputError, Order, Plan, ShardSet, SplitReader
 from shards.format.layout import IMAGE_SIZE
+
+WORK_POINTS = 32  # of a run at which the size of its images is looked up, to estimate the time left
 
 
 @dataclass(kw_only=True, slots=True)
@@ -136,6 +138,11 @@ class Run:
     learner: Learner
     progress: Progress
     stretch: Stretch = WHOLE
+
+    @property
+    def last_step(self) -> int:
+        """Steps of the run, or those after which --max-steps ends it."""
+        return min(self.plan.steps, self.config.schedule.max_steps or self.plan.steps)
 
     @property
     def is_main(self) -> bool:
@@ -337,6 +344,20 @@ def blank_batch(run: Run) -> Batch:
 def create_meter(run: Run, loader: Loader) -> Meter:
     """The meter of a run's steps."""
     return Meter(run.accelerator.device, loader, run.data.reader, peak_flops=run_peak_flops(run))
+
+
+def create_pace(run: Run) -> Pace:
+    """The clock of a run. Its work is the operations of training, which grow with the images."""
+
+    def work(start: int, stop: int) -> float:
+        points = (
+            (start + (stop - start) * (number + 0.5) / WORK_POINTS) / run.plan.samples for number in range(WORK_POINTS)
+        )
+        sizes = (image_size(run.config, epoch, run.stretch) for epoch in points)
+        return (stop - start) * sum(map(run.learner.flops, sizes)) / WORK_POINTS
+
+    progress, most_s = run.progress, 60 * run.config.schedule.max_minutes
+    return Pace(seconds=progress.seconds, seen=run.plan.seen(progress.step), most_s=most_s, work=work)
 
 
 def run_peak_flops(run: Run) -> float | None:

@@ -59,7 +59,7 @@ def resumed_stretch(config: TrainConfig, state: Mapping[str, Any], samples: int)
     """
     stretch, step = Stretch(**state.get("stretch", {})), int(state["progress"]["step"])
     before = config.with_saved(state["config"], EXTENDABLE)
-    if before == config.with_saved(state["config"], EXTENDABLE - RESCHEDULED):
+    if all(before.value(name) == config.value(name) for name in RESCHEDULED):
         return stretch
     position, schedule = plan_of(before, samples, stretch).seen(step), config.schedule
     epoch = position / samples

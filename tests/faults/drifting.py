@@ -13,6 +13,7 @@ from kkanji.config_files import parse_options
 from kkanji.data.training_set import open_set
 from kkanji.training import schedule
 from kkanji.training import trainer as train
+from kkanji.training.schedule import WHOLE, Stretch
 
 
 def main() -> None:
@@ -20,8 +21,8 @@ def main() -> None:
     number = int(sys.argv.pop(1))
     calls, last = count(1), os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1)
 
-    def doubled(config: TrainConfig, epoch: float) -> float:
-        rate = schedule.learning_rate(config, epoch)
+    def doubled(config: TrainConfig, epoch: float, stretch: Stretch = WHOLE) -> float:
+        rate = schedule.learning_rate(config, epoch, stretch)
         return 2 * rate if next(calls) >= number and last else rate
 
     train.learning_rate = doubled  # type: ignore[attr-defined]
