@@ -10,12 +10,19 @@ from shards.cache.entry import Entry
 
 source = Path(sys.argv[1])  # stands for a slow store
 digest = hashlib.sha256(source.read_bytes()).hexdigest()
-entry = Entry(
-    key=f"{digest}.tar",
-    size=source.stat().st_size,
-    make=lambda path: path.write_bytes(source.read_bytes()) and None,
-    check=lambda path: None if hashlib.sha256(path.read_bytes()).hexdigest() == digest else "another sha256",
-)
+
+
+def fetch(path: Path) -> None:
+    """Write the file at a new path."""
+    path.write_bytes(source.read_bytes())
+
+
+def check(path: Path) -> str | None:
+    """What is wrong with a file; None if nothing is."""
+    return None if hashlib.sha256(path.read_bytes()).hexdigest() == digest else "another sha256"
+
+
+entry = Entry(key=f"{digest}.tar", size=source.stat().st_size, make=fetch, check=check)
 with tempfile.TemporaryDirectory() as folder, Cache(Path(folder), limit_bytes=10**9) as cache:
     for _ in range(2):
         path = cache.obtain(entry, ahead=False)

@@ -57,6 +57,8 @@ class ExportConfig:
     images: a run that was trained without the images it was evaluated on."""
     overwrite: bool = False
     """Replace OUTPUT if `kkanji export` made it."""
+    push_to_hub: str | None = None
+    """Repository on the Hugging Face Hub, owner/name, to upload OUTPUT to. A new one is private."""
 
 
 def export(config: ExportConfig) -> None:
@@ -66,8 +68,11 @@ def export(config: ExportConfig) -> None:
     """
     from kkanji import checkpoint  # torch takes seconds to import
     from kkanji.checkpoint.export import export as write_export
+    from kkanji.checkpoint.hub import check_repository, push
 
     checkpoint.check(config.checkpoint)
+    if config.push_to_hub is not None:
+        check_repository(config.push_to_hub)
     if (config.checkpoint / "config.json").is_file():  # timm's, which only exports have
         raise InputError(f"{config.checkpoint}: exported already; copy the folder, or give the run's checkpoint again")
     run = config.checkpoint.parent.parent
@@ -94,6 +99,8 @@ def export(config: ExportConfig) -> None:
     )
     for path in sorted(config.output.iterdir()):
         sys.stdout.write(f"{path}: {path.stat().st_size / 1e6:.2f} MB\n")
+    if config.push_to_hub is not None:
+        sys.stdout.write(f"pushed to {push(config.output, config.push_to_hub)}\n")
 
 
 def _require_measured(run: Path, evaluation: dict[str, Any], path: Path | None) -> None:
@@ -116,6 +123,7 @@ def _card(facts: dict[str, Any], of: dict[str, Any], evaluation: dict[str, Any],
     facts: config.json of the exported run. of: config.json of the evaluated run, usually the same. begun: where the
     weights come from beside this run.
     """
+    from kkanji.checkpoint.hub import card_metadata
     from kkanji.checkpoint.lineage import independence
 
     rows = (
@@ -129,10 +137,12 @@ def _card(facts: dict[str, Any], of: dict[str, Any], evaluation: dict[str, Any],
     values |= {name: markdown(str(values[name])) for name in ("name", "licence", "split", "model")}
     views = evaluation["tta"]
     images, epochs = of["data"]["train_images"], values["epochs"]
-    return CARD.format(
+    verdict = independence(of["data"], evaluation)
+    model = read_options(facts["config"])["model"]
+    return card_metadata(model, facts["data"], evaluation, verdict=verdict, onnx=onnx) + CARD.format(
         **values,
         chosen="; that split also chose the best epoch" if evaluation["split"] == "val" else "",
-        verdict=VERDICTS[independence(of["data"], evaluation)],
+        verdict=VERDICTS[verdict],
         passes="1 epoch" if epochs == 1 else f"{epochs} epochs",
         begun=begun,
         evaluated="Evaluated"

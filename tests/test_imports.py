@@ -49,7 +49,7 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
         {"gpu"},
         {"table", "chart", "everything"},
     ),
-    "launch": ({"evaluation"}, {"average", "evaluate", "export", "predict", "train"}),
+    "launch": ({"evaluation"}, {"average", "doctor", "evaluate", "export", "predict", "train"}),
     "docs": ({"api", "predictions", "rooms", "variants"},),
 }
 DISJOINT = {("kkanji.training", "kkanji.inference")}  # a run never needs the reader of image files

@@ -10,7 +10,7 @@ from kkanji.data.arrays import BLOCKS_A_SHARD
 from shards import InputError, Lineage, verify
 
 
-def arrays(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def arrays(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (count, 64, 64), np.uint8), rng.integers(0, 3, count)
 
@@ -31,7 +31,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 def test_arrays_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     images, labels = arrays(10)
     with pytest.raises(InputError, match="expected uint8"):
-        write_set(tmp_path / "set", {"train": (images.astype(float), labels)}, "一二三", name="mine")  # type: ignore[dict-item]
+        write_set(tmp_path / "set", {"train": (images.astype(float), labels)}, "一二三", name="mine")
     with pytest.raises(InputError):
         write_set(tmp_path / "set", {"train": (images, labels)}, "一", name="mine")
     assert not (tmp_path / "set").exists()
