@@ -1,11 +1,11 @@
 """An exported model on the Hugging Face Hub: the metadata of its card, and the upload."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCardData
-from huggingface_hub.utils import validate_repo_id
 
 from kkanji.wording import licence_name, slug
 from shards import InputError
@@ -55,12 +55,8 @@ def card_metadata(
 
 def check_repository(name: str) -> None:
     """Raises InputError unless a name is one of the Hub's, with its owner."""
-    try:
-        validate_repo_id(name)
-    except ValueError as error:
-        raise InputError(f"--push-to-hub {name}: {error}") from error
-    if name.count("/") != 1:
-        raise InputError(f"--push-to-hub {name}: expected owner/name")
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII):
+        raise InputError(f"--push-to-hub {name}: expected owner/name, of letters, digits, '-', '_' and '.'")
 
 
 def push(folder: Path, repository: str) -> str:

@@ -7,7 +7,6 @@ import huggingface_hub
 import pytest
 import timm
 import torch
-import yaml
 from huggingface_hub import ModelCard
 
 from kkanji import checkpoint
@@ -83,7 +82,7 @@ def test_the_card_has_the_hubs_metadata(folder: Path) -> None:
 def test_what_was_trained_on_measures_nothing() -> None:
     def measures(verdict: str) -> str:
         text = card_metadata("resnet18", DATA, EVALUATION, verdict=verdict)
-        return str(yaml.safe_load(text.strip("-\n")).get("model-index"))
+        return str(ModelCard(text).data.to_dict().get("model-index"))
 
     assert measures("trained on") == "None"
     assert "not proven disjoint" in measures("unknown") and "not proven" not in measures("proven")

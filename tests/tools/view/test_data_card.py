@@ -44,9 +44,9 @@ def test_figures_of_originals_and_of_sets_are_those_of_the_pixels(folder: Path, 
 
 
 def test_the_card_begins_with_the_hubs_metadata(folder: Path, tmp_path: Path) -> None:
-    found = DatasetCard(written(folder, tmp_path)).data
-    assert (found.license, found.size_categories) == ("cc-by-sa-4.0", ["n<1K"])
-    assert found.task_categories == ["image-classification"] and found.pretty_name
+    found = DatasetCard(written(folder, tmp_path)).data.to_dict()
+    assert (found["license"], found["size_categories"]) == ("cc-by-sa-4.0", ["n<1K"])
+    assert found["task_categories"] == ["image-classification"] and found["pretty_name"]
 
 
 def test_classes_are_counted_by_their_images(folder: Path, tmp_path: Path) -> None:
