@@ -1,6 +1,7 @@
 # make train   set up, then train on the embedded sample, evaluate and write a report; downloads no data
 # make test    set up, run all tests          make check   lint and types
 # make bench   all benchmarks but accuracy      make clean   remove what the others made
+# make api     pages of the public names
 # make peers   other loaders, for make bench to measure beside ours
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -10,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 
 PEERS := $(if $(wildcard .venv-peers/bin/python),--peers .venv-peers/bin/python)
 
-.PHONY: all setup train test check bench peers clean
+.PHONY: all setup train test check bench peers api clean
 all: train
 
 setup: $(INSTALLED)
@@ -40,6 +41,10 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Pages of the public names, into docs/api.
+api: $(INSTALLED)
+	$(BIN)/python docs/api.py
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks all $(PEERS)

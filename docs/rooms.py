@@ -138,14 +138,22 @@ def leading_text(name: ast.expr) -> str:
 
 
 def module_graph(root: Path = ROOT) -> dict[str, set[str]]:
-    """For each module of the packages, the modules of the packages that it imports."""
+    """For each module of the packages, the modules of the packages that it imports when it is imported or used.
+
+    What a front door such as `kkanji/__init__.py` imports for its types only, under TYPE_CHECKING, is left out.
+    """
     paths = (path for package in PACKAGES for path in sorted((root / package).rglob("*.py")))
     names = {".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
     graph: dict[str, set[str]] = {}
     for name, path in names.items():
-        found = imports(ast.parse(path.read_text(encoding="utf-8")), path.relative_to(root))
+        found = imports(_without_types(ast.parse(path.read_text(encoding="utf-8"))), path.relative_to(root))
         graph[name] = {module if module in names else module.rpartition(".")[0] for module in found} & set(names)
     return graph
+
+
+def _without_types(tree: ast.Module) -> ast.Module:
+    kept = [node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")]
+    return ast.Module(kept, tree.type_ignores)
 
 
 def import_graph(root: Path = ROOT) -> Graph:

@@ -128,7 +128,7 @@ class Network(CharacterNetwork, EfficientNet):  # type: ignore[misc]  # timm's c
             maps = stage(maps)
             if number < len(fractions):
                 maps = mixed(maps, fractions[number])
-        logits: Tensor = self.forward_head(self.bn2(self.conv_head(maps)))
+        logits: Tensor = EfficientNet.forward_head(self, self.bn2(self.conv_head(maps)))
         return logits
 
 

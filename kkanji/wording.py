@@ -10,6 +10,9 @@ _MARKUP = re.compile(r"([\\`*\[\]|~$#!]|(?<!\w)_|_(?!\w))")
 _MARKED = re.compile(r"\\([\\`*\[\]|~$#!_])")
 _CODE = re.compile(r"(`[\w .:/+-]+`)")  # a name between backticks, as licences have it, stays code
 
+# Lines of licences, and the Hub's names for them; any other is "other", and the card has its line.
+LICENCES = ((r"CC BY-SA 4\.0", "cc-by-sa-4.0"), (r"CC BY 4\.0", "cc-by-4.0"), (r"\bMIT\b", "mit"), (r"CC0", "cc0-1.0"))
+
 
 def counted(number: int, noun: str, plural: str = "") -> str:
     """`1 image`, `2,000 images`, `3 classes`."""
@@ -35,3 +38,13 @@ def _escaped(text: str) -> str:
 def plain(text: str) -> str:
     """The text that `markdown` made harmless, as it was, but for what is not printable."""
     return html.unescape(_MARKED.sub(r"\1", text))
+
+
+def licence_name(line: str) -> str:
+    """The Hub's name of the licence that a line names."""
+    return next((name for pattern, name in LICENCES if re.search(pattern, line)), "other")
+
+
+def slug(name: str) -> str:
+    """A name as an identifier: `Kuzushiji-Kanji` becomes `kuzushiji-kanji`."""
+    return re.sub(r"\W+", "-", name.lower()).strip("-") or "unnamed"

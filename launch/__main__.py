@@ -35,6 +35,7 @@ STORY: tuple[tuple[str, str, dict[str, str]], ...] = (
         "Train",
         LAUNCH,
         {
+            "doctor": "examine this machine before a run: versions, devices, DALI, disks, storage",
             "train": "train a network on a shard set, local or streamed",
             "evaluate": "measure a checkpoint on a split, and write the report",
             "average": "average the weights of several checkpoints",

@@ -65,12 +65,16 @@ class ExportConfig:
     images: a run that was trained without the images it was evaluated on."""
     overwrite: bool = False
     """Replace the folders if `kkanji export` made them."""
+    push_to_hub: str | None = None
+    """Repository on the Hugging Face Hub, owner/name, to upload OUTPUT to. A new one is private."""
 
     def __post_init__(self) -> None:
         if self.output is None and self.page is None:
             raise InputError("nothing to write; give --output FOLDER for a model, --page FOLDER for a page, or both")
         if self.onnx and self.output is None:
             raise InputError("--onnx goes into the model's folder; give --output FOLDER too")
+        if self.push_to_hub is not None and self.output is None:
+            raise InputError("--push-to-hub uploads the model's folder; give --output FOLDER too")
 
 
 def export(config: ExportConfig) -> None:
@@ -81,8 +85,11 @@ def export(config: ExportConfig) -> None:
     from kkanji import checkpoint  # torch takes seconds to import
     from kkanji.checkpoint.export import export as write_export
     from kkanji.checkpoint.export import is_exported
+    from kkanji.checkpoint.hub import check_repository, push
 
     checkpoint.check(config.checkpoint)
+    if config.push_to_hub is not None:
+        check_repository(config.push_to_hub)
     card, temperature = (_exported if is_exported(config.checkpoint) else _evaluated)(config)
     if config.output:
         write_export(
@@ -99,6 +106,8 @@ def export(config: ExportConfig) -> None:
 
         write_page(config.checkpoint, config.page, card=card, temperature=temperature, overwrite=config.overwrite)
         _list(config.page)
+    if config.output and config.push_to_hub is not None:
+        sys.stdout.write(f"pushed to {push(config.output, config.push_to_hub)}\n")
 
 
 def _list(folder: Path) -> None:
@@ -161,6 +170,7 @@ def _card(facts: dict[str, Any], of: dict[str, Any], evaluation: dict[str, Any],
     facts: config.json of the exported run. of: config.json of the evaluated run, usually the same. begun: where the
     weights come from beside this run.
     """
+    from kkanji.checkpoint.hub import card_metadata
     from kkanji.checkpoint.lineage import independence
 
     rows = (
@@ -174,10 +184,12 @@ def _card(facts: dict[str, Any], of: dict[str, Any], evaluation: dict[str, Any],
     values |= {name: markdown(str(values[name])) for name in ("name", "licence", "split", "model")}
     views = evaluation["tta"]
     images, epochs = of["data"]["train_images"], values["epochs"]
-    return CARD.format(
+    verdict = independence(of["data"], evaluation)
+    model = read_options(facts["config"])["model"]
+    return card_metadata(model, facts["data"], evaluation, verdict=verdict, onnx=onnx) + CARD.format(
         **values,
         chosen="; that split also chose the best epoch" if evaluation["split"] == "val" else "",
-        verdict=VERDICTS[independence(of["data"], evaluation)],
+        verdict=VERDICTS[verdict],
         passes="1 epoch" if epochs == 1 else f"{epochs} epochs",
         begun=begun,
         evaluated="Evaluated"

@@ -22,7 +22,7 @@ DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("models/*/*.md"), *ROOT.glob("sample/*.md")]
 )
 MOST_LINES = 200  # of README: read in five minutes
-COMMANDS = {*TOOLS, "train", "evaluate", "predict", "export", "average", "neighbours"}
+COMMANDS = {*TOOLS, "doctor", "train", "evaluate", "predict", "export", "average", "neighbours"}
 NAMED_TEST = re.compile(r"(tests/[\w/]+\.py)::(\w+)")
 NAMED_FILE = re.compile(r"`((?:shards|kkanji|tools|launch|benchmarks|tests|docs)/[\w/.-]+\.\w+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")

@@ -29,7 +29,7 @@ class Board:
         self._by_step = SummaryWriter(str(run / FOLDER / BY_STEP), purge_step=steps + 1)
         self._board.add_text("options", _markdown_table(options), images)
         for summary in hparams({name: _plain(value) for name, value in options.items()}, MEASURED):
-            self._board.file_writer.add_summary(summary)  # add_hparams makes a run of its own for each start
+            self._board._get_file_writer().add_summary(summary)  # add_hparams makes a run of its own for each start
 
     def scalars(self, group: str, values: Mapping[str, float], *, images: int, step: int) -> None:
         """Add a point to each curve, on disk when this returns: a run killed from here on does not log it again."""

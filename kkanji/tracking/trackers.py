@@ -111,7 +111,8 @@ def _started(name: str, run: Path, number: str | None) -> GeneralTracker:
 
 def _number(name: str, tracker: Any) -> str:
     """What a tracker calls its run; nothing where a run cannot be gone on with."""
-    return {"wandb": lambda: tracker.run.id, "mlflow": lambda: tracker.tracker.info.run_id}.get(name, str)()
+    numbers = {"wandb": lambda: tracker.run.id, "mlflow": lambda: tracker.tracker.info.run_id}
+    return str(numbers.get(name, str)())
 
 
 def _log_picture(name: str, tracker: Any, tag: str, picture: NDArray[np.uint8], step: int) -> None:

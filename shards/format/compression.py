@@ -97,6 +97,15 @@ def _plain_pieces(
     yield data[tail:]
 
 
+def unpack_images(frame: bytes, samples: int, compression: str) -> bytes:
+    """The images' npy file of a block of this many images. Raises ValueError or RuntimeError if it is damaged."""
+    expected = _pixels_end(samples) - TAR_BLOCK
+    try:
+        return b"".join(map(bytes, _exactly(expected, _DECOMPRESS[compression](memoryview(frame)))))
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from error
+
+
 def _exactly(expected: int, pieces: Iterator[memoryview]) -> Iterator[memoryview]:
     """The pieces. Raises ValueError if together they are longer or shorter than expected."""
     total = 0

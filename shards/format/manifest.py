@@ -2,8 +2,9 @@
 
 Version 2 adds the fields that say how shards are stored, version 3 the number of images of each class that are rendered
 from fonts, version 4 the columns of each split, and its shards as columns instead of a JSON list for each block, which
-at 100,000 shards took 20 s to read. Sets are written in version 4; what older releases wrote is read in the version
-that it has, and keeps its bytes and its identity.
+at 100,000 shards took 20 s to read. Version 5 has the shards in files of their own, `SPLIT.shards-00000.json` and so
+on, each as version 4 has them. Sets are written in version 4, or in version 5 if `dataset.json` would be larger than a
+reader takes; what older releases wrote is read in the version that it has, and keeps its bytes and its identity.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from shards.format.layout import IMAGE_SIZE
 from shards.format.shard_table import Counts, Shard, ShardTable
 
 FORMAT = "kkanji-shards"
-VERSIONS = (1, 2, 3, 4)
+VERSIONS = (1, 2, 3, 4, 5)
 MANIFEST_NAME = "dataset.json"
 CLASSES_NAME = "index.json"
 SHORT, LONG = np.dtype(">u4"), np.dtype(">u8")  # numbers of 8 and of 16 hexadecimal digits
@@ -52,6 +53,8 @@ class Split:
     """Originals of each class that are rendered from fonts; empty if there are none, or before version 3."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """sha256 of the file of each of COLUMNS; empty before version 4."""
+    parts: tuple[str, ...] = ()
+    """sha256 of each file with shards, `part_name`; empty before version 5."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shards", ShardTable.of(self.shards))
@@ -70,6 +73,18 @@ class Split:
     def rendered_counts(self) -> tuple[int, ...]:
         """`rendered_per_class`, with a zero for each class if that is empty."""
         return self.rendered_per_class or (0,) * len(self.originals_per_class)
+
+
+class Stored(Protocol):
+    """How the shards of a set are stored."""
+
+    @property
+    def layout(self) -> Layout:
+        """As in Manifest."""
+
+    @property
+    def compression(self) -> Compression:
+        """As in Manifest."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,7 +140,14 @@ def manifest_to_dict(manifest: Manifest) -> dict[str, Any]:
     }
 
 
+def part_name(split: str, number: int) -> str:
+    """The file with one part of a split's shards: `train.shards-00000.json`."""
+    return f"{split}.shards-{number:05}.json"
+
+
 def _lowest_version(manifest: Manifest) -> int:
+    if any(split.parts for split in manifest.splits.values()):
+        return 5
     if any(split.columns for split in manifest.splits.values()):
         return 4
     if any(split.rendered_per_class for split in manifest.splits.values()):
@@ -141,7 +163,8 @@ def _split_to_dict(manifest: Manifest, split: Split, version: int) -> dict[str, 
     }
     if version > 3:
         rendered = {"rendered_per_class": list(split.rendered_per_class), "columns": dict(split.columns)}
-        return {**counts, **rendered, "shards": _table_to_dict(manifest, split.table)}
+        shards = {"parts": list(split.parts)} if version > 4 else table_to_dict(manifest, split.table)
+        return {**counts, **rendered, "shards": shards}
     # `drawn_per_class` is what version 3 calls it. A rename there would change the identity of the sets that exist.
     rendered = {"drawn_per_class": list(split.rendered_per_class)} if version > 2 else {}
     fields = row_fields(manifest.compression != "none")
@@ -160,7 +183,7 @@ def _shard_to_dict(manifest: Manifest, shard: Shard, fields: tuple[str, ...]) ->
     }
 
 
-def _table_to_dict(manifest: Manifest, table: ShardTable) -> dict[str, Any]:
+def table_to_dict(manifest: Stored, table: ShardTable) -> dict[str, Any]:
     """The shards of version 4, column by column; what there is of each block, in hexadecimal digits without a gap.
 
     Offsets follow from sizes, as do the sizes of plain packed blocks from their images.

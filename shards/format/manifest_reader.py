@@ -1,8 +1,9 @@
 """A manifest read and checked, from a folder or a store."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, NamedTuple, Protocol, get_args
 
 import numpy as np
 
@@ -21,11 +22,15 @@ from shards.format.manifest import (
     Split,
     has_plain_blocks,
     manifest_to_dict,
+    part_name,
     row_fields,
+    table_to_dict,
 )
-from shards.format.manifest_rules import check_manifest
+from shards.format.manifest_rules import SPLIT_NAME, check_manifest
 from shards.format.shard_table import Block, BlockColumns, Counts, Shard, ShardTable, starts_within
 from shards.json_reading import MOST_COUNT, choice, count, field, parse_json, read_bounded
+
+MOST_PARTS = 1024  # of a split: about 150 million shards
 
 
 class Readable(Protocol):
@@ -45,14 +50,17 @@ def read_manifest(source: Path | Readable) -> Manifest:
     """
     where = f"{source if isinstance(source, Path) else source.location}/{MANIFEST_NAME}"
     try:
-        return parse_manifest(_read(source))
+        return parse_manifest(_read(source), lambda name: _read_part(source, name))
     except (ValueError, KeyError, TypeError) as error:
         found = f"no field {error}" if isinstance(error, KeyError) else str(error)
         raise CorruptShard(f"{where}: {found}; make the set again with `kkanji pack`") from error
 
 
-def parse_manifest(text: bytes | str) -> Manifest:
-    """The manifest in a JSON text. Raises ValueError, KeyError or TypeError with what is wrong."""
+def parse_manifest(text: bytes | str, read_part: Callable[[str], bytes] | None = None) -> Manifest:
+    """The manifest in a JSON text. Raises ValueError, KeyError or TypeError with what is wrong.
+
+    read_part: gives the files that version 5 has beside it, by name.
+    """
     data = parse_json(text)
     if data.get("format") != FORMAT:
         raise ValueError(f"not a shard set: expected an object with format {FORMAT!r}")
@@ -74,7 +82,10 @@ def parse_manifest(text: bytes | str) -> Manifest:
         compression=compression,
         base=field(stored, "base", str),
         history=field(data, "history", dict),
-        splits={name: _split(split, data["version"], layout, compression) for name, split in splits.items()},
+        splits={
+            name: _split(name, split, data["version"], Form(layout, compression), read_part)
+            for name, split in splits.items()
+        },
     )
     check_manifest(manifest)
     if manifest_to_dict(manifest) != data:
@@ -82,13 +93,26 @@ def parse_manifest(text: bytes | str) -> Manifest:
     return manifest
 
 
-def _split(data: dict[str, Any], version: int, layout: Layout, compression: Compression) -> Split:
+class Form(NamedTuple):
+    """How shards are stored: the fields of Manifest that say so."""
+
+    layout: Layout
+    compression: Compression
+
+
+def _split(
+    name: str, data: dict[str, Any], version: int, form: Form, read_part: Callable[[str], bytes] | None
+) -> Split:
     shards: Sequence[Shard]
-    if version > 3:
-        shards = _table(field(data, "shards", dict), layout, compression)
+    parts: tuple[str, ...] = ()
+    if version > 4:
+        parts = _texts(field(data, "shards", dict), "parts")
+        shards = _parts(name, parts, form, read_part)
+    elif version > 3:
+        shards = _table(field(data, "shards", dict), *form)
     else:
-        fields = row_fields(compression != "none")
-        shards = [_shard(shard, fields, layout == "image") for shard in data["shards"]]
+        fields = row_fields(form.compression != "none")
+        shards = [_shard(shard, fields, form.layout == "image") for shard in data["shards"]]
     rendered = {1: None, 2: None, 3: "drawn_per_class"}.get(version, "rendered_per_class")
     return Split(
         shards=shards,
@@ -96,7 +120,25 @@ def _split(data: dict[str, Any], version: int, layout: Layout, compression: Comp
         originals_per_class=_counts(data, "originals_per_class"),
         rendered_per_class=_counts(data, rendered) if rendered else (),
         columns=field(data, "columns", dict) if version > 3 else {},
+        parts=parts,
     )
+
+
+def _parts(split: str, checksums: Sequence[str], form: Form, read_part: Callable[[str], bytes] | None) -> ShardTable:
+    """The shards of version 5. A part is checked by itself: the manifest's comparison has only its checksum."""
+    if not SPLIT_NAME.fullmatch(split) or not 1 <= len(checksums) <= MOST_PARTS or read_part is None:
+        raise ValueError(f"{len(checksums)} parts of split {split[:60]!r}, expected 1 to {MOST_PARTS} files")
+    tables = []
+    for number, sha256 in enumerate(checksums):
+        content = read_part(part_name(split, number))
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise ValueError(f"{part_name(split, number)} is not the file that it was made with")
+        data = parse_json(content)
+        table = _table(data, *form)
+        if table_to_dict(form, table) != data:
+            raise ValueError(f"{part_name(split, number)} has fields that this version does not write")
+        tables.append(table)
+    return ShardTable.joined(tables)
 
 
 def _shard(data: dict[str, Any], fields: tuple[str, ...], tables: bool) -> Shard:
@@ -167,6 +209,17 @@ def _read(source: Path | Readable) -> bytes:
         return source.read(MANIFEST_NAME)
     except MissingShard as error:
         raise MissingShard(f"{source.location}: {_NO_MANIFEST}") from error
+
+
+def _read_part(source: Path | Readable, name: str) -> bytes:
+    if not isinstance(source, Path):
+        return source.read(name)
+    try:
+        return read_bounded(source / name)
+    except FileNotFoundError:
+        raise MissingShard(f"{source / name}: named in {MANIFEST_NAME} but not there; copy the set again") from None
+    except OSError as error:
+        raise StorageError(f"{source / name}: {error.strerror}") from error
 
 
 def _read_local(folder: Path) -> bytes:

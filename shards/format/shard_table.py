@@ -5,7 +5,7 @@ A set of 100,000 shards has two million blocks. As columns they take 32 bytes ea
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import overload
 
 import numpy as np
@@ -102,6 +102,28 @@ class BlockColumns:
             plain_crc32=None if plain < 0 else plain,
         )
 
+    def part(self, first: int, last: int) -> "BlockColumns":
+        """The blocks first..last-1."""
+        return BlockColumns(
+            offset=self.offset[first:last],
+            bytes=self.bytes[first:last],
+            samples=self.samples[first:last],
+            crc32=self.crc32[first:last],
+            plain_crc32=None if self.plain_crc32 is None else self.plain_crc32[first:last],
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence["BlockColumns"]) -> "BlockColumns":
+        """Blocks of one compression one after the other."""
+        plain = [part.plain_crc32 for part in parts if part.plain_crc32 is not None]
+        return cls(
+            offset=np.concatenate([part.offset for part in parts]),
+            bytes=np.concatenate([part.bytes for part in parts]),
+            samples=np.concatenate([part.samples for part in parts]),
+            crc32=np.concatenate([part.crc32 for part in parts]),
+            plain_crc32=np.concatenate(plain) if plain else None,
+        )
+
     @classmethod
     def of(cls, blocks: Sequence[Block]) -> "BlockColumns":
         """Blocks as columns."""
@@ -194,6 +216,30 @@ class ShardTable(Sequence[Shard]):
             return self.bytes
         unpacked = self._sums(block_bytes(self.blocks.samples)) + ALIGNMENT
         return np.where(self.block_counts > 0, unpacked, self.bytes)
+
+    def part(self, first: int, last: int) -> "ShardTable":
+        """The shards first..last-1 as a table of their own."""
+        start, stop = self.block_starts[[first, last]].tolist()
+        return ShardTable(
+            names=self.names[first:last],
+            bytes=self.bytes[first:last],
+            sha256=self.sha256[first:last],
+            table_sha256=self.table_sha256[first:last],
+            block_starts=self.block_starts[first : last + 1] - start,
+            blocks=self.blocks.part(start, stop),
+        )
+
+    @classmethod
+    def joined(cls, tables: Sequence["ShardTable"]) -> "ShardTable":
+        """Tables one after the other, at least one."""
+        return cls(
+            names=tuple(chain.from_iterable(table.names for table in tables)),
+            bytes=np.concatenate([table.bytes for table in tables]),
+            sha256=tuple(chain.from_iterable(table.sha256 for table in tables)),
+            table_sha256=tuple(chain.from_iterable(table.table_sha256 for table in tables)),
+            block_starts=np.concatenate([[0], np.cumsum(np.concatenate([table.block_counts for table in tables]))]),
+            blocks=BlockColumns.joined([table.blocks for table in tables]),
+        )
 
     def _sums(self, values: Counts) -> Counts:
         """The sum over the blocks of each shard."""

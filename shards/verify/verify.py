@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from shards.errors import ChangedShard, CorruptShard, MissingShard, ShardError
 from shards.format.columns import ShardColumns, column_file, column_files, map_column
-from shards.format.manifest import CLASSES_NAME, MANIFEST_NAME, Lineage, Manifest, Split
+from shards.format.manifest import CLASSES_NAME, MANIFEST_NAME, Lineage, Manifest, Split, part_name
 from shards.format.manifest_reader import read_manifest
 from shards.format.shard_table import Shard
 from shards.order.balanced import count_labels, sort_by_class
@@ -73,6 +73,7 @@ def _strangers(store: Store, manifest: Manifest) -> Iterator[str]:
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
     known = {MANIFEST_NAME, CLASSES_NAME, *(shard.index_name for shard in shards)}
     known |= {file.name for file in column_files(manifest)}
+    known |= {part_name(name, number) for name, split in manifest.splits.items() for number in range(len(split.parts))}
     if not manifest.base:
         known |= {shard.name for shard in shards}
     if manifest.layout == "image":

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -87,7 +88,12 @@ def test_weights_that_do_not_fit_are_refused_before_they_take_memory(
     monkeypatch.setattr(checkpoint, "read_state", lambda _path: state)
     built: list[str] = []
     make = load.network_of
-    monkeypatch.setattr(load, "network_of", lambda *of: built.append(torch.get_default_device().type) or make(*of))
+
+    def noted(state: dict[str, Any], classes: int) -> torch.nn.Module:
+        built.append(torch.get_default_device().type)
+        return make(state, classes)
+
+    monkeypatch.setattr(load, "network_of", noted)
     with pytest.raises(InputError, match=r"do not fit this model|weights for 0 classes"):
         load_trained(trained)
     assert set(built) <= {"meta"}

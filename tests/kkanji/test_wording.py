@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kkanji.wording import counted, markdown, plain
+from kkanji.wording import counted, licence_name, markdown, plain, slug
 
 
 def test_one_is_singular() -> None:
@@ -43,3 +43,19 @@ def test_no_text_breaks_its_line_or_opens_a_tag(text: str) -> None:
     found = markdown(text)
     assert "\n" not in found and "<" not in found
     assert not {category(character) for character in found} & {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("created by CODH, doi:10.20676/00000341, CC BY-SA 4.0", "cc-by-sa-4.0"),
+        ("CC BY 4.0", "cc-by-4.0"),
+        ("x", "other"),
+    ],
+)
+def test_licences_have_the_hubs_names(line: str, name: str) -> None:
+    assert licence_name(line) == name
+
+
+def test_a_name_as_an_identifier() -> None:
+    assert (slug("Kuzushiji-Kanji (balanced)"), slug("!")) == ("kuzushiji-kanji-balanced", "unnamed")

@@ -23,6 +23,7 @@ from launch.evaluate import EvaluateConfig, evaluate
 from launch.export import ExportConfig, export
 from launch.predict import PredictConfig, predict
 from shards import InputError
+from tests.faults.servers.hub import Hub
 
 SAMPLE = sorted((Path(__file__).parents[2] / "sample" / "kkanji2" / "U+4E09").iterdir())
 MODEL = "kkanji_efficientnet_fused_s"
@@ -163,6 +164,22 @@ def test_the_temperature_of_a_folder_is_stated_beside_that_of_1(
         f"stored temperature   0.500: calibration_error {found['stored_calibration_error']:.4f} as predict and ONNX"
     )
     assert stated in capsys.readouterr().out
+
+
+def test_an_export_is_pushed_to_the_hub(
+    best: Path, tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate(EvaluateConfig(checkpoint=best, data=str(tiny_set)))
+    with Hub(token="hf_test") as hub:  # noqa: S106
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
+        monkeypatch.setenv("HF_TOKEN", hub.token)
+        export(ExportConfig(checkpoint=best, output=tmp_path / "model", push_to_hub="me/kanji"))
+    assert f"pushed to {hub.address}/me/kanji/commit/" in capsys.readouterr().out
+    card = hub.repositories["me/kanji"]["README.md"].decode()
+    assert f"value: {evaluation(best)['top1']:.6g}" in card and "type: top_5_accuracy" in card
+    with pytest.raises(InputError, match="--push-to-hub kanji: expected owner/name"):
+        export(ExportConfig(checkpoint=best, output=tmp_path / "other", push_to_hub="kanji"))
+    assert not (tmp_path / "other").exists()
 
 
 def test_the_card_has_the_figures_and_the_folder_the_temperature(best: Path, tiny_set: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from shards import CorruptShard, InputError, Manifest, MissingShard, Shard, read
 from shards.checksums import file_digest
 from shards.format.columns import column_files
 from shards.format.compression import check_stored
-from shards.format.manifest import CLASSES_NAME, MANIFEST_NAME
+from shards.format.manifest import CLASSES_NAME, MANIFEST_NAME, part_name
 from shards.read.files import COPY_AGAIN
 from shards.store.retry import Workers
 from shards.store.store import Store, open_store
@@ -80,6 +80,8 @@ def _files(folder: Path, manifest: Manifest) -> Iterator[File]:
         raise InputError(f"{folder}: its tars lie in {manifest.base}; `kkanji convert` makes a set of its own")
     yield _file(folder / CLASSES_NAME)
     yield from (_file(folder / column.name, sha256=column.sha256) for column in column_files(manifest))
+    for name, split in manifest.splits.items():
+        yield from (_file(folder / part_name(name, at), sha256=sha256) for at, sha256 in enumerate(split.parts))
     for split in manifest.splits.values():
         for shard in split.shards:
             yield from _shard_files(folder, manifest, shard)

@@ -4,22 +4,25 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from huggingface_hub import DatasetCardData
 from numpy.typing import NDArray
 
-from kkanji.wording import markdown
+from kkanji.wording import licence_name, markdown
 from shards.errors import printable
 from tools.progress import count_images
 from tools.view.contents import Contents, Subset
 
+SIZES = tuple(10**power for power in range(3, 10))  # classes of size that the Hub has, in images
 BANDS = ((1, 1), (2, 5), (6, 10), (11, 20), (21, 50), (51, 100), (101, 1000), (1001, None))
 """Images of a class, from and to: the classes of each are counted."""
 REASONS = {"blank": "blank", "identical": "identical to another image", "conflict": "the same image with two labels"}
 
 
 def card(contents: Contents) -> str:
-    """The card as Markdown. Reads every pixel, for mean and standard deviation."""
+    """The card as Markdown, which begins with the Hugging Face Hub's metadata. Reads every pixel, for their mean."""
     facts = contents.facts
     sections = [
+        [metadata(contents)],
         [f"# {markdown(facts['name'])}", "", f"Licence: {markdown(facts['licence'])}", "", _lineage(facts["lineage"])],
         ["## Images", "", *_images(contents)],
         ["## Images of a class", "", *_bands(contents)],
@@ -28,6 +31,27 @@ def card(contents: Contents) -> str:
         ["## How it was made", "", *_history(facts)],
     ]
     return "\n\n".join("\n".join(lines) for lines in sections) + "\n"
+
+
+def metadata(contents: Contents) -> str:
+    """The YAML block that begins a data set's card on the Hub."""
+    facts, images = contents.facts, sum(len(subset.labels) for subset in contents.subsets)
+    most = next((size for size in SIZES if images < size), 0)
+    least = max((size for size in SIZES if size <= images), default=0)
+    size = f"n<{_short(most)}" if not least else f"{_short(least)}<n<{_short(most)}" if most else f"n>{_short(least)}"
+    values = DatasetCardData(
+        pretty_name=str(facts["name"]),
+        license=licence_name(str(facts["licence"])),
+        language="ja",
+        task_categories=["image-classification"],
+        size_categories=[size],
+        tags=["kuzushiji", "webdataset"],
+    )
+    return f"---\n{values.to_yaml()}\n---"
+
+
+def _short(size: int) -> str:
+    return f"{size // 10**6}M" if size >= 10**6 else f"{size // 1000}K"
 
 
 def moments(subset: Subset) -> tuple[float, float]:

@@ -87,8 +87,9 @@ def test_wandb_keeps_a_run_offline(run: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def wandb_records(path: Path) -> Iterator[Any]:
     """The records of a `.wandb` file: after 7 bytes, blocks of 32 KiB in LevelDB's log format (crc, length, kind)."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto import wandb_internal_pb2 as messages
 
+    record: Any = messages
     data, at, parts = path.read_bytes(), 7, b""
     while at + 7 <= len(data):
         if 0x8000 - at % 0x8000 < 7:  # too little of a block for another head
@@ -97,7 +98,7 @@ def wandb_records(path: Path) -> Iterator[Any]:
         parts += data[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):  # whole, or the last part
-            yield Record.FromString(parts)
+            yield record.Record.FromString(parts)
             parts = b""
 
 
@@ -105,8 +106,13 @@ def test_trackio_is_called_as_it_wants_to_be(run: Path, monkeypatch: pytest.Monk
     """A stand-in: trackio itself asks for an older pillow than ours."""
     calls: list[tuple[Any, ...]] = []
     stand_in = ModuleType("trackio")
+
+    def begin(**options: Any) -> SimpleNamespace:
+        calls.append(("init", options))
+        return tracked
+
     tracked = SimpleNamespace(log=lambda values, **more: calls.append(("log", values, more)), finish=lambda: None)
-    stand_in.init = lambda **options: calls.append(("init", options)) or tracked  # type: ignore[attr-defined]
+    stand_in.init = begin  # type: ignore[attr-defined]
     stand_in.config = {}  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "trackio", stand_in)
     trackers = Trackers(["trackio"], run)

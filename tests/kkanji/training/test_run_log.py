@@ -137,7 +137,7 @@ def test_a_resumed_run_keeps_the_points_up_to_its_checkpoint_and_drops_later_one
 
 def test_a_killed_run_has_the_points_that_it_logged(tmp_path: Path) -> None:
     """So many values that the thread which writes them is behind when the process dies, unless the log waits for it."""
-    values = {f"value{number}": 0.5 for number in range(2000)}
+    values: dict[str, Any] = {f"value{number}": 0.5 for number in range(2000)}
 
     def killed() -> None:
         with open_log(tmp_path) as log:

@@ -167,7 +167,7 @@ BLOCK: Steps = (*SHARD, "blocks", 1)
 @pytest.mark.parametrize(
     ("steps", "value", "message"),
     [
-        (("version",), 5, r"format version 5, but this kkanji reads versions \(1, 2, 3, 4\)"),
+        (("version",), 6, r"format version 6, but this kkanji reads versions \(1, 2, 3, 4, 5\)"),
         (("version",), 2, "no field 'layout'"),
         (("version",), 3, "no field 'layout'"),
         (("version",), 4, "no field 'layout'"),

@@ -379,3 +379,12 @@ def test_etags_tell_versions_apart_or_else_times(
     )
     assert version.differs(other) == other.differs(version) == differs
     assert version.is_certain == bool(etag or time)
+
+
+def test_more_objects_than_a_page_of_a_listing_are_all_listed(bucket: str) -> None:
+    """S3 answers with at most 1,000 names at a time."""
+    store = open_store(bucket)
+    names = [f"train-{number:05}.tar" for number in range(1_050)]
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(lambda name: store.upload(name, name.encode()), names))
+    assert store.list() == {name: len(name) for name in names}

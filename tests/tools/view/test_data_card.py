@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import DatasetCard
 
 from tools.commands.balance import balance
 from tools.commands.pack import pack
@@ -40,6 +41,12 @@ def test_figures_of_originals_and_of_sets_are_those_of_the_pixels(folder: Path, 
         assert "Of 68 images read, 68 were kept" in text and "- identical to another image: 0" in text
         assert "seed 0, val 0.2" in text and "Originals in more than one of train, val: 0." in text
     assert "sha256 of dataset.json: `" in written(tmp_path / "set", tmp_path)
+
+
+def test_the_card_begins_with_the_hubs_metadata(folder: Path, tmp_path: Path) -> None:
+    found = DatasetCard(written(folder, tmp_path)).data.to_dict()
+    assert (found["license"], found["size_categories"]) == ("cc-by-sa-4.0", ["n<1K"])
+    assert found["task_categories"] == ["image-classification"] and found["pretty_name"]
 
 
 def test_classes_are_counted_by_their_images(folder: Path, tmp_path: Path) -> None:
