@@ -23,8 +23,8 @@ from kkanji.neighbours.vote import Mix, WithNeighbours
 from shards import InputError, OutputFolder
 from shards.json_reading import read_bounded
 
-# In logits, for classes that training never told from others. With ten classes of kana, 20 images of each, 72.9 % of other
-# kana are right and kanji fall from 95.5 to 94.9 %; with 5 it is 78.0 and 92.7 %, with none 80.1 and 79.7 %.
+# In logits, for classes that training never told from others. With ten classes of kana, 20 images of each, 72.9 % of
+# other kana are right and kanji fall from 95.5 to 94.9 %; with 5 it is 78.0 and 92.7 %, with none 80.1 and 79.7 %.
 HANDICAP = 9.0
 CARD, TIMM = "README.md", "config.json"
 USE_ANOTHER = "use another model folder, or make its index again with `kkanji neighbours`"
