@@ -32,7 +32,7 @@ def characters(tmp_path: Path) -> Path:
             page.paste(Image.open(path), (28, 40))
             photo = ImageOps.colorize(ImageOps.invert(page), "#402818", "#e0cfa8")
             photo.save(root / name / f"photo {number}.jpg", quality=90)
-    (tmp_path / "classes.csv").write_text("name,class\nshita,下\n", encoding="utf-8")
+    (tmp_path / "classes.csv").write_text("name,class\nshita,mark of the house\n", encoding="utf-8")
     return root
 
 
@@ -64,7 +64,9 @@ def test_three_commands_from_a_folder_to_a_model(characters: Path, trained: Path
     kkanji(f"pack {mine} --output {shards} --block-size 125")
     kkanji(f"train --data {shards} --output {run} --model {MODEL} --epochs 1 --batch-size 6 --init {trained}")
     best = run / "checkpoints" / "best"
-    assert checkpoint.read_classes(best).characters == ("三", "上", "下")
+    assert checkpoint.read_classes(best).characters == ("三", "上", "mark of the house")
+    kkanji(f"evaluate --checkpoint {best} --data {shards}")
+    assert "mark of the house" in (run / "report.html").read_text(encoding="utf-8")
     row = torch.from_numpy(np.array([0]))
     before, after = (read_weights(path)["conv_stem.weight"][row] for path in (trained, best))
     assert torch.cosine_similarity(before.flatten(), after.flatten(), dim=0) > 0.9  # it began there
