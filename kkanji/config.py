@@ -94,9 +94,11 @@ class OptimizerOptions:
     lr: float = 1e-3
     """Peak learning rate."""
     weight_decay: float = 0.0
-    """Decoupled weight decay. Norms and biases are not decayed."""
+    """Weight decay: decoupled in adamw and muon, added to the gradient in the others. Norms and biases are not
+    decayed."""
     clip_norm: Fixed[float] = 0.0
-    """Norm, over all weights, to which a step's gradient is shortened if it is longer. 0 clips nothing."""
+    """Norm, over all weights, to which a step's gradient is shortened if it is longer. 0 clips nothing; lamb clips at 1
+    by itself."""
     class_weight_exponent: Fixed[float] = 0.0
     """Exponent e from 0 to 1: the loss of an image counts in proportion to n**-e, of its class's n training images. An
     alternative to order balanced: each image comes once an epoch. 0 counts all alike."""

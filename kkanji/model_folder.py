@@ -41,6 +41,7 @@ def check_state(state: Mapping[str, Any]) -> None:
     for name in PATHS:
         _require(_are_paths(options.get(name)), f"config's {name}", "paths of checkpoints")
     _require(isinstance(state.get("data") or "", str), "data", "the identity of a set")
+    _require(isinstance(state.get("run", ""), str), "run", "text")
     _require(_is_stretch(state.get("stretch", {})), "stretch", "numbers by their names")
     _require(_are_extensions(state.get("extensions", [])), "extensions", "steps, epochs and changes of options")
     for name in COUNTS:

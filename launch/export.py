@@ -215,7 +215,7 @@ def _begun(options: dict[str, Any]) -> str:
 def _extended(facts: dict[str, Any]) -> str:
     """How the run was extended, as the card puts it."""
     return "".join(
-        f", extended after {extension['epoch']:.4g} epochs ({_changes(extension['changes'])})"
+        f", extended after epoch {extension['epoch']:.4g} ({_changes(extension['changes'])})"
         for extension in facts.get("extensions", [])
     )
 

@@ -33,6 +33,8 @@ def test_every_log_line_has_speed_and_wait(undisturbed: Path) -> None:
     for entry in entries:
         assert entry["images_per_s"] > 0
         assert 0 <= entry["wait_fraction"] <= 1
+        assert (entry["steps"], entry["epochs"]) == (STEPS, 2)
+        assert entry["left_s"] >= 0 and entry["seconds"] > 0
     assert entries[-1]["samples"] == 216  # the last batch ends with the last epoch
 
 
