@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -82,7 +83,8 @@ def test_the_card_has_the_hubs_metadata(folder: Path) -> None:
 def test_what_was_trained_on_measures_nothing() -> None:
     def measures(verdict: str) -> str:
         text = card_metadata("resnet18", DATA, EVALUATION, verdict=verdict)
-        return str(ModelCard(text).data.to_dict().get("model-index"))
+        card: Any = ModelCard(text)
+        return str(card.data.to_dict().get("model-index"))
 
     assert measures("trained on") == "None"
     assert "not proven disjoint" in measures("unknown") and "not proven" not in measures("proven")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +45,8 @@ def test_figures_of_originals_and_of_sets_are_those_of_the_pixels(folder: Path, 
 
 
 def test_the_card_begins_with_the_hubs_metadata(folder: Path, tmp_path: Path) -> None:
-    found = DatasetCard(written(folder, tmp_path)).data.to_dict()
+    card: Any = DatasetCard(written(folder, tmp_path))
+    found = card.data.to_dict()
     assert (found["license"], found["size_categories"]) == ("cc-by-sa-4.0", ["n<1K"])
     assert found["task_categories"] == ["image-classification"] and found["pretty_name"]
 
