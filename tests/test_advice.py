@@ -18,8 +18,9 @@ from tools.__main__ import COMMANDS as TOOLS
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path for room in ("kkanji", "launch", "shards", "tools") for path in (ROOT / room).rglob("*.py"))
 OTHERS = {"help", "version", "nproc-per-node", "num", "num-processes", "num-cpu-threads-per-process", "sort"}
-OTHERS |= {"hard-dereference"}
-"""Options of all commands, of launchers and of tar."""
+OTHERS |= {"hard-dereference", "prefer-offline", "silent", "pack-destination", "constraint", "force-reinstall", "gpus"}
+OTHERS |= {"shm-size"}
+"""Options of all commands, of launchers, tar, npm, pip and Docker."""
 OPTION, COMMAND = re.compile(r"(?<![\w-])--([a-z][a-z_-]+)"), re.compile(r"`kkanji ([a-z]+)")
 
 
