@@ -123,6 +123,7 @@ def _levels_under(seal: Gray) -> tuple[float, float]:
 # The sheet
 
 STRIP, SHEET = 0.92, 0.5  # how much of a line across a strip is of one kind, and of the next line of the other kind
+BEYOND = 0.35  # of the sheet's lines is of the other kind too: a margin that ends at a character's line is no strip
 WIDEST_STRIP = 0.35  # of the side
 STEEP = 5  # pixels between the two lines at most: the edges of strokes are not as straight
 
@@ -140,9 +141,11 @@ def _without_upper_strip(gray: Gray) -> Gray:
     bright = cv2.threshold(np.ascontiguousarray(gray), 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1].mean(axis=1)
     first = bright if bright[0] > 0.5 else 1 - bright  # how much of each line is as the first one is
     width = int(np.argmax(first < STRIP))
-    inside = first[width : width + STEEP]
-    found = first[0] >= STRIP and 0 < width < WIDEST_STRIP * len(gray) and (inside <= 1 - SHEET).any()
-    return gray[width + int(np.argmax(inside <= 1 - SHEET)) + 1 :] if found else gray
+    if first[0] < STRIP or not 0 < width < WIDEST_STRIP * len(gray):
+        return gray
+    begins = first[width : width + STEEP] <= 1 - SHEET
+    beyond = np.median(first[width + STEEP :][: len(gray) // 3]) <= 1 - BEYOND
+    return gray[width + int(np.argmax(begins)) + 1 :] if begins.any() and beyond else gray
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -242,9 +245,11 @@ RULE, RULE_ZONE, RULE_WIDTH = 0.9, 0.15, 0.07
 
 def ink_of_character(mask: Mask) -> Mask:
     """The mask of ink [H, W] without rims, rules and neighbours; as it was if next to nothing would be left."""
-    kept = mask
+    inner = mask
     for turns in range(4):
-        kept = np.rot90(_without_rule(_without_rim(np.rot90(kept, turns))), -turns)
+        inner = np.rot90(_without_rim(np.rot90(inner, turns)), -turns)
+    rules = [np.rot90(_without_rule(np.rot90(inner, turns)), -turns) for turns in range(4)]
+    kept = np.ascontiguousarray(np.logical_and.reduce(rules))
     kept = _without_neighbours(_without_neighbours(kept, DEEPEST).T, DEEPEST_AT_SIDES).T
     return kept if kept.sum() > 0.1 * mask.sum() else mask
 

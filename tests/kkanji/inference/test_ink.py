@@ -143,6 +143,15 @@ def test_proportions_are_kept_and_the_character_is_in_the_middle() -> None:
     assert abs(rows.mean() - 31.5) <= 1
 
 
+def test_a_character_that_is_a_box_is_no_frame() -> None:
+    """Typeset, with a margin: neither is the margin a strip, nor the box a frame."""
+    box = np.zeros((220, 220), np.float32)
+    cv2.rectangle(box, (30, 30), (190, 190), 1, 12)
+    box[95:115, 70:150] = 1
+    assert without_strips(picture(on(box))).shape == box.shape
+    assert likeness(on(box), box) > 0.93
+
+
 def test_a_stroke_over_the_whole_width_is_no_strip() -> None:
     """A one cropped to its ink: its edges are not straight."""
     one = np.zeros((40, SIDE), np.float32)
