@@ -120,7 +120,7 @@ def test_the_other_side_of_the_page_is_no_ink(ink: Levels) -> None:
 def test_grain_alone_is_no_ink() -> None:
     rng = np.random.default_rng(0)
     for level, deviation in ((200, 1), (200, 12), (128, 40)):
-        assert not find_ink(picture(rng.normal(level, deviation, (SIDE, SIDE)))).any()
+        assert not find_ink(picture(rng.normal(level, deviation, (SIDE, SIDE)).astype(np.float32))).any()
 
 
 def test_a_narrow_character_is_widened_halfway() -> None:
@@ -132,7 +132,7 @@ def test_a_narrow_character_is_widened_halfway() -> None:
 
 def test_blur_is_taken_away(ink: Levels) -> None:
     """So that strokes stay apart which thresholding alone would join."""
-    blurred = cv2.GaussianBlur(on(ink), (0, 0), 6)
+    blurred = np.asarray(cv2.GaussianBlur(on(ink), (0, 0), 6), np.float32)
     assert likeness(blurred, ink) > 0.93
 
 
