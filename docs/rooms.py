@@ -26,6 +26,7 @@ PACKAGES: Mapping[str, Mapping[str, str]] = {
         "launch.export": "a model to keep",
         "launch.neighbours": "which vote, or are added",
         "launch.average": "mean of checkpoints",
+        "launch.doctor": "what this machine has",
     },
     "benchmarks": {
         "benchmarks.loader": "host feed",
@@ -38,6 +39,7 @@ PACKAGES: Mapping[str, Mapping[str, str]] = {
         "benchmarks.simulation": "hosts we do not have",
         "benchmarks.size": "a billion images",
         "benchmarks.unknown": "what a model does not know",
+        "benchmarks.scans": "pictures as people have",
         "benchmarks.peers": "ours and other loaders",
     },
     "kkanji": {
@@ -51,6 +53,7 @@ PACKAGES: Mapping[str, Mapping[str, str]] = {
         "kkanji.augment": "policy and kernels",
         "kkanji.neighbours": "votes, what is unknown",
         "kkanji.pretrained": "the model for use",
+        "kkanji.page": "reads in the browser",
     },
     "shards": {
         "shards.verify": "every byte checked",

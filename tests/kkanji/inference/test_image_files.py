@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kkanji.inference import image_files
-from kkanji.inference.image_files import FORMATS, load_character, load_characters
+from kkanji.inference.image_files import FORMATS, BlankImage, load_character, load_characters
 from shards import InputError
 
 SAMPLE = sorted((Path(__file__).parents[3] / "sample" / "kkanji2" / "U+4E09").iterdir())[0]
@@ -91,7 +91,8 @@ def test_every_page_of_a_tiff_is_read(tmp_path: Path, character: Pixels) -> None
     pages = [Image.fromarray(pixels) for pixels in (character, np.full_like(character, 9), character.T)]
     pages[0].save(tmp_path / "x.tif", save_all=True, append_images=pages[1:])
     first, blank, last = load_characters(tmp_path / "x.tif")
-    assert np.array_equal(first, character) and np.array_equal(last, character.T)
+    assert not isinstance(first, InputError) and np.array_equal(first, character)
+    assert not isinstance(last, InputError) and np.array_equal(last, character.T)
     assert str(blank) == f"{tmp_path}/x.tif, page 2: every pixel is 9; expected a picture of one character"
 
 
@@ -104,13 +105,19 @@ def test_too_many_pages_are_refused(tmp_path: Path, character: Pixels, monkeypat
 
 def test_only_the_first_image_of_an_animation_is_meant(tmp_path: Path, character: Pixels) -> None:
     Image.fromarray(character).save(tmp_path / "x.gif", save_all=True, append_images=[Image.new("L", (64, 64), 9)])
-    assert [np.array_equal(found, character) for found in load_characters(tmp_path / "x.gif")] == [True]
+    (found,) = load_characters(tmp_path / "x.gif")
+    assert not isinstance(found, InputError) and np.array_equal(found, character)
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])
 def test_a_blank_image_is_refused(tmp_path: Path, level: int) -> None:
     with pytest.raises(InputError, match=rf"x\.png: every pixel is {level}"):
         load_character(saved(tmp_path / "x.png", Image.new("L", (64, 64), level)))
+
+
+def test_25_million_pixels_are_read(tmp_path: Path) -> None:
+    with pytest.raises(BlankImage, match="every pixel is 255"):
+        load_character(saved(tmp_path / "x.png", Image.new("1", (5000, 5000), 1)))
 
 
 def test_bad_files_are_named(tmp_path: Path) -> None:
