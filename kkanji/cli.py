@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import is_dataclass
 from types import FrameType
@@ -56,14 +56,14 @@ def run(command: Callable[[], object]) -> NoReturn:
     sys.exit(_exit_code(command))
 
 
-def parse(kind: Callable[..., Options]) -> Options:
+def parse(kind: Callable[..., Options], words: Sequence[str] | None = None) -> Options:
     """The command line as a value of this dataclass, or passed to this function; docstrings are the help.
 
-    Leaves with status 2 on misuse.
+    words: of the command line; None takes those of the process. Leaves with status 2 on misuse.
     """
     if {"-h", "--help"} & set(sys.argv):
         _unwrap_help(kind)
-    return tyro.cli(kind, config=(tyro.conf.FlagCreatePairsOff,))
+    return tyro.cli(kind, args=words, config=(tyro.conf.FlagCreatePairsOff, tyro.conf.SuppressFixed))
 
 
 def _unwrap_help(kind: Any) -> None:

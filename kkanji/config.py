@@ -1,16 +1,19 @@
 """The options of a training run: values in groups, checked, saved with the run; the command line is made from them.
 
-A field's name is its flag, so no two groups may have a field of the same name.
+A field's name is its flag, so no two groups may have a field of the same name. What is rarely set has no flag: its type
+is `Fixed`, for tyro, and it is set in a configuration file (`kkanji/config_files.py`).
 """
 
 import json
 import math
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 import tyro
+from tyro.conf import Fixed
 
 from shards import InputError
 from shards.format.layout import IMAGE_SIZE
@@ -50,12 +53,12 @@ class OrderOptions:
     windowed."""
     window: int = 0
     """Shards that order windowed shuffles together. 0 takes 8, or as many as the cache has room for."""
-    lanes: int = 1
+    lanes: Fixed[int] = 1
     """Parts that order windowed divides the shards into. With a multiple of the number of nodes, each node fetches only
     its own part."""
     draws_per_class: int = 10_000
     """Images per class in an epoch of order balanced, on average over the classes."""
-    draw_exponent: float = 0.0
+    draw_exponent: Fixed[float] = 0.0
     """Exponent e from 0 to 1: order balanced samples a class of n images in proportion to n**e. 0 samples all classes
     alike, 1 as they occur."""
 
@@ -91,14 +94,23 @@ class OptimizerOptions:
     lr: float = 1e-3
     """Peak learning rate."""
     weight_decay: float = 0.0
-    """Decoupled weight decay. Norms and biases are not decayed."""
+    """Weight decay: decoupled in adamw and muon, added to the gradient in the others. Norms and biases are not
+    decayed."""
+    clip_norm: Fixed[float] = 0.0
+    """Norm, over all weights, to which a step's gradient is shortened if it is longer. 0 clips nothing; lamb clips at 1
+    by itself."""
+    class_weight_exponent: Fixed[float] = 0.0
+    """Exponent e from 0 to 1: the loss of an image counts in proportion to n**-e, of its class's n training images. An
+    alternative to order balanced: each image comes once an epoch. 0 counts all alike."""
     ema_images: float = 0.0
     """Half-life, in images, of the moving average of the weights that is evaluated and kept. 0 keeps the trained
     weights themselves."""
 
     def __post_init__(self) -> None:
         _require_at_least(self, 1, "batch_size")
-        _require_at_least(self, 0.0, "weight_decay", "ema_images")
+        _require_at_least(self, 0.0, "weight_decay", "clip_norm", "ema_images")
+        exponent = self.class_weight_exponent
+        _require(0 <= exponent <= 1, "class_weight_exponent", exponent, "from 0 to 1")
         _require(0 < self.lr < math.inf, "lr", self.lr, "above 0")
 
 
@@ -109,6 +121,11 @@ class ScheduleOptions:
     epochs: int = 20
     """Epochs to train. An epoch is one pass over the training split, or, in order balanced, --draws-per-class images of
     each class on average."""
+    max_steps: int = 0
+    """Optimizer steps after which the run is evaluated and saved, and ends. 0 sets no limit. It shortens no schedule:
+    with --resume and a higher limit, the run goes on as if there had been none."""
+    max_minutes: float = 0.0
+    """As --max-steps, but minutes, over all starts of the run, evaluations included."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Learning rate after the warm-up. constant keeps the peak, cosine falls to 0 along half a cosine."""
     warmup_epochs: float = 0.0
@@ -120,7 +137,8 @@ class ScheduleOptions:
 
     def __post_init__(self) -> None:
         _require_at_least(self, 1, "epochs")
-        _require_at_least(self, 0.0, "warmup_epochs")
+        _require_at_least(self, 0, "max_steps")
+        _require_at_least(self, 0.0, "max_minutes", "warmup_epochs")
         most = f"at most {self.epochs} epochs"
         _require(self.warmup_epochs <= self.epochs, "warmup_epochs", self.warmup_epochs, most)
         sizes = range(SIZE_STEP, IMAGE_SIZE + 1, SIZE_STEP)
@@ -135,10 +153,10 @@ class AugmentationOptions:
 
     augment: float = 1.0
     """Strength of the augmentation policy, from 0 (off) to 2."""
-    augment_start: float | None = None
+    augment_start: Fixed[float | None] = None
     """Strength of the augmentation in the first epoch, from 0 to 2, which then changes evenly to --augment. None keeps
     --augment throughout."""
-    unaugmented_epochs: int = 0
+    unaugmented_epochs: Fixed[int] = 0
     """Epochs without augmentation at the end of the run."""
 
     def __post_init__(self) -> None:
@@ -155,16 +173,16 @@ class RegularisationOptions:
     """Fraction of the target that is spread over all classes, from 0 to below 1."""
     mixup: float = 0.0
     """Parameter a of the distribution Beta(a, a) by which pairs of images are mixed. 0 mixes none."""
-    mixup_stages: int = 0
+    mixup_stages: Fixed[int] = 0
     """Number of stages, from the first, after which mixup may mix the outputs instead of the images (manifold mixup). 0
     always mixes the images."""
-    drop_path: float | None = None
+    drop_path: Fixed[float | None] = None
     """Fraction of images that skip the last residual block, from 0 to below 1; earlier blocks are skipped less. None
     leaves the network as it is."""
     teachers: tuple[Path, ...] = ()
     """Checkpoints or exported folders to learn from beside the labels (distillation): the target is the mean of their
     probabilities."""
-    distillation_weight: float = 0.5
+    distillation_weight: Fixed[float] = 0.5
     """Weight of the distillation loss, from 0 to 1."""
 
     def __post_init__(self) -> None:
@@ -183,6 +201,9 @@ class CheckpointOptions:
     """Folder for everything that the run leaves: log, TensorBoard, checkpoints, report."""
     resume: bool = False
     """Continue from the last good checkpoint in --output, or start a new run if there is none."""
+    extend: bool = False
+    """Continue as --resume does, with other values of --epochs, --lr, --schedule, --warmup-epochs, --augment,
+    --precision or --compile than before. docs/training.md says how the schedule goes on."""
     log_every: int = 10
     """Optimizer steps between log lines."""
     log_with: str = ""
@@ -228,6 +249,17 @@ class RuntimeOptions:
         _require_at_least(self, 0, "micro_batch", "seed", "stall_seconds", "profile_steps")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileOptions:
+    """Files that options come from. They also set the options that have no flag, which --print-config lists."""
+
+    config: tuple[Path, ...] = ()
+    """Files with options in their groups, YAML or JSON, or runs, whose config.json is taken. Later ones win, and the
+    command line wins over all."""
+    print_config: bool = False
+    """Print all options as a configuration file, with what they mean, and do nothing else."""
+
+
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
@@ -239,6 +271,7 @@ class TrainConfig:
     Example: kkanji train --data data/shards --output runs/first --epochs 20
     """
 
+    configuration: FileOptions = field(default_factory=FileOptions)
     dataset: DataOptions
     sampling: OrderOptions = field(default_factory=OrderOptions)
     network: ModelOptions = field(default_factory=ModelOptions)
@@ -254,27 +287,28 @@ class TrainConfig:
         most = f"at most {self.schedule.epochs}, which is --epochs"
         _require(unaugmented <= self.schedule.epochs, "unaugmented_epochs", unaugmented, most)
 
-    def check_effects(self, images: int) -> None:
-        """Refuse options that would have no effect on this new run. images: of its training split.
+    def check_effects(self) -> None:
+        """Refuse options that would have no effect on this new run, or contradict each other; warn of doubtful ones.
 
         Raises InputError that names the option and the one that it needs.
         """
         for name, needed, given in WITHOUT_EFFECT:
-            option = next(option for option in OPTIONS if option.name == name)
-            found = getattr(getattr(self, GROUP_OF[name]), name)
-            if found != option.default and not given(self):
-                raise InputError(f"{_flag(name)} {found}: no effect without {needed}; leave it out, or give that too")
-        batch = self.optimization.batch_size
-        if self.sampling.order != "balanced" and batch > images:
-            raise InputError(
-                f"--batch-size {batch}: more than the {images:,} images of the training split, so that several epochs "
-                f"would be one step; expected at most {images}"
-            )
+            found = self.value(name)
+            if found != BY_NAME[name].default and not given(self):
+                raise InputError(f"{flag(name)} {found}: no effect without {needed}; leave it out, or give that too")
+        for message in filter(None, (doubt(self) for doubt in DOUBTS)):
+            warnings.warn(message, UserWarning, stacklevel=2)
+
+    def value(self, name: str) -> Any:
+        """The value of an option, by its name alone."""
+        return getattr(getattr(self, GROUP_OF[name]), name)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Plain values in their groups, for JSON."""
+        """Plain values in their groups, for JSON: all that describes the run, and not how it was started."""
+        groups = ((group, options) for group, options in asdict(self).items() if group != "configuration")
         return {
-            group: {name: _plain(value) for name, value in options.items()} for group, options in asdict(self).items()
+            group: {name: _plain(value) for name, value in options.items() if name not in OF_A_START}
+            for group, options in groups
         }
 
     def with_options(self, **options: Any) -> "TrainConfig":
@@ -283,6 +317,18 @@ class TrainConfig:
         for name, value in options.items():
             changed.setdefault(GROUP_OF[name], {})[name] = value
         return replace(self, **{group: replace(getattr(self, group), **values) for group, values in changed.items()})
+
+    def changed(self, saved: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """Of the options that --extend may change, those that differ from a saved config: the values before and now."""
+        own, before = read_options(self.to_dict()), read_options(saved)
+        return {
+            name: [before[name], own[name]] for name in sorted(EXTENDABLE) if before.get(name, own[name]) != own[name]
+        }
+
+    def with_saved(self, saved: Mapping[str, Any], names: Iterable[str]) -> "TrainConfig":
+        """The same with the values that a saved config has for some options, where it has them."""
+        options = read_options(saved)
+        return self.with_options(**{name: options[name] for name in names if name in options})
 
     def resolved_as(self, saved: Mapping[str, Any]) -> "TrainConfig":
         """These options; what they leave open is taken from the config of an earlier start of the run."""
@@ -299,12 +345,25 @@ class TrainConfig:
         defaults = {option.name: _plain(option.default) for option in OPTIONS if option.default is not MISSING}
         before = own | defaults | read_options(saved)
         names = [name for name in own if name not in FREE_TO_CHANGE and own[name] != before[name]]
+        if self.checkpointing.extend:
+            names = [name for name in names if name not in EXTENDABLE]
         if names:
-            found = "; ".join(f"{_flag(name)} {own[name]}, was {before[name]}" for name in names)
+            found = "; ".join(f"{flag(name)} {own[name]}, was {before[name]}" for name in names)
+            extend = ", add --extend to go on otherwise" if set(names) <= EXTENDABLE else ""
             raise InputError(
                 f"{self.checkpointing.output}: the run to resume had other options: {found}; "
-                "give the same, or a new --output"
+                f"give the same{extend}, or a new --output"
             )
+
+    @property
+    def continues(self) -> bool:
+        """Whether this start may go on with an earlier one."""
+        return self.checkpointing.resume or self.checkpointing.extend
+
+    @property
+    def augments(self) -> bool:
+        """Whether any epoch is augmented."""
+        return self.augmentation.augment > 0 or (self.augmentation.augment_start or 0) > 0
 
 
 def train_config(**options: Any) -> TrainConfig:
@@ -317,6 +376,8 @@ def train_config(**options: Any) -> TrainConfig:
 
 GROUPS: dict[str, Any] = {group.name: group.type for group in fields(TrainConfig)}
 OPTIONS = [option for kind in GROUPS.values() for option in fields(kind)]
+BY_NAME = {option.name: option for option in OPTIONS}
+FLAGLESS = frozenset(option.name for option in OPTIONS if get_origin(option.type) is Annotated)
 GROUP_OF = {option.name: group for group, kind in GROUPS.items() for option in fields(kind)}
 # An option, what it needs to have an effect, and whether a config has that.
 WITHOUT_EFFECT: tuple[tuple[str, str, Callable[[TrainConfig], bool]], ...] = (
@@ -325,15 +386,23 @@ WITHOUT_EFFECT: tuple[tuple[str, str, Callable[[TrainConfig], bool]], ...] = (
     ("draws_per_class", "--order balanced", lambda config: config.sampling.order == "balanced"),
     ("draw_exponent", "--order balanced", lambda config: config.sampling.order == "balanced"),
     ("full_size_at", "--start-size", lambda config: config.schedule.start_size < IMAGE_SIZE),
-    ("unaugmented_epochs", "--augment", lambda config: _augments(config)),
+    ("unaugmented_epochs", "--augment", lambda config: config.augments),
     ("mixup_stages", "--mixup", lambda config: config.regularisation.mixup > 0),
     ("distillation_weight", "--teachers", lambda config: bool(config.regularisation.teachers)),
+    ("class_weight_exponent", "another --order", lambda config: config.sampling.order != "balanced"),
 )
 # Options that may differ when a run is resumed: they do not change what it computes. Of the micro-batch only batch
 # statistics depend; it follows from the devices, of which there may be others.
 FREE_TO_CHANGE = frozenset(
     {*("data", "cache_size", "residence", "trust", "stall_seconds", "profile_steps", "micro_batch")}
-) | {option.name for option in fields(CheckpointOptions)}
+    | {"max_steps", "max_minutes"}
+    | {option.name for option in fields(CheckpointOptions)}
+)
+# What one start of a run was asked for, which is no property of the run.
+OF_A_START = frozenset({"config", "print_config", "resume", "extend"})
+# Options that --extend may change, and those of them by which the schedule goes on in another way.
+RESCHEDULED = frozenset({"epochs", "lr", "schedule", "warmup_epochs", "augment", "unaugmented_epochs"})
+EXTENDABLE = RESCHEDULED | {"precision", "compile", "clip_norm"}
 # Options that a run resolves at its first start, with the values that leave them open; a resumed run keeps the result.
 RESOLVED = {"micro_batch": 0, "order": "auto", "window": 0}
 # Names of options in runs of earlier versions, and options that are gone, with the only value that can be resumed.
@@ -341,8 +410,28 @@ RENAMED = {"teaching": "distillation_weight", "plain_epochs": "unaugmented_epoch
 REMOVED = {"draw_cap": 0}
 
 
-def _augments(config: TrainConfig) -> bool:
-    return config.augmentation.augment > 0 or (config.augmentation.augment_start or 0) > 0
+def _unaugmented_throughout(config: TrainConfig) -> str:
+    unaugmented = config.augmentation.unaugmented_epochs
+    whole = unaugmented == config.schedule.epochs and config.augments
+    return f"{flag('unaugmented_epochs')} {unaugmented}: no epoch is augmented; --augment 0 says so" if whole else ""
+
+
+def _teachers_unheard(config: TrainConfig) -> str:
+    unheard = config.regularisation.teachers and not config.regularisation.distillation_weight
+    return f"{flag('distillation_weight')} 0: --teachers cost time and teach nothing; leave them out" if unheard else ""
+
+
+def _micro_batch_too_large(config: TrainConfig) -> str:
+    own, batch = config.runtime.micro_batch, config.optimization.batch_size
+    return f"--micro-batch {own}: no effect, as --batch-size is {batch}; give a smaller one" if own > batch else ""
+
+
+# What is allowed and probably not meant: a message, or nothing.
+DOUBTS: tuple[Callable[[TrainConfig], str], ...] = (
+    _unaugmented_throughout,
+    _teachers_unheard,
+    _micro_batch_too_large,
+)
 
 
 def read_options(saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -386,8 +475,9 @@ def _require_at_least(options: Any, least: float, *names: str) -> None:
 
 def _require(condition: bool, name: str, found: object, expected: str) -> None:
     if not condition:
-        raise InputError(f"{_flag(name)} {found}: expected {expected}")
+        raise InputError(f"{flag(name)} {found}: expected {expected}")
 
 
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+def flag(name: str) -> str:
+    """What messages call an option: its flag, or group.name for one that only a file sets."""
+    return f"{GROUP_OF[name]}.{name}" if name in FLAGLESS else f"--{name.replace('_', '-')}"

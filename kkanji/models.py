@@ -174,7 +174,9 @@ def create_model(name: str, classes: int, head: Head = "linear", *, drop_path: f
     try:
         return create_timm_network(name, classes, **chosen)
     except TypeError as error:
-        raise InputError(f"--drop-path {drop_path}: {name} has no such blocks ({error}); leave it out") from error
+        raise InputError(
+            f"regularisation.drop_path {drop_path}: {name} has no such blocks ({error}); leave it out"
+        ) from error
 
 
 def timm_config(model: nn.Module, name: str, head: Head) -> dict[str, Any]:
@@ -197,10 +199,11 @@ def is_ours(name: str) -> bool:
 def stages_of(model: nn.Module, needed: int = 0) -> nn.Sequential:
     """A network's stages. Raises InputError if it has fewer than are needed."""
     if needed and not isinstance(model, Network):
-        raise InputError(f"--mixup-stages {needed}: only networks of kkanji mix inside; leave it out to mix images")
+        found = f"regularisation.mixup_stages {needed}: only networks of kkanji mix inside"
+        raise InputError(f"{found}; leave it out to mix images")
     stages = model.blocks if isinstance(model, Network) else nn.Sequential()
     if len(stages) < needed:
-        raise InputError(f"--mixup-stages {needed}: the network has {len(stages)}")
+        raise InputError(f"regularisation.mixup_stages {needed}: the network has {len(stages)}")
     return stages
 
 

@@ -1,4 +1,4 @@
-"""Texts as people read them: counted nouns, and what others wrote made harmless in Markdown."""
+"""Texts as people read them: counted nouns, durations, and what others wrote made harmless in Markdown."""
 
 import html
 import re
@@ -16,6 +16,12 @@ LICENCES = ((r"CC BY-SA 4\.0", "cc-by-sa-4.0"), (r"CC BY 4\.0", "cc-by-4.0"), (r
 def counted(number: int, noun: str, plural: str = "") -> str:
     """`1 image`, `2,000 images`, `3 classes`."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """`0:07`, `59:59`, `26:03:00`: minutes, and hours where there are any."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
 def markdown(text: str) -> str:

@@ -84,7 +84,7 @@ def export(config: ExportConfig) -> None:
     try:
         fit = evaluation.get("temperature")
         temperature = float(fit["value"]) if fit else 1.0
-        begun = _begun(read_options(facts["config"]) | read_options(state["config"]))
+        begun = _begun(read_options(facts["config"]) | read_options(state["config"])) + _extended(facts)
         card = _card(facts, of, evaluation, begun=begun, onnx=config.onnx)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         found = f"config.json or evaluation.json was changed after it was written ({type(error).__name__}: {error})"
@@ -163,6 +163,18 @@ def _begun(options: dict[str, Any]) -> str:
         "averaged": ", then averaged with other runs' weights",
     }
     return "".join(text for name, text in parts.items() if options.get(name))
+
+
+def _extended(facts: dict[str, Any]) -> str:
+    """How the run was extended, as the card puts it."""
+    return "".join(
+        f", extended after epoch {extension['epoch']:.4g} ({_changes(extension['changes'])})"
+        for extension in facts.get("extensions", [])
+    )
+
+
+def _changes(changes: dict[str, list[Any]]) -> str:
+    return ", ".join(f"{name} {now} instead of {before}" for name, (before, now) in changes.items())
 
 
 def _calibration(evaluation: dict[str, Any]) -> str:

@@ -7,8 +7,8 @@ try:
 except ModuleNotFoundError as missing:  # run from a checkout: Python then looks beside this file only
     sys.stderr.write(f"error: {missing}; install kkanji first: `pip install .` in the folder of its setup.cfg\n")
     sys.exit(2)
-from kkanji.config import TrainConfig
-from kkanji.data.training_set import open_set
+from kkanji.config_files import parse_options
+from kkanji.data.training_set import check_options, open_set
 from kkanji.launchers import end_with_launcher
 from kkanji.model_folder import check_sources
 
@@ -16,12 +16,11 @@ from kkanji.model_folder import check_sources
 def main() -> None:
     """Train with the options of the command line. They and the set are checked before torch is imported."""
     end_with_launcher()
-    config = cli.parse(TrainConfig)
-    if not config.checkpointing.resume:
-        check_sources(config)
+    config = parse_options()
+    check_sources(config)
     data = open_set(config.dataset.data, cache_size=config.dataset.cache_size)
-    if not config.checkpointing.resume:
-        config.check_effects(data.manifest.splits["train"].samples if "train" in data.manifest.splits else 0)
+    if not config.continues:
+        check_options(config, data)
     from kkanji.training.trainer import train
 
     train(config, data)

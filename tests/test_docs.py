@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from docs import predictions, rooms
-from kkanji.config import TrainConfig
+from kkanji.config import FLAGLESS, TrainConfig
 from tools.__main__ import COMMANDS as TOOLS
 
 ROOT = Path(__file__).parents[1]
@@ -76,7 +76,7 @@ def options(command: str) -> set[str] | None:
     if command in TOOLS:
         names = set(inspect.signature(TOOLS[command]).parameters)
     elif command == "train":
-        names = set(option_names(TrainConfig))
+        names = set(option_names(TrainConfig)) - FLAGLESS
     else:
         return None
     return {name.strip("_").replace("_", "-") for name in names} | {"help"}

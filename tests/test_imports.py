@@ -33,7 +33,7 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
         {"classes", "cli", "config", "environment", "glyphs", "launchers", "pixels", "pretrained", "threads"}
         | {"memory", "variants", "wording"},
         {"timm_models"},
-        {"model_folder", "models"},
+        {"config_files", "model_folder", "models"},
         {"augment"},
         {"data"},
         {"checkpoint", "evaluation"},

@@ -4,6 +4,7 @@ Compared are the options that the README recommends, the same with one option ch
 follow each other on one machine, and each is given as many images as take about the same time.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -164,16 +165,19 @@ def _train(run: AccuracyRun, data: Path, folder: Path, images: int, threads: int
     legacy = run.options is LEGACY
     program = ["-m", "benchmarks.accuracy.legacy_network"] if legacy else [str(ROOT / "launch" / "train.py")]
     common = {
-        "--data": data,
-        "--output": folder,
+        "--data": str(data),
+        "--output": str(folder),
         "--epochs": EPOCHS,
         "--batch-size": BATCH,
         "--order": "balanced",
         "--evaluate-every": EVALUATE_EVERY,
         "--draws-per-class": draws,
     }
-    options = common | run.options
-    command = [sys.executable, *program, *(str(word) for pair in options.items() for word in pair), "--resume"]
+    options = {name.removeprefix("--").replace("-", "_"): value for name, value in (common | run.options).items()}
+    file = folder.with_name(f"{folder.name}.json")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(options), encoding="utf-8")
+    command = [sys.executable, *program, "--config", str(file), "--resume"]
     device = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"}
     variables = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)} | device
     if subprocess.run(command, env=variables, check=False, stdout=sys.stderr).returncode:  # noqa: S603

@@ -11,7 +11,7 @@ from timm.models import register_model
 from torch import Tensor, nn
 
 from kkanji import cli
-from kkanji.config import TrainConfig
+from kkanji.config_files import parse_options
 from kkanji.data.training_set import open_set
 from kkanji.training.trainer import train
 
@@ -38,7 +38,7 @@ def kkanji_legacy_b0(*, head: str = "linear", **kwargs: Any) -> nn.Module:
 
 def main() -> None:
     """Entry point of `python -m benchmarks.accuracy.legacy_network`."""
-    config = cli.parse(TrainConfig)
+    config = parse_options()
     train(config, open_set(config.dataset.data))
 
 

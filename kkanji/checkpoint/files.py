@@ -88,7 +88,7 @@ def save(
     }
     if average:
         contents[TRAINING] = safetensors.torch.save(_contiguous(model.state_dict()))
-    run = _run_identity(state)
+    run = run_identity(state)
     _keep_others(path, run)
     with OutputFolder(path, maker=_maker(path, run), overwrite=True) as partial:
         write_hashed(partial, contents)
@@ -318,8 +318,10 @@ def _maker(path: Path, run: str) -> str:
     return f"training {run}, {path.name}"
 
 
-def _run_identity(state: Mapping[str, Any]) -> str:
-    """A hash of the run's data and of the options that resuming cannot change; it stays the same when resumed."""
+def run_identity(state: Mapping[str, Any]) -> str:
+    """A hash of the run's data and of the options that it was begun with. A resumed or extended run keeps it."""
+    if state.get("run"):
+        return str(state["run"])
     options = read_options(state.get("config", {}))
     options = {name: value for name, value in options.items() if name not in FREE_TO_CHANGE}
     content = json.dumps([state.get("data"), options], sort_keys=True)

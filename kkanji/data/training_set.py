@@ -2,13 +2,14 @@
 
 import math
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from kkanji.classes import ClassMap, parse_class_map
-from kkanji.config import OrderOptions, TrainConfig
+from kkanji.config import OrderOptions, TrainConfig, flag
 from kkanji.data.codec import decode_into
 from shards import (
     BalancedOrder,
@@ -73,7 +74,7 @@ def resolve_order(config: TrainConfig, data: ShardSet, room: float) -> TrainConf
     if sampling.order == "auto":
         sampling = replace(sampling, order="full" if whole_bytes(data) <= room else "windowed")
         if sampling.order == "full" and (sampling.window or sampling.lanes > 1):
-            found = f"--window {sampling.window} --lanes {sampling.lanes}"
+            found = f"--window {sampling.window}, {flag('lanes')} {sampling.lanes}"
             warnings.warn(f"{found}: no effect, as the set fits here; give --order windowed", UserWarning, stacklevel=2)
     if sampling.order == "windowed" and not sampling.window:
         shards = data.manifest.splits["train"].shards
@@ -81,6 +82,45 @@ def resolve_order(config: TrainConfig, data: ShardSet, room: float) -> TrainConf
         most = len(shards) if room == math.inf else int(room / _window_bytes(sampling, data, shards=1)) - 1
         sampling = replace(sampling, window=max(1, min(WINDOW, most)))
     return replace(config, sampling=sampling)
+
+
+def check_options(config: TrainConfig, data: ShardSet) -> None:
+    """Refuse options that make no sense for a new run on this set, and warn of those without effect on it.
+
+    Raises InputError.
+    """
+    config.check_effects()
+    images, batch = _epoch_images(config.sampling, data), config.optimization.batch_size
+    if 0 < images < batch:
+        found = "draws of an epoch" if config.sampling.order == "balanced" else "images of the training split"
+        raise InputError(
+            f"--batch-size {batch}: more than the {images:,} {found}, so that several epochs would be one step; "
+            f"expected at most {images}"
+        )
+    for message in filter(None, _doubts(config, data, steps=-(-images * config.schedule.epochs // batch))):
+        warnings.warn(message, UserWarning, stacklevel=2)
+
+
+def _epoch_images(sampling: OrderOptions, data: ShardSet) -> int:
+    """Images of an epoch; 0 without a training split, which is told later."""
+    split = data.manifest.splits.get("train")
+    if split is None:
+        return 0
+    if sampling.order != "balanced":
+        return split.samples
+    draws = draws_per_class(split.samples_per_class, sampling.draws_per_class, exponent=sampling.draw_exponent)
+    return int(np.sum(draws))
+
+
+def _doubts(config: TrainConfig, data: ShardSet, *, steps: int) -> Iterator[str]:
+    """What is probably not meant. steps: of the run."""
+    every, cache, most = config.checkpointing.evaluate_every, config.dataset.cache_size, config.schedule.max_steps
+    if every > 1 and "val" not in data.manifest.splits:
+        yield f"--evaluate-every {every}: no effect, as {data.location} has no split val; make one by `kkanji split`"
+    if cache and data.in_place:
+        yield f"--cache-size {cache:g}: no effect, as {data.location} is read in place; leave it out"
+    if 0 < most < steps and config.schedule.schedule == "cosine":
+        yield f"--max-steps {most} of {steps}: the learning rate will not have fallen to 0 by then"
 
 
 def resident_bytes(data: ShardSet) -> int:

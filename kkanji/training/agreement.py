@@ -25,7 +25,7 @@ from torch import Tensor
 from kkanji import checkpoint
 from kkanji.classes import ClassMap
 from kkanji.cli import INPUT_ERROR
-from kkanji.config import TrainConfig, read_options
+from kkanji.config import TrainConfig, flag, read_options
 from kkanji.data.training_set import class_map, require_room, resolve_order, resolve_residence, room_bytes
 from kkanji.environment import code, local_ranks, precision_name, versions
 from kkanji.launchers import network, rank_name, wanted_processes
@@ -64,6 +64,8 @@ class Agreement:
     """Accelerate's name of the precision."""
     checkpoint: Path | None
     """The checkpoint to continue from. None begins a new run."""
+    state: Mapping[str, Any] | None
+    """Of that checkpoint."""
 
 
 def agree(config: TrainConfig, data: ShardSet, held: ExitStack) -> Agreement:
@@ -74,7 +76,8 @@ def agree(config: TrainConfig, data: ShardSet, held: ExitStack) -> Agreement:
     chosen = together(partial(_enter_run, config, held))[0]
     compare(partial(_fields, config, data, chosen), remedy=SAME)
     last = config.checkpointing.output / "checkpoints" / chosen if chosen else None
-    saved = checkpoint.read_state(last)["config"] if last else {}
+    state = checkpoint.read_state(last) if last else None
+    saved = state["config"] if state else {}
     config = resolve_order(config.resolved_as(saved), data, min(together(partial(room_bytes, data))))
     if last:
         together(partial(config.check_resumes, saved))
@@ -82,7 +85,7 @@ def agree(config: TrainConfig, data: ShardSet, held: ExitStack) -> Agreement:
     config = _with_residence(config, data)
     precisions = together(partial(precision_name, config.runtime.precision))
     precision = precisions[0] if len(set(precisions)) == 1 else "no"
-    return Agreement(config=config, classes=class_map(data), precision=precision, checkpoint=last)
+    return Agreement(config=config, classes=class_map(data), precision=precision, checkpoint=last, state=state)
 
 
 def together(action: Callable[[], Result]) -> list[Result]:
@@ -174,11 +177,13 @@ def _enter_run(config: TrainConfig, held: ExitStack) -> str | None:
     output = config.checkpointing.output
     held.enter_context(FolderLock(output))
     log, folder = output / LOG_NAME, output / "checkpoints"
-    if not config.checkpointing.resume:
+    if not config.continues:
         if log.exists():
             raise InputError(f"{output}: holds a run already; give --resume to go on with it, or a new --output")
         return None
     last = checkpoint.newest(folder)
+    if last is None and config.checkpointing.extend:
+        raise InputError(f"{output}: no checkpoint of a run to extend; leave out --extend to begin one")
     if last is None and log.exists():
         if has_event(log, "checkpoint"):
             remedy = checkpoint.NOTHING_LEFT
@@ -195,7 +200,7 @@ def _fields(config: TrainConfig, data: ShardSet, chosen: str | None) -> Fields:
     return {
         "code": code()[:SHOWN],
         **versions(),
-        **{f"--{name.replace('_', '-')}": value for name, value in options.items()},
+        **{flag(name): value for name, value in options.items()},
         **{f"sha256 of {path}": _verified(path) for path in (*begun_with, *config.regularisation.teachers)},
         "set": data.manifest.identity()[:SHOWN],
         "class map": class_map(data).identity()[:SHOWN],
@@ -206,7 +211,7 @@ def _fields(config: TrainConfig, data: ShardSet, chosen: str | None) -> Fields:
 def _checkpoint_seen(config: TrainConfig, chosen: str | None) -> Fields:
     """The checkpoint to continue from, as this rank sees it; any that it sees, where rank 0 found none."""
     folder = config.checkpointing.output / "checkpoints"
-    seen = folder / chosen if chosen else checkpoint.newest(folder) if config.checkpointing.resume else None
+    seen = folder / chosen if chosen else checkpoint.newest(folder) if config.continues else None
     if seen is None or not seen.is_dir():
         return {"checkpoint": NONE, "sha256 of its manifest": NONE}
     return {"checkpoint": seen.name, "sha256 of its manifest": _verified(seen)}

@@ -2,8 +2,9 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,13 +29,25 @@ from kkanji.timm_models import require_size
 from kkanji.training.averages import BatchStatistics, NoAverage, WeightAverage, create_average
 from kkanji.training.data_check import DataCheck
 from kkanji.training.finite_guard import FiniteGuard, SampleReport
-from kkanji.training.meter import Meter, peak_flops, training_flops
+from kkanji.training.meter import Meter, Pace, peak_flops, training_flops
 from kkanji.training.micro_batch import derive_micro_batch, resolve_micro_batch
-from kkanji.training.objective import CrossEntropy, Distillation, Mixup, Objective, Teachers
+from kkanji.training.objective import CrossEntropy, Distillation, Mixup, Objective, Teachers, class_weights
 from kkanji.training.optimizers import create_optimizer
-from kkanji.training.schedule import Rank, image_size, part_of, spans, strength
+from kkanji.training.schedule import (
+    WHOLE,
+    Rank,
+    Stretch,
+    image_size,
+    part_of,
+    plan_of,
+    resumed_stretch,
+    spans,
+    strength,
+)
 from shards import InputError, Order, Plan, ShardSet, SplitReader
 from shards.format.layout import IMAGE_SIZE
+
+WORK_POINTS = 32  # of a run at which the size of its images is looked up, to estimate the time left
 
 
 @dataclass(kw_only=True, slots=True)
@@ -48,6 +61,10 @@ class Progress:
     """The last step after which the run was evaluated."""
     seconds: float = 0.0
     """Time spent so far, over all resumptions."""
+    run: str = ""
+    """Identity of the run, by which it knows its own checkpoints, once it was resumed."""
+    extensions: list[dict[str, Any]] = field(default_factory=list)
+    """What --extend changed: the step, the epoch, and for each option its value before and after."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,6 +137,12 @@ class Run:
     plan: Plan
     learner: Learner
     progress: Progress
+    stretch: Stretch = WHOLE
+
+    @property
+    def last_step(self) -> int:
+        """Steps of the run, or those after which --max-steps ends it."""
+        return min(self.plan.steps, self.config.schedule.max_steps or self.plan.steps)
 
     @property
     def is_main(self) -> bool:
@@ -138,10 +161,17 @@ def create_accelerator(precision: str) -> Accelerator:
     return accelerator
 
 
-def build_run(accelerator: Accelerator, config: TrainConfig, shards: ShardSet, classes: ClassMap) -> Run:
+def build_run(
+    accelerator: Accelerator,
+    config: TrainConfig,
+    shards: ShardSet,
+    classes: ClassMap,
+    state: Mapping[str, Any] | None = None,
+) -> Run:
     """A run before its first step. All ranks call this. Raises InputError if the options or the data are wrong.
 
-    config: order, window and residence resolved; the micro-batch may be left open.
+    config: order, window and residence resolved; the micro-batch may be left open. state: of the checkpoint to go on
+    from.
     """
     rank = Rank(index=accelerator.process_index, count=accelerator.num_processes)
     # Every rank seeds alike: the network begins with the same weights everywhere.
@@ -150,12 +180,20 @@ def build_run(accelerator: Accelerator, config: TrainConfig, shards: ShardSet, c
     data = _training_data(config, shards, classes, accelerator.device)  # its memory counts as taken from here on
     objective = _objective(config, data, accelerator)  # before the memory that its teachers leave is measured
     config = _with_micro_batch(config, network, accelerator)
-    plan = Plan(samples=data.order.samples, epochs=config.schedule.epochs, batch_size=config.optimization.batch_size)
-    _require_statistics(config, network, plan, rank.count)
+    stretch = resumed_stretch(config, state, data.order.samples) if state else WHOLE
+    plan = plan_of(config, data.order.samples, stretch)
+    _require_statistics(config, network, plan, rank.count, stretch)
     samples = SampleReport(data.order, plan, config.checkpointing.output, write=accelerator.is_main_process)
     learner = _learner(config, network, objective, samples, accelerator)
     return Run(
-        config=config, accelerator=accelerator, rank=rank, data=data, plan=plan, learner=learner, progress=Progress()
+        config=config,
+        accelerator=accelerator,
+        rank=rank,
+        data=data,
+        plan=plan,
+        learner=learner,
+        progress=Progress(),
+        stretch=stretch,
     )
 
 
@@ -179,13 +217,13 @@ def _with_micro_batch(config: TrainConfig, network: nn.Module, accelerator: Acce
     return config.with_options(micro_batch=wanted if fitting == tried else fitting)
 
 
-def _require_statistics(config: TrainConfig, network: nn.Module, plan: Plan, ranks: int) -> None:
+def _require_statistics(config: TrainConfig, network: nn.Module, plan: Plan, ranks: int, stretch: Stretch) -> None:
     """Raises InputError if a micro-batch of one small image would leave batch normalisation a single value a channel.
 
     The first step has the smallest images, the last one may have the smallest micro-batches.
     """
-    for step in {0, plan.steps - 1}:
-        size = image_size(config, plan.batch(step)[0] / plan.samples)
+    for step in {stretch.step, plan.steps - 1}:
+        size = image_size(config, plan.seen(step) / plan.samples, stretch)
         every = (Rank(index=index, count=ranks) for index in range(ranks))
         spans = (span for rank in every for span in part_of(plan, step, rank, config.runtime.micro_batch).spans)
         if min(stop - start for start, stop in spans) == 1 and not _trains_on_one(network, size):
@@ -237,7 +275,7 @@ def _learner(
         mixup=_mixup(config.regularisation, network),
         objective=objective,
         optimizer=accelerator.prepare(optimizer),
-        guard=FiniteGuard(network.parameters(), accelerator.device, samples),
+        guard=FiniteGuard(network.parameters(), accelerator.device, samples, most=optimization.clip_norm),
         average=create_average(network, optimization.ema_images),
         statistics=BatchStatistics(network, accelerator),
         flops=flops,
@@ -261,7 +299,13 @@ def _mixup(options: RegularisationOptions, network: nn.Module) -> Mixup:
 
 def _objective(config: TrainConfig, data: TrainingData, accelerator: Accelerator) -> Objective:
     options = config.regularisation
-    labels = CrossEntropy(smoothing=options.label_smoothing)
+    weights = class_weights(
+        torch.tensor(data.shards.manifest.splits["train"].samples_per_class),
+        config.optimization.class_weight_exponent,
+    )
+    labels = CrossEntropy(
+        smoothing=options.label_smoothing, weights=None if weights is None else weights.to(accelerator.device)
+    )
     if not options.teachers:
         return labels
     trained = torch.as_tensor(data.originals + data.rendered)
@@ -278,8 +322,8 @@ def create_loader(run: Run, first_step: int) -> Loader:
         reader=run.data.reader,
         order=run.data.order,
         classes=len(run.data.classes),
-        policy=Policy() if run.config.augmentation.augment else None,
-        strength=partial(strength, run.config),
+        policy=Policy() if run.config.augments else None,
+        strength=partial(strength, run.config, run.stretch),
         resident=run.data.resident.get("train"),
     )
     parts = spans(run.plan, first_step, run.rank, micro_batch)
@@ -300,6 +344,20 @@ def blank_batch(run: Run) -> Batch:
 def create_meter(run: Run, loader: Loader) -> Meter:
     """The meter of a run's steps."""
     return Meter(run.accelerator.device, loader, run.data.reader, peak_flops=run_peak_flops(run))
+
+
+def create_pace(run: Run) -> Pace:
+    """The clock of a run. Its work is the operations of training, which grow with the images."""
+
+    def work(start: int, stop: int) -> float:
+        points = (
+            (start + (stop - start) * (number + 0.5) / WORK_POINTS) / run.plan.samples for number in range(WORK_POINTS)
+        )
+        sizes = (image_size(run.config, epoch, run.stretch) for epoch in points)
+        return (stop - start) * sum(map(run.learner.flops, sizes)) / WORK_POINTS
+
+    progress, most_s = run.progress, 60 * run.config.schedule.max_minutes
+    return Pace(seconds=progress.seconds, seen=run.plan.seen(progress.step), most_s=most_s, work=work)
 
 
 def run_peak_flops(run: Run) -> float | None:

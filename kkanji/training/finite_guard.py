@@ -1,4 +1,7 @@
-"""A gradient that is not finite ends the run, on all ranks, before anything that follows from it is logged or saved."""
+"""A gradient that is not finite ends the run, on all ranks, before anything that follows from it is logged or saved.
+
+One that is longer than it may be is shortened here too: both need its norm.
+"""
 
 import json
 from collections.abc import Callable, Iterable
@@ -6,7 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.utils import get_total_norm
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from shards import InputError, Order, Plan, write_file
 
@@ -18,16 +21,28 @@ class FiniteGuard:
     anyway, and before each evaluation and checkpoint: weights that a bad gradient reached are never used.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], device: torch.device, samples_of: Callable[[int], str]) -> None:
-        """samples_of: a description of the samples of a step, counted from 0, for the error message."""
-        self._parameters, self._samples_of = list(parameters), samples_of
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        device: torch.device,
+        samples_of: Callable[[int], str],
+        *,
+        most: float = 0.0,
+    ) -> None:
+        """samples_of: a description of the samples of a step, counted from 0, for the error message.
+
+        most: the norm to which a longer gradient is shortened; 0 shortens none.
+        """
+        self._parameters, self._samples_of, self._most = list(parameters), samples_of, most
         self._first_bad = torch.full((), -1, dtype=torch.int64, device=device)
 
     def check(self, step: int) -> None:
-        """Note whether the gradient of a step, counted from 0, is finite."""
+        """Note whether the gradient of a step, counted from 0, is finite, and shorten one that is too long."""
         norm = get_total_norm([parameter.grad for parameter in self._parameters if parameter.grad is not None])
         now_bad = (self._first_bad < 0) & ~torch.isfinite(norm)
         self._first_bad = torch.where(now_bad, step, self._first_bad)
+        if self._most:
+            clip_grads_with_norm_(self._parameters, self._most, norm)
 
     def raise_if_bad(self) -> None:
         """Wait for the device. Raises InputError that names the first bad step and its samples."""

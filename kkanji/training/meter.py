@@ -1,7 +1,7 @@
-"""A run measured: loss and accuracy, images per second, the wait for data, the use of the hardware."""
+"""A run measured: loss and accuracy, images per second, the wait for data, the use of the hardware, the time left."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
@@ -32,6 +32,8 @@ GPU_PEAKS = {
     "NVIDIA L4": 121e12,
     "NVIDIA L40S": 362e12,
 }
+SLOW_LINES = 1  # log lines after a start whose steps allocate and compile
+NEW_PACE = 0.3  # weight of the last line's pace in the average over lines
 SIDE, TRIES = 1024, 5  # of the matrices that measure a CPU
 
 
@@ -97,6 +99,51 @@ class Meter:
         if traffic:
             traffic["fetched_mb_per_s"] = (traffic["fetched_bytes"] - self._fetched) / 1e6 / elapsed
         return traffic
+
+
+class Pace:
+    """A run's clock: the time that it has taken over all its starts, and what is left."""
+
+    def __init__(self, *, seconds: float, seen: int, most_s: float, work: Callable[[int, int], float]) -> None:
+        """seconds, seen: that the run took before, and images that it saw. most_s: it is over then, 0 for never.
+
+        work: what the images from one position to another cost, in any unit.
+        """
+        self._started = perf_counter() - seconds
+        self._seen, self._most_s, self._work = seen, most_s, work
+        self._paces = 0  # that `left_s` was told of
+        self._pace = 0.0  # seconds for a unit of work
+        self._pauses: list[float] = []
+
+    @property
+    def seconds(self) -> float:
+        """Time that the run has taken."""
+        return perf_counter() - self._started
+
+    def over(self) -> bool:
+        """Whether its time is over."""
+        return 0 < self._most_s <= self.seconds
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Something besides steps, an evaluation, which takes as long the next time."""
+        start = perf_counter()
+        yield
+        self._pauses.append(perf_counter() - start)
+
+    def left_s(self, seen: int, end: int, images_per_s: float, *, pauses: int) -> float:
+        """An estimate of the time left until an image's position, with as many pauses; call it at every log line.
+
+        images_per_s: since the last call. The first one of a start is slow, so it counts only until there is another.
+        """
+        done = self._work(self._seen, seen)
+        if done and images_per_s:
+            pace = (seen - self._seen) / images_per_s / done
+            self._pace = pace if self._paces < SLOW_LINES + 1 else self._pace + NEW_PACE * (pace - self._pace)
+            self._paces, self._seen = self._paces + 1, seen
+        paused = pauses * sum(self._pauses) / max(1, len(self._pauses))
+        left = self._pace * self._work(seen, end) + paused
+        return max(0.0, min(left, self._most_s - self.seconds) if self._most_s else left)
 
 
 def training_flops(model: nn.Module, size: int = IMAGE_SIZE) -> float:

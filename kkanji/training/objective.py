@@ -75,6 +75,8 @@ class CrossEntropy:
 
     smoothing: float = 0.0
     """Fraction of the target that is spread over all classes."""
+    weights: Tensor | None = None
+    """What the loss of an image counts, by its class: float32 [C]. None counts all alike."""
 
     def __call__(self, logits: Tensor, labels: Tensor, pixels: Tensor, mixing: Mixing) -> Tensor:  # noqa: ARG002
         """As Objective."""
@@ -85,7 +87,22 @@ class CrossEntropy:
         return mixing.fraction * loss + (1 - mixing.fraction) * self._against(logits, labels.flip(0))
 
     def _against(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return cross_entropy(logits, labels, label_smoothing=self.smoothing, reduction="sum")
+        if self.weights is None:
+            return cross_entropy(logits, labels, label_smoothing=self.smoothing, reduction="sum")
+        # Not by `weight`: with smoothing that would weigh each class of the target by itself.
+        losses = cross_entropy(logits, labels, label_smoothing=self.smoothing, reduction="none")
+        return losses @ self.weights[labels]
+
+
+def class_weights(samples: Tensor, exponent: float) -> Tensor | None:
+    """What the loss of an image counts, in proportion to n**-exponent, of its class's n images: float32 [C].
+
+    The mean over all images is 1, so that the learning rate need not change. samples: int64 [C]. None for exponent 0.
+    """
+    if not exponent:
+        return None
+    weights = torch.where(samples > 0, samples.clamp(min=1).double() ** -exponent, 0.0)
+    return (weights * samples.sum() / (weights @ samples.double())).float()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

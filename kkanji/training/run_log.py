@@ -20,13 +20,14 @@ from kkanji.report import ImagesOf, confusion_sheet
 from kkanji.tracking.board import Board
 from kkanji.tracking.trackers import Trackers
 from kkanji.variants import family_numbers
+from kkanji.wording import duration
 from shards import write_file
 
 LOG_NAME, CLASSES, CONFIG = "log.jsonl", "classes.csv", "config.json"
-AXES = ("epoch", "seconds")  # of a log line: no curves
+AXES = ("epoch", "epochs", "seconds", "left_s")  # of a log line: no curves
 LINE = (
-    "step {step}  epoch {epoch:.2f}  loss {loss:.4f}  top-1 {top1:.2%}  lr {lr:.2e}  "
-    "{images_per_s:,.0f} images/s  waited {wait_fraction:.1%}"
+    "step {step} of {steps}  epoch {epoch:.2f} of {epochs}  loss {loss:.4f}  top-1 {top1:.2%}  lr {lr:.2e}  "
+    "{images_per_s:,.0f} images/s  waited {wait_fraction:.1%}  passed {passed}  left {left}"
 )
 STREAMING = (
     "  fetched {fetched_mb_per_s:,.0f} MB/s  {shards_ahead:.0f} shards ahead  {cache_hits:.0f} hits  "
@@ -75,12 +76,14 @@ class RunLog:
     def step(self, **values: Any) -> None:
         """Log a training step; values are named as in LINE and `log.jsonl`."""
         if self.enabled:
-            self._write("step", "train", values, LINE + STREAMING if "fetched_bytes" in values else LINE)
+            line = LINE + STREAMING if "fetched_bytes" in values else LINE
+            times = {"passed": duration(values["seconds"]), "left": duration(values["left_s"])}
+            self._write("step", "train", values, line.format(**values, **times))
 
     def evaluation(self, *, bins: Sequence[Mapping[str, Any]] = (), **values: Any) -> None:
         """Log the measures of an evaluation; bins: as in `summarise`, for curves only."""
         if self.enabled:
-            self._write("evaluation", values["split"], values, EVALUATION)
+            self._write("evaluation", values["split"], values, EVALUATION.format(**values))
             with self._kept():
                 named = {
                     each["training_images"].replace("+", " or more"): each["top1"] for each in bins if each["images"]
@@ -137,10 +140,10 @@ class RunLog:
                 with self._kept():
                     each.close()
 
-    def _write(self, event: str, group: str, values: dict[str, Any], line: str) -> None:
+    def _write(self, event: str, group: str, values: dict[str, Any], text: str) -> None:
         with self._kept():
             self._file.write(strict_json({"event": event, **values}) + "\n")
-            self._say(line.format(**values))
+            self._say(text)
             self._bar.update(values["samples"] - self._bar.n)
             self._add_scalars(group, values, values)
 

@@ -13,7 +13,7 @@ from torch import nn
 from kkanji import checkpoint
 from kkanji.checkpoint.lineage import run_lineage
 from kkanji.checkpoint.load import initial_weights
-from kkanji.config import read_options
+from kkanji.config import flag, read_options
 from kkanji.data.training_set import ORDER_VERSION
 from kkanji.environment import environment
 from kkanji.evaluation.metrics import summarise
@@ -22,13 +22,13 @@ from kkanji.timm_models import has_weights, load_timm_weights
 from kkanji.training.agreement import checksum, compare, together
 from kkanji.training.build import Run
 from kkanji.training.run_log import RunLog
-from kkanji.training.schedule import largest_micro_batch
+from kkanji.training.schedule import largest_micro_batch, learning_rate
 from kkanji.training.signals import Ending
 from shards import InputError, write_file
 
 
 def begin_or_resume(run: Run, last: Path | None) -> str:
-    """Begin a new run folder, or continue from a checkpoint: then returns what changes with other devices, if anything.
+    """Begin a new run folder, or continue from a checkpoint: then returns what changes from there on, if anything.
 
     Raises InputError if the checkpoint is of another run.
     """
@@ -54,6 +54,7 @@ def _write_config(run: Run) -> None:
     config = run.config.to_dict()
     content = {
         "config": config,
+        "extensions": run.progress.extensions,
         "environment": environment(run.accelerator),
         "data": describe(run.data.shards) | run_lineage(config, run.data.shards.manifest).to_dict(),
     }
@@ -69,10 +70,26 @@ def _resume(run: Run, last: Path) -> str:
     checkpoint.load_optimizer(last, learner.optimizer.optimizer)
     for name, value in state["progress"].items():
         setattr(run.progress, name, value)
-    return _changes(run, state)
+    run.progress.run, run.progress.extensions = checkpoint.run_identity(state), state.get("extensions", [])
+    return "; ".join(filter(None, [_extension(run, state), _devices(run, state)]))
 
 
-def _changes(run: Run, state: dict[str, Any]) -> str:
+def _extension(run: Run, state: dict[str, Any]) -> str:
+    """What --extend changes. It is written into config.json at once, and into every checkpoint from here on."""
+    changes = run.config.changed(state["config"])
+    if not changes:
+        return ""
+    step = run.progress.step
+    epoch = run.plan.seen(step) / run.plan.samples
+    run.progress.extensions.append({"step": step, "epoch": epoch, "changes": changes})
+    if run.is_main:
+        _write_config(run)
+    rate = learning_rate(run.config, epoch, run.stretch)
+    told = ", ".join(f"{flag(name)} {now} (was {before})" for name, (before, now) in changes.items())
+    return f"extended after step {step}, epoch {epoch:.4g}: {told}; the learning rate goes on from {rate:.2e}"
+
+
+def _devices(run: Run, state: dict[str, Any]) -> str:
     """What another number of ranks or another micro-batch changes."""
     count = run.rank.count
     before = state.get("processes", count)  # older checkpoints do not say
@@ -117,7 +134,7 @@ def compare_ranks(run: Run) -> None:
 
 def position(run: Run) -> dict[str, Any]:
     """Where a run is, after at least one step."""
-    samples = run.plan.batch(run.progress.step - 1)[1]
+    samples = run.plan.seen(run.progress.step)
     return {
         "step": run.progress.step,
         "samples": samples,
@@ -215,7 +232,10 @@ class Saver:
 
 def _state(run: Run) -> dict[str, Any]:
     return {
-        "progress": asdict(run.progress),
+        "progress": {name: value for name, value in asdict(run.progress).items() if name not in ("run", "extensions")},
+        "stretch": asdict(run.stretch),
+        "extensions": run.progress.extensions,
+        "run": run.progress.run,
         "config": run.config.to_dict(),
         "data": run.data.shards.manifest.identity(),
         "order_version": ORDER_VERSION,

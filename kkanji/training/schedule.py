@@ -1,12 +1,13 @@
 """Everything that changes in the course of a run as a pure function of the samples seen: no scheduler has a state."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from kkanji.config import SIZE_STEP, TrainConfig
+from kkanji.config import EXTENDABLE, RESCHEDULED, SIZE_STEP, TrainConfig
 from kkanji.data.feed import Span
-from shards import Plan
+from shards import InputError, Plan
 from shards.format.layout import IMAGE_SIZE
 from shards.order.sequential import cut
 
@@ -21,29 +22,88 @@ class Rank:
     """Processes of the run."""
 
 
-def learning_rate(config: TrainConfig, epoch: float) -> float:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stretch:
+    """A part of a run under one schedule. A new run has one; an extension with other epochs or rates begins another."""
+
+    step: int = 0
+    """Steps before it."""
+    position: int = 0
+    """Images before it."""
+    epoch: float = 0.0
+    """The same in epochs."""
+    rate: float = 0.0
+    """The learning rate that it begins with."""
+    growth: int = 0
+    """Epochs over which images grow and augmentation changes: those that the run was begun with. 0 for --epochs."""
+
+
+WHOLE = Stretch()  # of a run that was never extended
+
+
+def plan_of(config: TrainConfig, samples: int, stretch: Stretch = WHOLE) -> Plan:
+    """The steps of a run. samples: of an epoch."""
+    return Plan(
+        samples=samples,
+        epochs=config.schedule.epochs,
+        batch_size=config.optimization.batch_size,
+        first_step=stretch.step,
+        first_position=stretch.position,
+    )
+
+
+def resumed_stretch(config: TrainConfig, state: Mapping[str, Any], samples: int) -> Stretch:
+    """Where a run goes on from a checkpoint: in the stretch of then, or in a new one if its schedule has changed.
+
+    state: the checkpoint's. samples: of an epoch. Raises InputError if that leaves nothing to do.
+    """
+    stretch, step = Stretch(**state.get("stretch", {})), int(state["progress"]["step"])
+    before = config.with_saved(state["config"], EXTENDABLE)
+    if all(before.value(name) == config.value(name) for name in RESCHEDULED):
+        return stretch
+    position, schedule = plan_of(before, samples, stretch).seen(step), config.schedule
+    epoch = position / samples
+    if schedule.epochs * samples <= position:
+        raise InputError(f"--epochs {schedule.epochs}: the run has {epoch:.4g} behind it; give more, to extend it")
+    if schedule.warmup_epochs > schedule.epochs - epoch:
+        found = f"--warmup-epochs {schedule.warmup_epochs:g}: more than the {schedule.epochs - epoch:.4g} epochs left"
+        raise InputError(f"{found}; give fewer, or more --epochs")
+    if position % config.optimization.batch_size and config.sampling.lanes > 1:
+        init = f"--init {config.checkpointing.output}/checkpoints/last"
+        raise InputError(f"sampling.lanes: a run that ended within a batch cannot go on; begin a new one with {init}")
+    return Stretch(
+        step=step,
+        position=position,
+        epoch=epoch,
+        rate=learning_rate(before, epoch, stretch),
+        growth=stretch.growth or before.schedule.epochs,
+    )
+
+
+def learning_rate(config: TrainConfig, epoch: float, stretch: Stretch = WHOLE) -> float:
     """The learning rate at a point of the run, in epochs and fractions of them."""
     schedule, peak = config.schedule, config.optimization.lr
-    if epoch < schedule.warmup_epochs:
-        return peak * epoch / schedule.warmup_epochs
+    done, warmup = epoch - stretch.epoch, schedule.warmup_epochs
+    if done < warmup:
+        return stretch.rate + (peak - stretch.rate) * done / warmup
     if schedule.schedule == "constant":
         return peak
-    progress = (epoch - schedule.warmup_epochs) / max(schedule.epochs - schedule.warmup_epochs, 1e-9)
+    progress = (done - warmup) / max(schedule.epochs - stretch.epoch - warmup, 1e-9)
     return peak * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-def image_size(config: TrainConfig, epoch: float) -> int:
+def image_size(config: TrainConfig, epoch: float, stretch: Stretch = WHOLE) -> int:
     """Side of the images in pixels at a point of the run: small ones teach most of it at a fraction of the cost.
 
     Progressive learning: Tan and Le, EfficientNetV2, ICML 2021, section 4.
     """
     schedule = config.schedule
-    progress = min(epoch / (schedule.epochs * schedule.full_size_at), 1.0)
+    progress = min(epoch / ((stretch.growth or schedule.epochs) * schedule.full_size_at), 1.0)
     grown = schedule.start_size + progress * (IMAGE_SIZE - schedule.start_size)
     return int(grown / SIZE_STEP + 1e-9) * SIZE_STEP
 
 
-def strength(config: TrainConfig, epoch: int) -> float:
+def strength(config: TrainConfig, stretch: Stretch, epoch: int) -> float:
     """Strength of the augmentation policy in an epoch."""
     augmentation = config.augmentation
     augmented = config.schedule.epochs - augmentation.unaugmented_epochs
@@ -51,7 +111,8 @@ def strength(config: TrainConfig, epoch: int) -> float:
         return 0.0
     end = augmentation.augment
     start = end if augmentation.augment_start is None else augmentation.augment_start
-    return start + (end - start) * epoch / max(augmented - 1, 1)
+    changing = (stretch.growth or config.schedule.epochs) - augmentation.unaugmented_epochs
+    return start + (end - start) * min(epoch / max(changing - 1, 1), 1.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,6 +5,7 @@ that wants to leave takes part in the step's exchange of gradients, where the ot
 ranks' wishes travel meanwhile, by gloo on the host, so no step waits for a device or for the answer.
 """
 
+import math
 import os
 import signal
 import threading
@@ -49,52 +50,67 @@ class Ending:
     do: whoever cannot wait has SIGKILL.
     """
 
-    def __init__(self, blank: Batch, moved: Callable[[], None] = lambda: None) -> None:
-        """blank: what a rank that wants to leave trains on. moved: called whenever the run has got further."""
-        self._blank, self._moved = blank, moved
+    def __init__(
+        self, blank: Batch, moved: Callable[[], None] = lambda: None, over: Callable[[], bool] = lambda: False
+    ) -> None:
+        """blank: what a rank that wants to leave trains on. moved: called whenever the run has got further.
+
+        over: whether the run's time is over. That of any rank counts.
+        """
+        self._blank, self._moved, self._is_over = blank, moved, over
+        self.over = False
+        """Whether all ranks end the run after this step, with `settle`'s knowledge of any rank's `over`."""
         self._group = host_group()
-        self._wish, self._since = 0, 0.0
+        self._passed = Longest()
+        self._signals = Signals(self._answer)
         self._error: BaseException | None = None
+        self._failed = 0
         self._exchange: tuple[Any, torch.Tensor] | None = None
-        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Ending":
-        ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # by nohup
-        noted = [number for number in SIGNALS if not (ignored and number == signal.SIGHUP)]
-        self._previous = {number: signal.signal(number, self._note_signal) for number in noted}
+        self._signals.begin()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._previous.items():
-            # A launcher that the same Ctrl-C ended sends its signal later, perhaps only now.
-            signal.signal(number, signal.SIG_IGN if self._wish and number != signal.SIGINT else handler)
+        self._signals.end(ignored=bool(self._wish))
+
+    @property
+    def _wish(self) -> int:
+        return max(self._signals.number, self._failed)
 
     def note(self, error: BaseException | None, *, save: bool = True) -> None:
         """Wish to end the run by this error. save: whether the run's state is right in spite of it."""
         if error is not None and self._error is None:
             self._error = error
-            self._wish = FAILED if save else FAILED_UNSAVED
+            self._failed = FAILED if save else FAILED_UNSAVED
 
     def take(self, batches: Iterator[Batch], *, last: bool) -> Batch:
         """The next micro-batch of a step. last: of the step, with which ranks begin to exchange their wishes."""
         self._moved()
+        if self._group is None:
+            self._passed.now()
         batch = self._next(batches)
         if self._wish and self._group is None:
             raise Leaving
         if last and self._group is not None:
-            wish = torch.tensor(self._wish)
+            wish = torch.tensor([self._wish, self._is_over()])
             self._exchange = dist.all_reduce(wish, dist.ReduceOp.MAX, group=self._group, async_op=True), wish
         return batch
 
     def settle(self) -> None:
         """Before a step changes the weights: raise Leaving if a rank wishes so."""
-        if self._exchange is not None:
-            work, wish = self._exchange
-            self._exchange = None
-            work.wait()
-            self._leave_if(int(wish))
+        if self._exchange is None:
+            self.over = self._is_over()
+            return
+        work, wishes = self._exchange
+        self._exchange = None
+        work.wait()
+        self._passed.now()
+        wish, over = wishes.tolist()
+        self.over = bool(over)
+        self._leave_if(wish)
 
     def meet(self) -> None:
         """Outside of a step: exchange wishes and wait for the answer. All ranks call it, and leave together."""
@@ -109,6 +125,7 @@ class Ending:
         try:
             for batch in batches:
                 self._moved()
+                self._passed.now()
                 if self._wish:
                     break
                 yield batch
@@ -165,6 +182,13 @@ class Ending:
                 self.note(error)
         return self._blank
 
+    def _answer(self, number: int) -> str:
+        """What a signal is answered with, while the main thread may be computing."""
+        part = "this micro-batch" if self._group is None else "this step, with all ranks"
+        at_most = f", at most about {math.ceil(self._passed.seconds)} s" if self._passed.seconds else ""
+        who = "" if self._group is None else f"{rank_name()}: "
+        return f"{who}{signal.Signals(number).name}: stopping after {part}{at_most}, then saving"
+
     def _leave_if(self, wish: int) -> None:
         if wish:
             raise Leaving
@@ -177,42 +201,98 @@ class Ending:
         dist.all_gather_object(values, own, group=self._group)
         return values
 
-    def _note_signal(self, number: int, frame: FrameType | None) -> None:
+
+class Signals:
+    """Signals, noted between `begin` and `end`, and answered at once."""
+
+    def __init__(self, answer: Callable[[int], str]) -> None:
+        """answer: what to say of the first one."""
+        self.number = 0
+        """The first signal that came, 0 for none."""
+        self._since = 0.0
+        self._answer, self._answered = answer, False
+        self._heard = heard(self._say)
+        self._previous: dict[int, Any] = {}
+
+    def begin(self) -> None:
+        """Note signals from here on."""
+        unheard = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # by nohup
+        noted = [number for number in SIGNALS if not (unheard and number == signal.SIGHUP)]
+        self._previous = {number: signal.signal(number, self._note) for number in noted}
+        self._heard.__enter__()
+
+    def end(self, *, ignored: bool) -> None:
+        """Leave signals to their handlers of before. ignored: all but SIGINT to none at all."""
+        self._heard.__exit__(None, None, None)
+        for number, handler in self._previous.items():
+            # A launcher that the same Ctrl-C ended sends its signal later, perhaps only now.
+            signal.signal(number, signal.SIG_IGN if ignored and number != signal.SIGINT else handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if number == signal.SIGINT and self._since and now - self._since > PATIENCE_S:
             self._previous[number](number, frame)
-        if not self._wish:
-            self._wish, self._since = number, now
+        if not self.number:
+            self.number, self._since = number, now
+
+    def _say(self, number: int) -> None:
+        if number in self._previous and not self._answered:
+            self._answered = True
+            say(self._answer(number))
+
+
+class Longest:
+    """The longest time between two points at which a run can be left: micro-batches, or steps of several ranks."""
+
+    def __init__(self) -> None:
+        self.seconds, self._since = 0.0, 0.0
+
+    def now(self) -> None:
+        """Another point."""
+        now = time.monotonic()
+        self.seconds, self._since = max(self.seconds, now - (self._since or now)), now
 
 
 @contextmanager
 def prompt_signals() -> Iterator[None]:
-    """While entered, a signal ends the process within GRACE_S, also where it waits for other ranks.
+    """While entered, a signal ends the process within GRACE_S, also where it waits for other ranks."""
+    over = threading.Event()
 
-    Python runs its handlers between two of its own instructions, and there is none while torch waits in C++.
+    def end(number: int) -> None:
+        if number in SIGNALS and not over.wait(GRACE_S):
+            say(f"{'interrupted' if number == signal.SIGINT else 'terminated'} before the first step")
+            os._exit(128 + number)
+
+    with heard(end):
+        try:
+            yield
+        finally:
+            over.set()
+
+
+@contextmanager
+def heard(answer: Callable[[int], None]) -> Iterator[None]:
+    """While entered, each signal that has a handler is answered at once, in a thread.
+
+    Python runs its handlers between two of its own instructions, and there is none while torch computes in C++.
     """
     reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     os.set_blocking(reading, True)
-    over = threading.Event()
-    thread = threading.Thread(target=_end_on_signal, args=[reading, over], name="signals", daemon=True)
+    thread = threading.Thread(target=_answer_all, args=[reading, answer], name="signals", daemon=True)
     before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     thread.start()
     try:
         yield
     finally:
-        over.set()
         signal.set_wakeup_fd(before)
         os.close(writing)
         thread.join()
         os.close(reading)
 
 
-def _end_on_signal(reading: int, over: threading.Event) -> None:
+def _answer_all(reading: int, answer: Callable[[int], None]) -> None:
     while received := os.read(reading, 1):
-        number = received[0]
-        if number in SIGNALS and not over.wait(GRACE_S):
-            say(f"{'interrupted' if number == signal.SIGINT else 'terminated'} before the first step")
-            os._exit(128 + number)
+        answer(received[0])
 
 
 def _is_of_network(error: BaseException) -> bool:

@@ -5,7 +5,6 @@ import gc
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from functools import partial
-from time import perf_counter
 
 import torch
 
@@ -23,8 +22,9 @@ from kkanji.training.build import (
     create_data_check,
     create_loader,
     create_meter,
+    create_pace,
 )
-from kkanji.training.meter import Meter
+from kkanji.training.meter import Meter, Pace
 from kkanji.training.profiling import Watch, profiled, watched, without_garbage_collection
 from kkanji.training.run_log import RunLog
 from kkanji.training.saving import Saver, begin_or_resume, compare_ranks, position
@@ -45,7 +45,7 @@ def train(config: TrainConfig, data: ShardSet) -> None:
             accelerator = create_accelerator(agreed.precision)
             warn_of_idle_cores(accelerator)
             warn_of_emulation(accelerator)
-            run = build_run(accelerator, agreed.config, data, agreed.classes)
+            run = build_run(accelerator, agreed.config, data, agreed.classes, agreed.state)
             changes = together(partial(begin_or_resume, run, agreed.checkpoint))[0]  # before the log is begun
         train_to_end(run, watch, changes)
 
@@ -62,7 +62,7 @@ def take_step(run: Run, step: int, batches: Iterator[Batch], meter: Meter, endin
     config, accelerator, learner = run.config, run.accelerator, run.learner
     start, stop = run.plan.batch(step)  # positions of the batch's images in the run
     epoch = start / run.plan.samples
-    size = image_size(config, epoch)
+    size = image_size(config, epoch, run.stretch)
     part = part_of(run.plan, step, run.rank, config.runtime.micro_batch)
 
     learner.model.train()
@@ -88,7 +88,7 @@ def take_step(run: Run, step: int, batches: Iterator[Batch], meter: Meter, endin
     ending.settle()  # from here on the step is taken
     learner.statistics.end(part)
     learner.guard.check(step)
-    learner.set_learning_rate(learning_rate(config, epoch))
+    learner.set_learning_rate(learning_rate(config, epoch, run.stretch))
     learner.optimizer.step()
     learner.optimizer.zero_grad(set_to_none=True)
     learner.average.update(stop - start, stop)
@@ -113,7 +113,7 @@ def train_to_end(run: Run, watch: Watch, changes: str = "") -> None:
     compare_ranks(run)
     config, output = run.config, run.config.checkpointing.output
     first = run.progress.step
-    seen = min(run.plan.batch(first)[0], run.plan.total)  # the last batch may be shorter
+    seen, pace = run.plan.seen(first), create_pace(run)
     with (
         RunLog(
             output,
@@ -126,7 +126,7 @@ def train_to_end(run: Run, watch: Watch, changes: str = "") -> None:
         ) as log,
         create_loader(run, first) as loader,
         create_data_check(run) as check,
-        Ending(blank_batch(run), watch.moved) as ending,
+        Ending(blank_batch(run), watch.moved, over=lambda: run.is_main and pace.over()) as ending,
         profiled(config.runtime.profile_steps, output / "profile") as profiler,
         without_garbage_collection(),
         survived(),
@@ -135,11 +135,10 @@ def train_to_end(run: Run, watch: Watch, changes: str = "") -> None:
         batches = iter(loader)
         meter = create_meter(run, loader)
         saver = Saver(run, log, ending)
-        started = perf_counter() - run.progress.seconds
         try:
             if _evaluation_due(run) and run.progress.evaluated_step < first:
                 saver.evaluate_and_save()
-            for step in range(first, run.plan.steps):
+            for step in range(first, run.last_step):
                 watch.moved(f"in step {step + 1}")
                 ending.note(check.problem, save=False)
                 if _ends_epoch(run.plan, step):
@@ -147,12 +146,15 @@ def train_to_end(run: Run, watch: Watch, changes: str = "") -> None:
                 with ending.undoing(run.learner.network):
                     take_step(run, step, batches, meter, ending)
                 run.progress.step = step + 1
-                run.progress.seconds = perf_counter() - started
+                run.progress.seconds = pace.seconds
                 watch.begun()
                 watch.moved(f"after step {step + 1}")
-                _log_and_save(run, log, meter, saver)
+                _log_and_save(run, log, meter, saver, pace)
                 profiler.step()
                 ending.note(log.problem)
+                if ending.over:
+                    break
+            _end_early(run, log, saver)
         except Leaving:
             ending.leave(saver.save_unsaved, run.progress.step)
         except LostRank as lost:
@@ -160,21 +162,43 @@ def train_to_end(run: Run, watch: Watch, changes: str = "") -> None:
             raise InputError(f"{lost}; {SAVED.format(step=run.progress.step) if kept else UNSAVED}") from lost
 
 
-def _log_and_save(run: Run, log: RunLog, meter: Meter, saver: Saver) -> None:
+def _end_early(run: Run, log: RunLog, saver: Saver) -> None:
+    """A run that --max-steps or --max-minutes ends before its last step is evaluated and saved as one at its end."""
+    step, schedule = run.progress.step, run.config.schedule
+    if step == run.plan.steps:
+        return
+    if run.progress.evaluated_step < step:
+        saver.evaluate_and_save()
+    by = f"--max-steps {schedule.max_steps}" if step >= run.last_step else f"--max-minutes {schedule.max_minutes:g}"
+    text = f"ended by {by} after step {step} of {run.plan.steps}; --resume with a higher limit goes on from there"
+    log.note("end", text, step=step)
+
+
+def _log_and_save(run: Run, log: RunLog, meter: Meter, saver: Saver, pace: Pace) -> None:
     """After a step, what is due: a log line, an evaluation, a checkpoint."""
     step, plan, every = run.progress.step, run.plan, run.config.checkpointing
     epoch_ended = _ends_epoch(plan, step - 1)
     if step % every.log_every == 0 or epoch_ended:
         run.learner.guard.raise_if_bad()
         rate = run.learner.optimizer.param_groups[0]["lr"]
-        log.step(**position(run), lr=rate, **meter.read(run.accelerator))
+        measured = meter.read(run.accelerator)
+        log.step(**position(run), **_ahead(run, pace, measured["images_per_s"]), lr=rate, **measured)
         gc.collect()  # on all ranks at one step: `without_garbage_collection` says why
     if _evaluation_due(run):
-        with meter.left_out():
+        with meter.left_out(), pace.pause():
             saver.evaluate_and_save()
     elif epoch_ended or (every.save_every and step % every.save_every == 0):
         with meter.left_out():
             saver.save()
+
+
+def _ahead(run: Run, pace: Pace, images_per_s: float) -> dict[str, float]:
+    """What a log line says of the run's end: its steps, its epochs, and the seconds left."""
+    plan, seen, end = run.plan, run.plan.seen(run.progress.step), run.plan.seen(run.last_step)
+    before, after = (position // plan.samples // run.config.checkpointing.evaluate_every for position in (seen, end))
+    evaluations = after - before + bool(end % (plan.samples * run.config.checkpointing.evaluate_every))
+    left_s = pace.left_s(seen, end, images_per_s, pauses=evaluations)
+    return {"steps": run.last_step, "epochs": plan.epochs, "left_s": left_s}
 
 
 def _ends_epoch(plan: Plan, step: int) -> bool:

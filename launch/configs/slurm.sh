@@ -35,12 +35,7 @@ launcher=(
     --num_cpu_threads_per_process 14
 )
 options=(
-    --data "$data" --output "$run" --resume
-    --model kkanji_efficientnet_b0 --batch-size 50000 --micro-batch 3125
-    --order balanced --draws-per-class 10000 --draw-exponent 0.5 --epochs 10
-    --optimizer muon --lr 3e-3 --schedule cosine --warmup-epochs 0.5 --weight-decay 0.05
-    --label-smoothing 0.05 --ema-images 5e6 --unaugmented-epochs 1
-    --log-every 20 --save-every 100 --stall-seconds 300
+    --config launch/recipes/batch-50000.yaml --data "$data" --output "$run" --resume
 )
 
 # SLURM_NODEID differs from node to node, so it is looked up there.

@@ -10,7 +10,6 @@ source "$(dirname "$0")/steps.sh"
 originals
 rendered second --fonts "$fonts" --at-most 30 --per-class 12 --seed 1
 shards rerendered second --val 0.2
-train scratch rerendered --epochs 24 --lr 3e-3 --warmup-epochs 0.2 --weight-decay 0.02 --ema-images 50000 --start-size 48 \
-    --full-size-at 0.3 --augment 1.1 --augment-start 0.5 --unaugmented-epochs 2 --evaluate-every 6
+train scratch rerendered one-training
 evaluate scratch rerendered --temperature
 export_model scratch --output "$out/kuzushiji-kanji-one-training"

@@ -17,12 +17,10 @@ shards() { # NAME RENDERED OPTIONS...: options that say how the originals are di
     kkanji pack "$out/$2" --output "$out/$1-shards"
 }
 
-train() { # NAME SET OPTIONS...
+train() { # NAME SET RECIPE OPTIONS...: RECIPE.yaml of this folder
     accelerate launch --config_file launch/configs/cpu.yaml --num_cpu_threads_per_process "$threads" launch/train.py \
-        --output "$out/runs/$1" --data "$out/$2-shards" --model kkanji_efficientnet_fused_m --precision "$precision" \
-        --optimizer muon --batch-size 384 --schedule cosine --order balanced --draws-per-class 32 --draw-exponent 0.6 \
-        --label-smoothing 0.05 --mixup 0.2 --mixup-stages 2 --drop-path 0.1 \
-        --log-every 40 --save-every 200 --resume "${@:3}"
+        --config launch/recipes/fused-m.yaml "launch/recipes/$3.yaml" --output "$out/runs/$1" --data "$out/$2-shards" \
+        --precision "$precision" --resume "${@:4}"
 }
 
 evaluate() { # NAME SET OPTIONS...

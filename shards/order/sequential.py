@@ -70,10 +70,16 @@ class Plan:
     """Epochs of the run."""
     batch_size: int
     """Samples in a global batch."""
+    first_step: int = 0
+    """Step from which batches are counted: that of its last extension, where a shorter batch may have ended the run."""
+    first_position: int = 0
+    """Samples seen before that step."""
 
     def __post_init__(self) -> None:
         if min(self.samples, self.epochs, self.batch_size) < 1:
             raise ValueError(f"{self}; expected samples, epochs and batch_size of at least 1")
+        if not 0 <= self.first_position <= self.first_step * self.batch_size:
+            raise ValueError(f"{self}; expected a position that so many steps can have reached")
 
     @property
     def total(self) -> int:
@@ -83,11 +89,17 @@ class Plan:
     @property
     def steps(self) -> int:
         """Optimizer steps of the run, the same for every rank."""
-        return -(-self.total // self.batch_size)
+        return self.first_step - (self.first_position - self.total) // self.batch_size
+
+    def seen(self, step: int) -> int:
+        """Samples seen after this many steps."""
+        if step <= self.first_step:
+            return min(step * self.batch_size, self.first_position)
+        return min(self.first_position + (step - self.first_step) * self.batch_size, self.total)
 
     def batch(self, step: int) -> tuple[int, int]:
         """The span of global batch `step`: its first position in the stream, and the one after its last."""
-        return step * self.batch_size, min((step + 1) * self.batch_size, self.total)
+        return self.seen(step), self.seen(step + 1)
 
     def rank_span(self, step: int, rank: int, ranks: int) -> tuple[int, int]:
         """The span of one rank's part of a global batch.
@@ -99,7 +111,7 @@ class Plan:
 
     def epochs_done(self, step: int) -> int:
         """Epochs that are complete after this many steps."""
-        return min(step * self.batch_size, self.total) // self.samples
+        return self.seen(step) // self.samples
 
 
 def numbers_of(order: Order, spans: Iterable[tuple[int, int]]) -> Iterator[NDArray[np.int64]]:

@@ -9,9 +9,11 @@ from itertools import count
 
 from kkanji import cli
 from kkanji.config import TrainConfig
+from kkanji.config_files import parse_options
 from kkanji.data.training_set import open_set
 from kkanji.training import schedule
 from kkanji.training import trainer as train
+from kkanji.training.schedule import WHOLE, Stretch
 
 
 def main() -> None:
@@ -19,12 +21,12 @@ def main() -> None:
     number = int(sys.argv.pop(1))
     calls, last = count(1), os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1)
 
-    def doubled(config: TrainConfig, epoch: float) -> float:
-        rate = schedule.learning_rate(config, epoch)
+    def doubled(config: TrainConfig, epoch: float, stretch: Stretch = WHOLE) -> float:
+        rate = schedule.learning_rate(config, epoch, stretch)
         return 2 * rate if next(calls) >= number and last else rate
 
     train.learning_rate = doubled  # type: ignore[attr-defined]
-    config = cli.parse(TrainConfig)
+    config = parse_options()
     train.train(config, open_set(config.dataset.data))
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 
 from kkanji import cli
-from kkanji.config import TrainConfig
+from kkanji.config_files import parse_options
 from kkanji.data.dali import Batch, Loader
 from kkanji.data.training_set import open_set
 from kkanji.training import agreement, build
@@ -36,7 +36,7 @@ def main() -> None:
         agreement.MEETING_S = number
     else:
         build.Loader = Failing  # type: ignore[attr-defined]
-    config = cli.parse(TrainConfig)
+    config = parse_options()
     train(config, open_set(config.dataset.data))
 
 

@@ -7,7 +7,7 @@ from itertools import count
 from torch import Tensor
 
 from kkanji import cli, pixels
-from kkanji.config import TrainConfig
+from kkanji.config_files import parse_options
 from kkanji.data.training_set import open_set
 from kkanji.training import trainer as train
 
@@ -22,7 +22,7 @@ def main() -> None:
         return result * float("nan") if next(calls) == number and last else result
 
     train.normalise = spoilt  # type: ignore[attr-defined]
-    config = cli.parse(TrainConfig)
+    config = parse_options()
     train.train(config, open_set(config.dataset.data))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kkanji.config import TrainConfig, train_config
-from kkanji.model_folder import check_sources
+from kkanji.model_folder import check_sources, check_state
 from shards import InputError
 
 
@@ -40,6 +40,36 @@ def test_a_folder_that_is_not_there_or_damaged(tmp_path: Path, option: str) -> N
     for path, message in ((tmp_path / "absent", f"--{option} .*absent: no such checkpoint"), (damaged, "is not text")):
         with pytest.raises(InputError, match=message):
             check_sources(config(**{option: (path,) if option == "teachers" else path}))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "found"),
+    [
+        ("stretch", [], "stretch is not numbers by their names"),
+        ("stretch", {"step": -1}, "stretch is not"),
+        ("stretch", {"rate": "fast"}, "stretch is not"),
+        ("stretch", {"rate": float("nan")}, "stretch is not"),
+        ("stretch", {"other": 1}, "stretch is not"),
+        ("extensions", {}, "extensions is not steps, epochs and changes"),
+        ("extensions", [{"step": 1, "epoch": 1.0}], "extensions is not"),
+        ("extensions", [{"step": 1, "epoch": 1.0, "changes": {"lr": [1]}}], "extensions is not"),
+        ("run", 5, "run is not text"),
+    ],
+)
+def test_what_a_checkpoint_says_of_its_course_is_checked(field: str, value: Any, found: str) -> None:
+    with pytest.raises(ValueError, match=found):
+        check_state({field: value})
+    check_state({"stretch": {"step": 5, "rate": 0.1}, "extensions": [{"step": 5, "epoch": 2.0, "changes": {}}]})
+
+
+def test_a_resumed_run_needs_its_teachers_and_not_what_it_began_with(tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    resumed = config(init=tmp_path / "absent").with_options(output=tmp_path / "run", resume=True)
+    check_sources(resumed)
+    with pytest.raises(InputError, match=r"--init .*absent: no such checkpoint"):
+        check_sources(resumed.with_options(output=tmp_path / "not-begun"))
+    with pytest.raises(InputError, match=r"--teachers .*absent: no such checkpoint"):
+        check_sources(resumed.with_options(teachers=(tmp_path / "absent",)))
 
 
 def test_it_needs_no_torch() -> None:

@@ -116,6 +116,16 @@ def test_the_training_split_is_not_unseen_handwriting(best: Path, tiny_set: Path
     assert "the same images that it was trained on" in (tmp_path / "model" / "README.md").read_text()
 
 
+def test_a_card_says_how_the_run_was_extended(best: Path, tiny_set: Path, tmp_path: Path) -> None:
+    facts = json.loads((best.parent.parent / "config.json").read_text())
+    facts["extensions"] = [{"step": 7, "epoch": 1.0, "changes": {"epochs": [1, 2], "lr": [0.01, 0.001]}}]
+    (best.parent.parent / "config.json").write_text(json.dumps(facts))
+    evaluate(EvaluateConfig(checkpoint=best, data=str(tiny_set)))
+    export(ExportConfig(checkpoint=best, output=tmp_path / "model"))
+    card = " ".join((tmp_path / "model" / "README.md").read_text().split())
+    assert "2 epochs of global batch 16, extended after epoch 1 (epochs 2 instead of 1, lr 0.001 instead of" in card
+
+
 def test_another_set_proves_nothing(best: Path, tiny_set: Path) -> None:
     evaluate(EvaluateConfig(checkpoint=best, data=str(tiny_set)))
     facts = json.loads((best.parent.parent / "config.json").read_text())

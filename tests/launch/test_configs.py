@@ -2,15 +2,16 @@
 
 import os
 import subprocess
+import sys
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
-import tyro
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
 from kkanji.config import TrainConfig
+from kkanji.config_files import parse_options
 from kkanji.models import create_model
 from tests.launch.commands import ROOT
 
@@ -42,7 +43,10 @@ def submitted(cluster: dict[str, str], *arguments: str) -> subprocess.CompletedP
 def launch_of(arguments: list[str]) -> tuple[Namespace, TrainConfig]:
     """As `accelerate launch` and launch/train.py read them: they refuse an option that there is not."""
     launch = launch_command_parser().parse_args(arguments)
-    return launch, tyro.cli(TrainConfig, args=launch.training_script_args)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.setattr(sys, "argv", ["train", *launch.training_script_args])
+        return launch, parse_options()
 
 
 def test_the_script_starts_what_the_recipe_says(cluster: dict[str, str]) -> None:

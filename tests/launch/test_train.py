@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kkanji.checkpoint.load import load_trained
+from kkanji.config import read_options
 from kkanji.environment import has_bfloat16
 from tests.launch.commands import ROOT, Result, begin, lines, losses, start, train_command
 from tests.warm_python import WarmPython
@@ -32,6 +33,8 @@ def test_every_log_line_has_speed_and_wait(undisturbed: Path) -> None:
     for entry in entries:
         assert entry["images_per_s"] > 0
         assert 0 <= entry["wait_fraction"] <= 1
+        assert (entry["steps"], entry["epochs"]) == (STEPS, 2)
+        assert entry["left_s"] >= 0 and entry["seconds"] > 0
     assert entries[-1]["samples"] == 216  # the last batch ends with the last epoch
 
 
@@ -111,27 +114,40 @@ def test_killed_and_resumed_computes_the_same(undisturbed: Path, tiny_set: Path,
 # Everything that has a state or follows a schedule, in one short run.
 ALL_AT_ONCE = (
     *("--optimizer", "muon", "--ema-images", "40", "--mixup", "0.2", "--head", "cosine", "--schedule", "cosine"),
-    *("--start-size", "32", "--full-size-at", "0.6", "--augment-start", "0.2", "--unaugmented-epochs", "1"),
-    *("--warmup-epochs", "0.5", "--label-smoothing", "0.1", "--weight-decay", "0.01"),
-    *("--mixup-stages", "2", "--drop-path", "0.2"),
+    *("--start-size", "32", "--full-size-at", "0.6", "--warmup-epochs", "0.5", "--label-smoothing", "0.1"),
+    *("--weight-decay", "0.01"),
     *(("--precision", "bfloat16") if has_bfloat16(torch.device("cpu")) else ()),  # emulated it takes minutes
 )
+IN_A_FILE = """
+augmentation: {augment_start: 0.2, unaugmented_epochs: 1}
+regularisation: {mixup_stages: 2, drop_path: 0.2}
+optimization: {clip_norm: 1.0, class_weight_exponent: 0.5}
+"""
 
 
 @pytest.fixture(scope="module")
-def all_at_once(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def everything(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    file = tmp_path_factory.mktemp("config") / "all.yaml"
+    file.write_text(IN_A_FILE)
+    return (*ALL_AT_ONCE, "--config", str(file))
+
+
+@pytest.fixture(scope="module")
+def all_at_once(tiny_set: Path, everything: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "all"
-    result = start(*train_command(tiny_set, run, *ALL_AT_ONCE))
+    result = start(*train_command(tiny_set, run, *everything))
     assert result.returncode == 0, result.stderr
     return run
 
 
-def test_a_run_begins_with_another_runs_weights(all_at_once: Path, tiny_set: Path, tmp_path: Path) -> None:
+def test_a_run_begins_with_another_runs_weights_and_options(all_at_once: Path, tiny_set: Path, tmp_path: Path) -> None:
     """Of the same set, so that its evaluation stays without a leak; with averaged weights, which begin there too."""
     source, run = all_at_once / "checkpoints" / "last", tmp_path / "run"
-    options = (*ALL_AT_ONCE, "--init", str(source), "--lr", "1e-12", "--epochs", "1", "--unaugmented-epochs", "0")
+    options = ("--config", str(all_at_once), "--init", str(source), "--lr", "1e-12", "--epochs", "1")
     result = start(*train_command(tiny_set, run, *options))
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0 and "no epoch is augmented; --augment 0" in result.stderr, result.stderr
+    config = read_options(json.loads((run / "config.json").read_text())["config"])
+    assert (config["optimizer"], config["mixup_stages"], config["epochs"]) == ("muon", 2, 1)
     assert json.loads((run / "config.json").read_text())["data"]["lineage"] == "known"
     before, after = (load_trained(each / "checkpoints" / "last").state_dict() for each in (all_at_once, run))
     for name, value in after.items():
@@ -142,8 +158,10 @@ def test_a_run_begins_with_another_runs_weights(all_at_once: Path, tiny_set: Pat
 def test_a_run_is_taught_by_others(undisturbed: Path, tiny_set: Path, tmp_path: Path) -> None:
     """The loss is against what they make of the images, not against the labels, and the set's lineage stays known."""
     source, run = undisturbed / "checkpoints" / "last", tmp_path / "run"
-    options = ("--teachers", str(source), "--distillation-weight", "1", "--lr", "1e-12", "--augment", "0")
-    result = start(*train_command(tiny_set, run, *options, "--epochs", "1"))
+    options = ("--teachers", str(source), "--lr", "1e-12", "--augment", "0", "--epochs", "1")
+    for weight in "01":
+        (tmp_path / weight).write_text(f"distillation_weight: {weight}")
+    result = start(*train_command(tiny_set, run, *options, "--config", str(tmp_path / "1")))
     assert result.returncode == 0, result.stderr
     recorded = json.loads((run / "config.json").read_text())
     assert recorded["config"]["regularisation"]["teachers"] == [str(source)] and recorded["data"]["lineage"] == "known"
@@ -151,20 +169,23 @@ def test_a_run_is_taught_by_others(undisturbed: Path, tiny_set: Path, tmp_path: 
     evaluated = start(str(ROOT / "launch/evaluate.py"), "--checkpoint", str(checkpoint), "--data", str(tiny_set))
     assert evaluated.returncode == 0, evaluated.stderr
     assert json.loads((run / "evaluation.json").read_text())["disjoint"]
-    labels = start(
-        *train_command(tiny_set, tmp_path / "labels", *options, "--distillation-weight", "0", "--epochs", "1")
-    )
+    labels = start(*train_command(tiny_set, tmp_path / "labels", *options, "--config", str(tmp_path / "0")))
     assert labels.returncode == 0, labels.stderr
     assert losses(run) != pytest.approx(losses(tmp_path / "labels"), rel=1e-3)
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_leaves_and_the_run_goes_on_the_same(
-    all_at_once: Path, tiny_set: Path, tmp_path: Path, sent: signal.Signals, code: int
+    all_at_once: Path,
+    everything: tuple[str, ...],
+    tiny_set: Path,
+    tmp_path: Path,
+    sent: signal.Signals,
+    code: int,
 ) -> None:
     """With averaged weights, mixing and growing images: the same losses, bit for bit, and the same weights."""
     run = tmp_path / "run"
-    command = train_command(tiny_set, run, *ALL_AT_ONCE)
+    command = train_command(tiny_set, run, *everything)
     with begin(*command) as process:
         assert process.stdout is not None
         next(line for line in process.stdout if line.startswith("step 2 "))

@@ -1,5 +1,6 @@
 """Which order a run gets, from its options and from what its machine has room for."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from kkanji.config import TrainConfig, train_config
 from kkanji.data.resident import resident_images
 from kkanji.data.training_set import (
+    check_options,
     class_map,
     fits,
     open_set,
@@ -125,3 +127,19 @@ def test_balanced_draws(tiny_set: Path) -> None:
 def test_the_class_map_comes_with_the_set(tiny_set: Path) -> None:
     assert len(class_map(open_set(tiny_set))) == 6
     assert open_set(str(tiny_set)).location == str(tiny_set)
+
+
+def test_options_without_effect_on_a_set_are_warned_of_by_name(tiny_set: Path) -> None:
+    """A local set needs no cache, and without a split val there is nothing to evaluate every so often."""
+    data = open_set(tiny_set)
+    config = train_config(data=str(tiny_set), output=Path("x"), batch_size=54, epochs=2, schedule="cosine")
+    for options, found in (
+        ({"cache_size": 5.0}, "--cache-size 5: no effect, as .* is read in place"),
+        ({"max_steps": 3}, "--max-steps 3 of 4: the learning rate will not have fallen to 0 by then"),
+    ):
+        with pytest.warns(UserWarning, match=found):
+            check_options(config.with_options(**options), data)
+    unevaluated = {name: split for name, split in data.manifest.splits.items() if name != "val"}
+    data.manifest = replace(data.manifest, splits=unevaluated)
+    with pytest.warns(UserWarning, match=r"--evaluate-every 2: no effect, as .* has no split val"):
+        check_options(config.with_options(evaluate_every=2), data)

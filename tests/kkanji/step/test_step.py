@@ -19,7 +19,7 @@ from kkanji.training.finite_guard import FiniteGuard
 from kkanji.training.meter import Meter
 from kkanji.training.objective import CrossEntropy, Mixup
 from kkanji.training.optimizers import create_optimizer
-from kkanji.training.schedule import Rank
+from kkanji.training.schedule import WHOLE, Rank
 from kkanji.training.trainer import take_step
 from shards import Plan
 
@@ -62,6 +62,7 @@ def test_no_step_waits_for_its_device(name: OptimizerName) -> None:
         learner=learner(config),
         rank=Rank(index=0, count=1),
         plan=Plan(samples=100, epochs=20, batch_size=IMAGES),
+        stretch=WHOLE,
     )
     meter = Meter(DEVICE, cast(Any, SimpleNamespace(wait_s=0.0)), cast(Any, SimpleNamespace(traffic=dict)))
     images = torch.zeros(IMAGES // 2, 64, 64, 1, dtype=torch.uint8, device=DEVICE).movedim(3, 1)

@@ -45,6 +45,15 @@ def test_finite_gradients_pass() -> None:
     assert torch.isfinite(weights).all()
 
 
+@pytest.mark.parametrize(("most", "expected"), [(0.0, 5.0), (2.0, 2.0), (50.0, 5.0)])
+def test_a_gradient_that_is_too_long_is_shortened_over_all_weights_together(most: float, expected: float) -> None:
+    parameters = [nn.Parameter(torch.zeros(1)) for _ in range(3)]
+    parameters[0].grad, parameters[1].grad = torch.tensor([3.0]), torch.tensor([4.0])  # the third was not used
+    FiniteGuard(parameters, torch.device("cpu"), str, most=most).check(0)
+    gradient = torch.cat([each.grad for each in parameters if each.grad is not None])
+    assert torch.allclose(gradient, torch.tensor([0.6, 0.8]) * expected)
+
+
 def test_only_the_question_waits_for_the_device() -> None:
     """A tensor of this device has no value that the host could read."""
     guard, _ = train([1.0, float("nan")], device="meta")

@@ -11,7 +11,7 @@ from kkanji.checkpoint import files as checkpoint
 from kkanji.checkpoint.load import load_trained
 from kkanji.classes import ClassMap
 from kkanji.models import create_model
-from kkanji.training.objective import CrossEntropy, Distillation, Mixing, Mixup, Teachers
+from kkanji.training.objective import CrossEntropy, Distillation, Mixing, Mixup, Teachers, class_weights
 from shards import InputError
 from tests.kkanji.step.counting import counted
 
@@ -52,6 +52,30 @@ def test_a_character_without_images_need_not_be_known(tmp_path: Path) -> None:
     assert torch.equal(found[:, unknown], torch.zeros(2))
     with pytest.raises(InputError, match=r"--teachers .*: does not know 1 of the set's characters: U\+4E09"):
         Teachers([path], OWN, ALL, CPU)
+
+
+def test_an_images_loss_counts_by_its_class() -> None:
+    """Also where two images are mixed, and where a part of the target is spread over all classes."""
+    logits, labels, weights = torch.randn(4, 3), torch.tensor([0, 2, 2, 1]), torch.tensor([0.5, 1.0, 2.0])
+    own, other = (
+        cross_entropy(logits, each, label_smoothing=0.1, reduction="none") for each in (labels, labels.flip(0))
+    )
+    weighted = CrossEntropy(smoothing=0.1, weights=weights)
+    assert torch.allclose(weighted(logits, labels, logits, Mixing()), own @ weights[labels])
+    mixed = 0.3 * (own @ weights[labels]) + 0.7 * (other @ weights[labels.flip(0)])
+    assert torch.allclose(weighted(logits, labels, logits, Mixing(fraction=0.3)), mixed)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
+def test_weights_of_classes_follow_their_images_and_are_one_in_the_mean(exponent: float) -> None:
+    samples = torch.tensor([100, 4, 0, 1])
+    weights = class_weights(samples, exponent)
+    if not exponent:
+        assert weights is None
+        return
+    assert weights is not None and weights[2] == 0
+    assert float(weights @ samples.float() / samples.sum()) == pytest.approx(1)
+    assert float(weights[1] / weights[0]) == pytest.approx(25**exponent)
 
 
 def test_without_mixing_nothing_changes() -> None:

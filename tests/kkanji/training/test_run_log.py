@@ -48,6 +48,7 @@ def open_log(run: Path, *, seen: int = 0, total: int = 100, enabled: bool = True
 
 def log_step(log: RunLog, samples: int, loss: float) -> None:
     rates = {"lr": 1e-3, "images_per_s": 1.0, "wait_fraction": 0.0, "top1": 0.5}
+    rates |= {"steps": 10, "epochs": 3, "seconds": 65.0, "left_s": 3700.0}
     log.step(step=samples // 10, samples=samples, epoch=samples / 40, loss=loss, **rates)
 
 

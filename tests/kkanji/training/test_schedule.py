@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kkanji.config import TrainConfig, train_config
-from kkanji.training.schedule import Part, Rank, image_size, learning_rate, part_of, spans, strength
+from kkanji.training.schedule import WHOLE, Part, Rank, image_size, learning_rate, part_of, spans, strength
 from shards import Plan
 
 
@@ -97,4 +97,4 @@ def test_images_grow_in_steps_and_end_at_their_own_size() -> None:
     ],
 )
 def test_the_strength_of_the_augmentation(options: dict[str, float], expected: list[float]) -> None:
-    assert [strength(config(**options), epoch) for epoch in range(10)] == pytest.approx(expected)
+    assert [strength(config(**options), WHOLE, epoch) for epoch in range(10)] == pytest.approx(expected)

@@ -59,6 +59,22 @@ def test_a_signal_ends_the_run_at_the_next_micro_batch(ending: Ending, number: i
         assert caught.value.number == number
 
 
+def test_a_signal_is_answered_at_once_with_how_long_it_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ending: Ending
+) -> None:
+    """By the longest micro-batch so far; only once."""
+    moments = iter([10.0, 11.0, 13.4, 14.0])
+    with monkeypatch.context() as patch:
+        patch.setattr(signals, "time", SimpleNamespace(monotonic=lambda: next(moments)))
+        for _ in range(4):
+            ending.take(endless(), last=False)
+    send(signal.SIGTERM, signal.SIGINT)
+    told, deadline = "", time.monotonic() + 10
+    while "\n" not in told and time.monotonic() < deadline:
+        told += capsys.readouterr().err
+    assert told == "SIGTERM: stopping after this micro-batch, at most about 3 s, then saving\n"
+
+
 @pytest.mark.parametrize("wish", [(2, 2), (2, 15), (15, 15), (15, 2), (1, 15, 2)])
 def test_signals_of_one_moment_are_one_wish(ending: Ending, wish: tuple[int, ...]) -> None:
     """A Ctrl-C comes from the terminal and from the launcher that it ends."""

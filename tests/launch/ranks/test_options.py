@@ -25,6 +25,8 @@ LINEAR: dict[str, dict[str, Any]] = {
     "mixup": {"mixup": 0.4},
     "manifold mixup": {"mixup": 0.4, "mixup_stages": 2},
     "label smoothing": {"label_smoothing": 0.1},
+    "clipped gradients": {"clip_norm": 0.5},
+    "weights of classes": {"class_weight_exponent": 0.5},
     "averaged weights": {"ema_images": 30.0},
     "cosine head": {"head": "cosine"},
     "growing images": {"start_size": 32},

@@ -2,6 +2,7 @@
 
 import hashlib
 import tracemalloc
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -186,6 +187,21 @@ def test_shares_partition_each_batch(plan: Plan, ranks: int) -> None:
         assert all(first[1] == second[0] for first, second in pairwise(shares))
         sizes = [stop - start for start, stop in shares]
         assert max(sizes) - min(sizes) <= 1
+
+
+@given(plan=plans)
+def test_an_extended_plan_goes_on_where_the_shorter_one_ended(plan: Plan) -> None:
+    """Every position once, though the last batch may have been cut; again for one that is extended twice."""
+    for _ in range(2):
+        before = plan
+        end = {"first_step": before.steps, "first_position": before.total}
+        plan = replace(before, epochs=before.epochs + 2, **end)
+        spans = [plan.batch(step) for step in range(before.steps, plan.steps)]
+        assert spans[0][0] == before.total and spans[-1][1] == plan.total
+        assert all(stop == start for (_, stop), (start, _) in pairwise(spans))
+        assert all(stop - start == plan.batch_size for start, stop in spans[:-1]) and spans[-1][0] < spans[-1][1]
+        assert plan.seen(before.steps) == before.total and plan.epochs_done(before.steps) == before.epochs
+        assert plan.epochs_done(plan.steps) == plan.epochs
 
 
 @given(plan=plans)
