@@ -199,9 +199,8 @@ def is_ours(name: str) -> bool:
 def stages_of(model: nn.Module, needed: int = 0) -> nn.Sequential:
     """A network's stages. Raises InputError if it has fewer than are needed."""
     if needed and not isinstance(model, Network):
-        raise InputError(
-            f"regularisation.mixup_stages {needed}: only networks of kkanji mix inside; leave it out to mix images"
-        )
+        found = f"regularisation.mixup_stages {needed}: only networks of kkanji mix inside"
+        raise InputError(f"{found}; leave it out to mix images")
     stages = model.blocks if isinstance(model, Network) else nn.Sequential()
     if len(stages) < needed:
         raise InputError(f"regularisation.mixup_stages {needed}: the network has {len(stages)}")

@@ -24,7 +24,7 @@ from kkanji.wording import duration
 from shards import write_file
 
 LOG_NAME, CLASSES, CONFIG = "log.jsonl", "classes.csv", "config.json"
-AXES = ("epoch", "seconds", "left_s")  # of a log line: no curves
+AXES = ("epoch", "epochs", "seconds", "left_s")  # of a log line: no curves
 LINE = (
     "step {step} of {steps}  epoch {epoch:.2f} of {epochs}  loss {loss:.4f}  top-1 {top1:.2%}  lr {lr:.2e}  "
     "{images_per_s:,.0f} images/s  waited {wait_fraction:.1%}  passed {passed}  left {left}"

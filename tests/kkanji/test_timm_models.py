@@ -141,7 +141,7 @@ def test_it_compiles_to_one_graph_for_any_number_of_images() -> None:
         ("local-dir:somewhere", {}, "no such network"),
         ("inception_v3", {}, "inception_v3: does not work on gray images of 64x64: .*choose another, such as resnet18"),
         ("resnet18", {"head": "cosine"}, "--head cosine: only networks of kkanji have it"),
-        ("vgg11", {"drop_path": 0.1}, "--drop-path 0.1: vgg11 has no such blocks"),
+        ("vgg11", {"drop_path": 0.1}, "regularisation.drop_path 0.1: vgg11 has no such blocks"),
     ],
 )
 def test_what_is_refused(name: str, options: dict[str, str], told: str) -> None:
