@@ -24,6 +24,7 @@ PACKAGES: Mapping[str, Mapping[str, str]] = {
         "launch.evaluate": "exact, on any split",
         "launch.predict": "images to characters",
         "launch.export": "a model to keep",
+        "launch.neighbours": "which vote, or are added",
         "launch.average": "mean of checkpoints",
     },
     "benchmarks": {
@@ -37,6 +38,7 @@ PACKAGES: Mapping[str, Mapping[str, str]] = {
         "benchmarks.simulation": "hosts we do not have",
         "benchmarks.size": "a billion images",
         "benchmarks.scans": "pictures as people have",
+        "benchmarks.unknown": "what a model does not know",
         "benchmarks.peers": "ours and other loaders",
     },
     "kkanji": {
@@ -47,6 +49,7 @@ PACKAGES: Mapping[str, Mapping[str, str]] = {
         "kkanji.checkpoint": "save, load, export",
         "kkanji.data": "DALI graph, batches",
         "kkanji.augment": "policy and kernels",
+        "kkanji.neighbours": "votes, what is unknown",
         "kkanji.pretrained": "the model for use",
     },
     "shards": {

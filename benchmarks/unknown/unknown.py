@@ -38,7 +38,7 @@ def unknown(
 ) -> None:
     """Measure how well a model's score tells its characters from everything else, and what it accepts at 99 %.
 
-    Example: python -m benchmarks unknown models/mine --data data/shards --kana data/kmnist/kmnist-test-imgs.npz
+    Example: python -m benchmarks unknown --checkpoint models/mine --data data/shards --kana kmnist-test-imgs.npz
 
     Args:
         checkpoint: model folder with neighbours, whose settings were chosen on the set's validation images

@@ -24,6 +24,7 @@ from kkanji.checkpoint.lineage import originals_behind
 from kkanji.checkpoint.load import network_of
 from kkanji.config import read_options
 from kkanji.glyphs import render_glyph
+from kkanji.neighbours.index import FILE as NEIGHBOURS
 from kkanji.pixels import normalise
 from shards import InputError, OutputFolder
 from shards.format.layout import IMAGE_SIZE
@@ -88,6 +89,8 @@ def export(
     }
     with suppress(InputError):  # unknown originals: evaluations of the folder then report unknown lineage
         contents[ORIGINALS] = checkpoint.originals_bytes(originals_behind(path))
+    if (path / NEIGHBOURS).is_file():
+        contents[NEIGHBOURS] = (path / NEIGHBOURS).read_bytes()
     with OutputFolder(output, maker="export", inputs=[path], overwrite=overwrite) as partial:
         if onnx:
             classifier = ImageClassifier(model, temperature)

@@ -23,6 +23,9 @@ from kkanji.neighbours.vote import Mix, WithNeighbours
 from shards import InputError, OutputFolder
 from shards.json_reading import read_bounded
 
+# In logits, for classes that training never told from others. With ten classes of kana, 20 images of each, 72.9 % of
+# other kana are right and kanji fall from 95.5 to 94.9 %; with 5 it is 78.0 and 92.7 %, with none 80.1 and 79.7 %.
+HANDICAP = 9.0
 CARD, TIMM = "README.md", "config.json"
 USE_ANOTHER = "use another model folder, or make its index again with `kkanji neighbours`"
 
@@ -94,9 +97,8 @@ def write_with_neighbours(
     state = checkpoint.usable_state(path) | {"neighbours": asdict(settings.mix)}
     if settings.unknown:
         state["unknown"] = asdict(settings.unknown)
-    classes = checkpoint.read_classes(path)
     if added:
-        contents |= _with_classes(path, state, classes, added)
+        contents |= _with_classes(path, state, index, added)
     if checkpoint.has_originals(path):
         contents[ORIGINALS] = checkpoint.originals_bytes(np.union1d(checkpoint.read_originals(path), originals))
     contents |= {STATE: json.dumps(state, indent=1), FILE: index.to_bytes(), CARD: _card(path, said)}
@@ -117,17 +119,17 @@ def _card(path: Path, said: str) -> str:
 
 
 def _with_classes(
-    path: Path, state: Mapping[str, Any], classes: ClassMap, added: Mapping[int, Tensor]
+    path: Path, state: Mapping[str, Any], index: Index, added: Mapping[int, Tensor]
 ) -> dict[str, str | bytes]:
     """Weights, class map and timm's configuration with new classes after the others."""
     weights = safetensors.torch.load_file(path / MODEL)
     rows, bias = (weights.get(name) for name in CLASS_ROWS)
     if rows is None:
         raise InputError(f"{path}: a network without {CLASS_ROWS[0]}; new characters need one of kkanji's networks")
-    weights[CLASS_ROWS[0]] = torch.cat([rows, _imprinted(rows, added)])
+    weights[CLASS_ROWS[0]] = torch.cat([rows, imprinted(rows, index, added)])
     if bias is not None:
-        weights[CLASS_ROWS[1]] = torch.cat([bias, bias.median().repeat(len(added))])
-    larger = ClassMap((*classes.code_points, *added))
+        weights[CLASS_ROWS[1]] = torch.cat([bias, (bias.median() - HANDICAP).repeat(len(added))])
+    larger = ClassMap((*checkpoint.read_classes(path).code_points, *added))
     network_of(state, len(larger)).load_state_dict(weights)
     timm = json.loads(read_bounded(path / TIMM, 1 << 24)) | {
         "num_classes": len(larger),
@@ -136,10 +138,13 @@ def _with_classes(
     return {MODEL: safetensors.torch.save(weights), CLASSES: larger.to_json(), TIMM: json.dumps(timm, indent=1)}
 
 
-def _imprinted(rows: Tensor, added: Mapping[int, Tensor]) -> Tensor:
-    """Rows of a classifier for new classes, [n, D]: the direction of their mean feature, as long as others are.
+def imprinted(rows: Tensor, index: Index, added: Mapping[int, Tensor]) -> Tensor:
+    """Rows of a classifier for new classes, [n, D], as long as others are.
 
-    Qi, Brown, Lowe: Low-Shot Learning with Imprinted Weights, CVPR 2018.
+    Their direction is from the mean of all features in the index to the mean of the class's. After Qi, Brown, Lowe:
+    Low-Shot Learning with Imprinted Weights, CVPR 2018.
     """
-    directions = torch.stack([normalize(normalize(each.float()).mean(dim=0), dim=0) for each in added.values()])
-    return (directions * rows.float().norm(dim=1).median()).to(rows.dtype)
+    middle = index.vectors().mean(dim=0) @ index.projection.float().T
+    means = torch.stack([normalize(each.float()).mean(dim=0) for each in added.values()])
+    new: Tensor = normalize(means - middle) * rows.float().norm(dim=1).median()
+    return new.to(rows.dtype)

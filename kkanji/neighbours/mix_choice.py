@@ -2,10 +2,10 @@
 
 from itertools import product
 
+import torch
 from torch import Tensor
-from torch.nn.functional import nll_loss
 
-from kkanji.neighbours.vote import LEAST, Mix, mixture, votes_of
+from kkanji.neighbours.vote import LEAST, Mix, mixture
 
 COUNTS = (5, 10, 20)
 TEMPERATURES = (0.02, 0.03, 0.04, 0.06)
@@ -19,13 +19,17 @@ def choose_mix(probabilities: Tensor, cosines: Tensor, neighbours: Tensor, truth
     probabilities: the network's [n, C]. cosines, neighbours: of the MOST_NEIGHBOURS nearest training images, or of all
     if there are fewer, and their classes [n, k]. truth: the images' classes [n].
     """
+    options = torch.cat([probabilities.argmax(dim=1, keepdim=True), neighbours], dim=1)  # no other class can win
+    columns = torch.cat([options, truth[:, None]], dim=1)
+    network, same = probabilities.gather(1, columns), columns[:, :, None] == neighbours[:, None, :]
     best, mix = (-1, 0.0), Mix()
     for count, temperature in product(COUNTS, TEMPERATURES):
-        votes = votes_of(cosines[:, :count], neighbours[:, :count], temperature, probabilities.shape[1])
+        weights = (cosines[:, :count] / temperature).softmax(dim=1)
+        votes = (same[:, :, :count] * weights[:, None]).sum(dim=2)
         for weight in WEIGHTS:
-            mixed = mixture(probabilities, votes, weight)
-            right = int((mixed.argmax(dim=1) == truth).sum())
-            score = (right, -float(nll_loss(mixed.clamp(min=LEAST).log(), truth)))
+            mixed = mixture(network, votes, weight)
+            predicted = options.gather(1, mixed[:, :-1].argmax(dim=1, keepdim=True))[:, 0]
+            score = int((predicted == truth).sum()), float(mixed[:, -1].clamp(min=LEAST).log().mean())
             if score > best:
                 best, mix = score, Mix(count=count, temperature=temperature, weight=weight)
     return mix

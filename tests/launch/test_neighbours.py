@@ -13,6 +13,7 @@ from PIL import Image
 
 import kkanji.models  # noqa: F401  registers the networks
 from kkanji import checkpoint
+from kkanji.checkpoint.export import export as write_export
 from kkanji.checkpoint.neighbours import read_settings
 from kkanji.data.training_set import class_map, open_set
 from kkanji.evaluation.predict_split import describe, training_originals
@@ -126,6 +127,12 @@ def test_characters_are_added_by_their_images_alone(indexed: Path, tiny_set: Pat
     assert again["disjoint"] is True
     own = checkpoint.read_originals(tmp_path / "larger")
     assert len(own) == len(checkpoint.read_originals(indexed)) + 20
+
+
+def test_an_export_of_a_model_keeps_its_neighbours(indexed: Path, tmp_path: Path) -> None:
+    write_export(indexed, tmp_path / "again", card="# A model")
+    assert (tmp_path / "again" / FILE).read_bytes() == (indexed / FILE).read_bytes()
+    assert read_settings(tmp_path / "again") == read_settings(indexed)
 
 
 def test_a_model_trained_on_everything_takes_the_settings_of_another(
