@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kkanji.inference import image_files
-from kkanji.inference.image_files import FORMATS, load_character, load_characters
+from kkanji.inference.image_files import FORMATS, BlankImage, load_character, load_characters
 from shards import InputError
 
 SAMPLE = sorted((Path(__file__).parents[3] / "sample" / "kkanji2" / "U+4E09").iterdir())[0]
@@ -113,6 +113,11 @@ def test_only_the_first_image_of_an_animation_is_meant(tmp_path: Path, character
 def test_a_blank_image_is_refused(tmp_path: Path, level: int) -> None:
     with pytest.raises(InputError, match=rf"x\.png: every pixel is {level}"):
         load_character(saved(tmp_path / "x.png", Image.new("L", (64, 64), level)))
+
+
+def test_25_million_pixels_are_read(tmp_path: Path) -> None:
+    with pytest.raises(BlankImage, match="every pixel is 255"):
+        load_character(saved(tmp_path / "x.png", Image.new("1", (5000, 5000), 1)))
 
 
 def test_bad_files_are_named(tmp_path: Path) -> None:
