@@ -98,7 +98,7 @@ def parse_label(text: str, where: str) -> int:
         raise InputError(f"{where}: {error}; expected a character that can be written, as in U+4E00") from error
 
 
-def parse_class_map(text: str, where: str) -> ClassMap:
+def parse_class_map(text: str | bytes, where: str) -> ClassMap:
     """Parse `index.json`. where: its name for the InputError that is raised unless it numbers classes 0..n-1."""
     try:
         entries = parse_json(text)["codepoint_to_id"]
@@ -121,7 +121,7 @@ def read_class_map(folder: Path) -> ClassMap:
 def load_class_map(path: Path, expected: str) -> ClassMap:
     """Read a class map. expected: the end of the message if it cannot be read. Raises InputError."""
     try:
-        text = read_bounded(path).decode()
+        text = read_bounded(path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; {expected}") from error
     except ValueError as error:
@@ -142,7 +142,11 @@ def _entry(entry: str) -> tuple[int, str]:
     if match is None:
         raise ValueError(f"entry {entry[:40]!r}")
     name, point = match[1], _character(match[2])
-    return point, check_name(name) if point in PRIVATE_USE and name != chr(point) else ""
+    if unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", chr(point)):
+        return point, ""
+    if point not in PRIVATE_USE:  # a bit of either may have turned over
+        raise ValueError(f"entry {entry[:40]!r}, whose code point is that of {chr(point)}")
+    return point, check_name(name)
 
 
 def _character(digits: str) -> int:

@@ -25,11 +25,12 @@ from typing import Any
 import torch
 from nvidia.dali import fn, ops, pipeline_def, types
 from nvidia.dali.pipeline import Pipeline
-from nvidia.dali.plugin.numba.fn.experimental import numba_function
+from nvidia.dali.plugin.numba import NumbaFunction
 from torch import Tensor
 from torch.utils import dlpack
 
 from kkanji.augment import numba_kernels
+from kkanji.data import callbacks
 from kkanji.data.feed import PARTS, PREFETCH, Arrays, ExternalSource, Feed, Inputs, Span, external_source
 from kkanji.data.resident import ResidentImages
 from shards import InputError
@@ -246,8 +247,8 @@ def _graph(
 def _gathered(addresses: Any, rows: list[Any], device: str) -> Any:
     """Copy pixels from the mapped shards into DALI's memory, augmented if there are rows."""
     images = _compiled(
-        _copy_augmented if rows else _copy,
-        _part_shapes,
+        callbacks.copy_augmented if rows else callbacks.copy,
+        callbacks.part_shapes,
         [addresses, *rows],
         in_types=[types.INT64, types.FLOAT],
         in_dimensions=[1, 2],
@@ -262,8 +263,8 @@ def _decoded(files: Any, rows: list[Any], device: str) -> Any:
     if not rows:
         return images
     return _compiled(
-        _augment_one,
-        _image_shapes,
+        callbacks.augment_one,
+        callbacks.image_shapes,
         [images, *rows],
         in_types=[types.UINT8, types.FLOAT],
         in_dimensions=[3, 1],
@@ -272,17 +273,16 @@ def _decoded(files: Any, rows: list[Any], device: str) -> Any:
 
 
 def _compiled(
-    run: Callable[..., None],
-    shapes: Callable[..., None],
+    run: Any,
+    shapes: Any,
     inputs: list[Any],
     *,
     in_types: list[Any],
     in_dimensions: list[int],
     out_dimensions: int,
 ) -> Any:
-    """An operator that runs a function, compiled by Numba, on each DALI sample; its output is uint8."""
-    return numba_function(
-        *inputs,
+    """An operator that calls compiled functions (`kkanji.data.callbacks`) for each DALI sample; its output is uint8."""
+    operator = _Callback(
         run_fn=run,
         setup_fn=shapes,
         in_types=in_types[: len(inputs)],
@@ -291,33 +291,17 @@ def _compiled(
         outs_ndim=[out_dimensions],
         batch_processing=False,
     )
+    return operator(*inputs)
 
 
-# Numba compiles the next functions and infers their types. Shapes are indexed [output][sample][axis].
-def _part_shapes(outs, ins):  # type: ignore[no-untyped-def]
-    for sample in range(len(outs[0])):
-        outs[0][sample][0] = ins[0][sample][0]
-        outs[0][sample][1] = outs[0][sample][2] = IMAGE_SIZE
-        outs[0][sample][3] = 1
+class _Callback(NumbaFunction):
+    """DALI's operator for functions compiled by Numba, given those that are compiled already."""
 
+    def _get_run_fn_cpu(self, run_fn: Any, *_types: Any) -> int:
+        return int(run_fn.address)
 
-def _image_shapes(outs, _):  # type: ignore[no-untyped-def]
-    for sample in range(len(outs[0])):
-        outs[0][sample][0] = outs[0][sample][1] = IMAGE_SIZE
-        outs[0][sample][2] = 1
-
-
-def _copy(out, addresses):  # type: ignore[no-untyped-def]
-    numba_kernels.copy_from(addresses, out)
-
-
-def _copy_augmented(out, addresses, rows):  # type: ignore[no-untyped-def]
-    numba_kernels.apply_from(addresses, rows, out)
-
-
-def _augment_one(out, image, row):  # type: ignore[no-untyped-def]
-    shape = (1, IMAGE_SIZE, IMAGE_SIZE)
-    numba_kernels.apply(image.reshape(shape), row.reshape((1, row.size)), out.reshape(shape))
+    def _get_setup_fn_cpu(self, setup_fn: Any) -> int:
+        return int(setup_fn.address)
 
 
 def _torch_function(function: Callable[..., Tensor], *inputs: Any) -> Any:
@@ -403,7 +387,7 @@ class _Pipeline:
         return self.resident.images
 
 
-# Compiling the functions of a graph takes a second or two, and a run evaluates often.
+# Building a graph starts threads, and a run evaluates often.
 _idle: dict[GraphOptions, _Pipeline] = {}
 
 

@@ -42,7 +42,7 @@ def open_set(location: str | Path, *, cache_size: float = 0.0) -> ShardSet:
 
 def class_map(data: ShardSet) -> ClassMap:
     """The set's class map. Raises InputError if its number of classes is not that of the manifest."""
-    classes = parse_class_map(data.read(CLASSES_NAME).decode(), f"{data.location}/{CLASSES_NAME}")
+    classes = parse_class_map(data.read(CLASSES_NAME), f"{data.location}/{CLASSES_NAME}")
     if len(classes) != data.manifest.classes:
         found = f"{len(classes)} classes in {CLASSES_NAME}, {data.manifest.classes} in dataset.json"
         raise InputError(f"{data.location}: {found}; pack the set again")

@@ -17,10 +17,11 @@ from pathlib import Path
 
 import llvmlite.binding
 from llvmlite import ir
-from numba import cfunc, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from shards.compiled import callback
 from shards.errors import ChangedShard
 
 SYMBOL = "kkanji_first_cut"  # of the variable that the handler notes the first address in
@@ -82,7 +83,7 @@ def _variable(builder):
     return found or ir.GlobalVariable(builder.module, _LONG, SYMBOL)
 
 
-@cfunc(types.void(types.int32, types.intp, types.intp), cache=True)
+@callback(types.void(types.int32, types.intp, types.intp))
 def _handler(_number, information, _context):
     _read_zeros(information)
 

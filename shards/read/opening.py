@@ -6,6 +6,7 @@ is compared in the background (`shards.read.background_check`) or by `verify`.
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -40,12 +41,17 @@ class _Last(NamedTuple):
     """Number of samples in all shards up to here."""
 
 
+def most_mappings() -> int:
+    """How many shards this machine maps at once for a process."""
+    try:
+        return int(MAP_LIMIT.read_text()) - RESERVE
+    except (OSError, ValueError):
+        return sys.maxsize
+
+
 def require_mappings(shards: int, where: str) -> None:
     """Raises InputError if this machine cannot map as many shards at once, before any of them is mapped."""
-    try:
-        most = int(MAP_LIMIT.read_text()) - RESERVE
-    except (OSError, ValueError):
-        return
+    most = most_mappings()
     if shards > most:
         found = f"{shards:,} shards, but this machine maps {most:,} files at most"
         remedy = f"raise vm.max_map_count above {shards + RESERVE}, or pack the set again with a larger --shard-size"

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from shards.errors import InputError
 from shards.read.files import SplitFiles
+from shards.read.opening import most_mappings
 from shards.store.retry import Workers
 
 Numbers = NDArray[np.int64]
@@ -80,9 +81,12 @@ class Prefetcher:
     def _plan(self, samples: int, size: int) -> None:
         """How far to look ahead, and how much to keep."""
         files = self._files
-        self._room_bytes = files.room_bytes if size <= files.room_bytes else int(files.room_bytes * WINDOW_FRACTION)
+        room = files.room_bytes if size <= files.room_bytes else int(files.room_bytes * WINDOW_FRACTION)
         # What fits is never let go. Of a larger set, each user may keep a part of the room, and together half of it.
-        self._keep_bytes = size if files.whole_set_fits else int(files.share_bytes() * WINDOW_FRACTION)
+        keep = size if files.whole_set_fits else int(files.share_bytes() * WINDOW_FRACTION)
+        # Whatever is no larger than so many of the smallest shards has no more shards than a process may map.
+        mapped = int(np.sort(self._sizes)[: most_mappings()].sum())
+        self._room_bytes, self._keep_bytes = min(room, mapped), min(keep, mapped)
         # In a small cache, shards fetched ahead would block an evaluation that needs the room.
         ample = files.whole_set_fits or MANY_TIMES * size <= files.room_bytes
         self._ahead = shards_ahead(files.sizes) if ample else AHEAD_SHARDS[0]

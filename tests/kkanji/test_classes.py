@@ -61,10 +61,12 @@ def test_bad_labels_are_named(text: str) -> None:
         "{}",
         '{"codepoint_to_id": {"x": 0}}',
         '{"codepoint_to_id": {"一 (U+4E00)": 1}}',
+        '{"codepoint_to_id": {"一 (U+4E01)": 0}}',
         '{"codepoint_to_id": 3}',
+        b"\xff",
     ],
 )
-def test_bad_class_maps_are_refused(text: str) -> None:
+def test_bad_class_maps_are_refused(text: str | bytes) -> None:
     with pytest.raises(InputError, match=r"index\.json"):
         parse_class_map(text, "index.json")
 

@@ -35,7 +35,7 @@ from shards.format.image_layout import MAX_IMAGES
 from shards.format.manifest import Compression, Layout
 from shards.order.permutation import mix, permute
 from shards.output.ownership import Destination, destination
-from tools.ingest.originals import SPLITS, Originals, SplitTable, check_seed
+from tools.ingest.originals import SPLITS, Originals, SplitTable, check_seed, official_tests
 from tools.progress import count_images
 
 Blocks = Iterator[Samples]
@@ -153,9 +153,16 @@ def stored_as_is(combined: Originals, rows: NDArray[np.int64], key: int) -> Cont
 
 
 def unchanged(combined: Originals, table: SplitTable, seed: int) -> dict[str, Content]:
-    """The originals of every split, unchanged. Splits without images are omitted."""
+    """The originals of every split, unchanged. Splits without images are omitted.
+
+    Where the test split has the official test sets of several publishers, each is a further split, such as
+    `test-kmnist`: its score is what others publish.
+    """
     rows = {name: table.rows(name) for name in SPLITS}
-    return {name: stored_as_is(combined, rows[name], split_key(name, seed)) for name in SPLITS if len(rows[name])}
+    official = {name: np.intersect1d(found, rows["test"]) for name, found in official_tests(combined).items()}
+    if len(official) > 1:
+        rows |= {f"test-{name}": found for name, found in official.items()}
+    return {name: stored_as_is(combined, found, split_key(name, seed)) for name, found in rows.items() if len(found)}
 
 
 def gather(combined: Originals, rows: NDArray[np.int64]) -> Samples:
@@ -165,7 +172,7 @@ def gather(combined: Originals, rows: NDArray[np.int64]) -> Samples:
 
 def split_key(split: str, seed: int) -> int:
     """Key of a split's stored order."""
-    return mix(mix(seed) ^ SPLITS.index(split))
+    return mix(mix(seed) ^ SPLITS.index(split.partition("-")[0]))
 
 
 def shuffled(positions: NDArray[np.int64], samples: int, key: int) -> NDArray[np.int64]:

@@ -24,14 +24,21 @@ from tools.ingest.dedupe import BLANK, CONFLICT, IDENTICAL, Candidate, Sorted, s
 from tools.ingest.idx import NAME as IDX_NAME
 from tools.ingest.idx import idx_source, idx_sources
 from tools.ingest.legacy_arrays import LegacyArrays, has_arrays
-from tools.ingest.originals import DROPPED_NAME, IMAGES_NAME, Origin, Row, read_originals, write_originals
+from tools.ingest.originals import (
+    DROPPED_COLUMNS,
+    DROPPED_NAME,
+    IMAGES_NAME,
+    Origin,
+    Row,
+    read_originals,
+    write_originals,
+)
 from tools.ingest.prepare import CHANGES
 from tools.ingest.sources import UNKNOWN_LICENCE, ClassFolders, Found, Skipped, Source
 from tools.ingest.tables import csv_text
 from tools.ingest.webdataset import WebDataset, is_webdataset
 from tools.progress import count_images
 
-DROPPED_COLUMNS = ("reason", "label", "source", "member", "id", "official")
 SPOOL_NAME = "pixels.spool"
 LIGHT = 2 * IMAGE_SIZE * 160  # the sum of an image's first and last row from which its paper counts as light
 UNUSABLE = "unusable"

@@ -14,11 +14,11 @@ import tyro
 
 from kkanji import __version__
 from kkanji.data.codec import JPEG_QUALITY, encode
-from kkanji.data.training_set import open_set
+from kkanji.data.training_set import class_map, open_set
 from kkanji.threads import map_in_order
 from shards import Manifest, OutputFolder, Samples, Shard, ShardSet, SplitReader, shard_name, write_manifest
 from shards.format.image_layout import EncodedImages, ImageFormat, write_image_shard
-from shards.format.manifest import CLASSES_NAME, Compression, Layout
+from shards.format.manifest import Compression, Layout
 from shards.format.writer import StoredBlock, encode_block, write_tar
 from tools.build.packing import Target, summary
 from tools.progress import count_images
@@ -86,7 +86,7 @@ def _convert(data: ShardSet, target: Target, image_format: ImageFormat) -> Manif
         manifest = replace(
             old, layout=target.layout, compression=target.compression, base="", history=history, splits=splits
         )
-        return write_manifest(folder, manifest, data.read(CLASSES_NAME).decode())
+        return write_manifest(folder, manifest, class_map(data).to_json())
 
 
 def _write_shards(

@@ -62,12 +62,12 @@ def _description(location: str, manifest: Manifest) -> Iterator[str]:
 def _class_problems(store: Store, manifest: Manifest) -> Iterator[str]:
     where = store.url(CLASSES_NAME)
     try:
-        classes = parse_class_map(store.read(CLASSES_NAME).decode(), where)
+        classes = parse_class_map(store.read(CLASSES_NAME), where)
     except MissingShard:
         yield f"{where}: missing; it is the class map of a shard set"
         return
-    except (InputError, UnicodeDecodeError) as error:
-        yield str(error) if isinstance(error, InputError) else f"{where}: {error}"
+    except InputError as error:
+        yield str(error)
         return
     if len(classes) != manifest.classes:
         yield f"{where} has {len(classes)} classes, expected {manifest.classes}; pack the set again"

@@ -19,7 +19,9 @@ Version 1, which is still read, lacks sha256, official and lineage: its images h
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -40,6 +42,7 @@ from tools.ingest.tables import read_csv, read_facts, write_csv, write_facts
 
 IMAGES_NAME, TABLE_NAME, FACTS_NAME = "images.npy", "originals.csv", "originals.json"
 DROPPED_NAME = "dropped.csv"
+DROPPED_COLUMNS = ("reason", "label", "source", "member", "id", "official")
 SPLIT_TABLE_NAME, SPLIT_FACTS_NAME = "split.csv", "split.json"
 TABLE_COLUMNS = ("id", "label", "source", "member", "sha256", "official", "lineage")
 TABLE_COLUMNS_1 = TABLE_COLUMNS[:4]
@@ -234,8 +237,10 @@ def write_originals(
     _write_images(folder / IMAGES_NAME, order, read)
     table_sha256 = write_csv(folder / TABLE_NAME, TABLE_COLUMNS, (rows[number] for number in order))
     write_file(folder / DROPPED_NAME, dropped)
+    dropped_sha256 = hashlib.sha256(dropped.encode()).hexdigest()
     write_file(folder / CLASSES_NAME, classes.to_json())
     checksums = {"images_sha256": file_digest(folder / IMAGES_NAME), "originals_sha256": table_sha256}
+    checksums["dropped_sha256"] = dropped_sha256
     write_facts(folder / FACTS_NAME, FORMAT, VERSION, {**facts, **checksums, "sources": sources})
 
 
@@ -248,6 +253,39 @@ def read_rows(originals: Originals) -> list[Row]:
         return [Row._make(row) for row in table]
     digests = (hashlib.sha256(pixels.tobytes()).hexdigest() for pixels in originals.images)
     return [Row._make((*row, digest, "", Origin.KNOWN)) for row, digest in zip(table, digests, strict=True)]
+
+
+def official_tests(originals: Originals) -> dict[str, NDArray[np.int64]]:
+    """Rows of each publisher's own test set, by a name of its source such as `kmnist`.
+
+    Of identical images one is kept, so an image of two of these sets is in both of them here.
+    """
+    test = SPLITS.index("test")
+    found: dict[str, set[int]] = defaultdict(set)
+    for row in np.flatnonzero(originals.official == test).tolist():
+        found[originals.source_names[originals.sources[row]]].add(row)
+    row_of = {f"{number:016x}": row for row, number in enumerate(originals.ids.tolist())}
+    for source, number in _identical_tests(originals):
+        if number in row_of:
+            found[source].add(row_of[number])
+    return {_set_name(source): np.array(sorted(rows), np.int64) for source, rows in sorted(found.items())}
+
+
+def _identical_tests(originals: Originals) -> Iterator[tuple[str, str]]:
+    """Source and id of the official test images that were dropped for an identical one."""
+    sha256 = originals.facts.get("dropped_sha256")
+    if sha256 is None:  # combined by an older release
+        return
+    for reason, _label, source, _member, number, official in read_csv(
+        originals.folder / DROPPED_NAME, DROPPED_COLUMNS, sha256
+    ):
+        if (reason, official) == ("identical", "test"):
+            yield source, number
+
+
+def _set_name(source: str) -> str:
+    """`kmnist-test-imgs.npz` -> `kmnist`: may be part of a split's name."""
+    return re.sub(r"[^a-z0-9]+", "-", source.lower().partition("-test")[0]).strip("-")
 
 
 def check_images(originals: Originals) -> None:

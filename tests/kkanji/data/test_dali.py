@@ -119,23 +119,23 @@ def operators(options: GraphOptions) -> list[tuple[str, str]]:
     return [entry for entry in found if entry[0] != "ExternalSource" and "Copy" not in entry[0]]
 
 
-GATHER, AUGMENT, BY_TORCH = ("NumbaFunction", "cpu"), ("NumbaFunction", "cpu"), ("DLTensorPythonFunction", "gpu")
+COMPILED, BY_TORCH = ("_Callback", "cpu"), ("DLTensorPythonFunction", "gpu")
 
 
 @pytest.mark.parametrize("augmented", [False, True])
 def test_the_graph_on_the_cpu(augmented: bool) -> None:
-    assert operators(GraphOptions(device_id=None, augmented=augmented)) == [GATHER]
+    assert operators(GraphOptions(device_id=None, augmented=augmented)) == [COMPILED]
     decoder = ("Image", "cpu")
     assert (
         operators(GraphOptions(device_id=None, augmented=augmented, inputs="files"))
-        == [decoder, AUGMENT][: 1 + augmented]
+        == [decoder, COMPILED][: 1 + augmented]
     )
 
 
 @pytest.mark.parametrize("augmented", [False, True])
 def test_the_graph_on_a_gpu(augmented: bool) -> None:
     """Constructed, and so checked by DALI's schemas, without a GPU; it is not run here."""
-    assert operators(GraphOptions(device_id=0, augmented=augmented)) == [GATHER, BY_TORCH][: 1 + augmented]
+    assert operators(GraphOptions(device_id=0, augmented=augmented)) == [COMPILED, BY_TORCH][: 1 + augmented]
     assert operators(GraphOptions(device_id=0, augmented=augmented, inputs="files")) == [("Image", "mixed")]
     assert operators(GraphOptions(device_id=0, augmented=augmented, inputs="numbers")) == [BY_TORCH]
 

@@ -34,10 +34,19 @@ LINEAR: dict[str, dict[str, Any]] = {
 TABLE = NORMALISED | LINEAR
 
 
-@pytest.mark.parametrize("name", TABLE)
-def test_two_ranks_train_as_one(pool: Ranks, in_shards: Path, tmp_path: Path, name: str) -> None:
+@pytest.fixture(scope="module")
+def teacher(pool: Ranks, in_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of another run."""
+    run: Path = tmp_path_factory.mktemp("teacher") / "run"
+    pool.do(train, config(in_shards, run, seed=1))
+    return run / "checkpoints" / "last"
+
+
+@pytest.mark.parametrize("name", [*TABLE, "teachers"])
+def test_two_ranks_train_as_one(pool: Ranks, in_shards: Path, teacher: Path, tmp_path: Path, name: str) -> None:
     """Four batches in six micro-batches, and a last one in three: one rank has one of them, the other two."""
-    one, two = (config(in_shards, tmp_path / ranks, **TABLE[name]) for ranks in ("one", "two"))
+    options = TABLE.get(name, {"teachers": (teacher,)})
+    one, two = (config(in_shards, tmp_path / ranks, **options) for ranks in ("one", "two"))
     alone = pool.begin(train, one, first=2)
     pool.do(train, two, ranks=2)
     alone()

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards import InputError, StorageError, WindowedOrder
+from shards.read import opening
 from shards.read.files import SplitFiles
 from shards.read.prefetch import AHEAD_BYTES, WINDOW_FRACTION, Numbers, Prefetcher, Shards, shards_ahead
 
@@ -129,6 +130,15 @@ def test_what_fits_is_never_let_go() -> None:
     bench = Bench(30)
     list(bench.serve(requests(*([number] for number in [*range(30)] * 3))))
     assert (bench.put_count, bench.most) == (30, 30)
+
+
+def test_no_more_shards_are_kept_than_a_process_may_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the cache has room for all of them. One at a time is let go of for another that is being brought."""
+    (tmp_path / "limit").write_text(str(opening.RESERVE + 12))
+    monkeypatch.setattr(opening, "MAP_LIMIT", tmp_path / "limit")
+    bench = Bench(30)
+    list(bench.serve(requests(*([number] for number in [*range(30)] * 2))))
+    assert bench.most <= 12 and not bench.shelved
 
 
 def test_of_a_larger_set_the_room_is_kept_and_no_more() -> None:

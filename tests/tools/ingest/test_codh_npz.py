@@ -3,16 +3,19 @@
 import csv
 import io
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from shards import read_manifest
+from shards import ShardSet, read_manifest
 from shards.errors import InputError
+from tools.commands.balance import balance
 from tools.commands.combine import combine
 from tools.commands.pack import pack
 from tools.commands.split import split
@@ -136,6 +139,29 @@ def test_the_three_sets_together_become_a_clean_set(
     output = capsys.readouterr().out
     assert "Kuzushiji-49 + Kuzushiji-Kanji + Kuzushiji-MNIST, 5 classes, lineage known" in output
     assert "of test, 18 images are official test images" in output and output.endswith("clean\n")
+
+
+def test_each_official_test_set_is_a_split_of_its_own_as_well(arrays: MakeNpz, tmp_path: Path) -> None:
+    """Its score is what others publish. Two images are in both, and kept once."""
+    shared, own = pixels(2, 1), {"k49": pixels(6, 2), "kmnist": pixels(9, 3)}
+    folders = (arrays(name, train=pixels(30, 4), test=np.concatenate([shared, test])) for name, test in own.items())
+    combine(tuple(folders), output=tmp_path / "originals")
+    split(tmp_path / "originals", val=0.2)
+    for make in (pack, partial(balance, per_class=10)):
+        make(tmp_path / "originals", output=tmp_path / "set", block_size=125)
+        data = ShardSet(tmp_path / "set")
+        ids = {name: {*data.split(name).sources().tolist()} for name in data.manifest.splits}
+        assert {name: len(found) for name, found in ids.items() if "test" in name} == {
+            "test": 17,
+            "test-k49": 8,
+            "test-kmnist": 11,
+        }
+        assert ids["test"] == ids["test-k49"] | ids["test-kmnist"] and len(ids["test-k49"] & ids["test-kmnist"]) == 2
+        for name, test in own.items():
+            images = data.split(f"test-{name}").gather(np.arange(data.split(f"test-{name}").samples)).images
+            assert {enlarge(each) for each in (*shared, *test)} == {each.tobytes() for each in images}
+        verify(tmp_path / "set")
+        shutil.rmtree(tmp_path / "set")
 
 
 def test_the_half_protocol_does_not_undo_official_splits(arrays: MakeNpz, tmp_path: Path) -> None:
