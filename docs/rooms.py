@@ -38,8 +38,8 @@ PACKAGES: Mapping[str, Mapping[str, str]] = {
         "benchmarks.models": "size and speed",
         "benchmarks.simulation": "hosts we do not have",
         "benchmarks.size": "a billion images",
-        "benchmarks.unknown": "what a model does not know",
         "benchmarks.scans": "pictures as people have",
+        "benchmarks.unknown": "what a model does not know",
         "benchmarks.peers": "ours and other loaders",
     },
     "kkanji": {

@@ -142,12 +142,11 @@ def _entry(entry: str) -> tuple[int, str]:
     if match is None:
         raise ValueError(f"entry {entry[:40]!r}")
     name, point = match[1], _character(match[2])
-    if point in PRIVATE_USE and name != chr(point):
-        return point, check_name(name)
-    # A bit of either may have turned over.
-    if unicodedata.normalize("NFC", name) != unicodedata.normalize("NFC", chr(point)):
+    if unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", chr(point)):
+        return point, ""
+    if point not in PRIVATE_USE:  # a bit of either may have turned over
         raise ValueError(f"entry {entry[:40]!r}, whose code point is that of {chr(point)}")
-    return point, ""
+    return point, check_name(name)
 
 
 def _character(digits: str) -> int:

@@ -149,4 +149,5 @@ def imprinted(rows: Tensor, index: Index, added: Mapping[int, Tensor]) -> Tensor
     """
     middle = index.vectors().mean(dim=0) @ index.projection.float().T
     means = torch.stack([normalize(each.float()).mean(dim=0) for each in added.values()])
-    return (normalize(means - middle) * rows.float().norm(dim=1).median()).to(rows.dtype)
+    new: Tensor = normalize(means - middle) * rows.float().norm(dim=1).median()
+    return new.to(rows.dtype)

@@ -51,6 +51,7 @@ class PlainNetwork(nn.Module):
             self.register_buffer(_attribute(key), value.float() if value.is_floating_point() else value)
         self._blocks = sorted({tuple(map(int, key.split(".")[1:3])) for key in weights if key.startswith("blocks.")})
         self.classifier = Classifier(weights)
+        self.num_features = len(weights["conv_head.weight"])
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, C] of normalised images [B, 1, s, s]."""

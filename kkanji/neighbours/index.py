@@ -75,14 +75,16 @@ class Index:
 
 def project(features: Tensor, projection: Tensor) -> Tensor:
     """What of features [n, D], of any length made 1, lies in an index's dimensions, float32 [n, R]: at most as long."""
-    return normalize(features.float()) @ projection.float()
+    inside: Tensor = normalize(features.float()) @ projection.float()
+    return inside
 
 
 def _largest_directions(features: Tensor) -> Tensor:
     """The directions with the most of the features' squared length, float16 [D, R]."""
     unit = normalize(features.float())
     _, directions = torch.linalg.eigh(unit.T @ unit)  # the largest come last
-    return directions.flip(1)[:, :MOST_DIMENSIONS].half()
+    largest: Tensor = directions.flip(1)[:, :MOST_DIMENSIONS].half()
+    return largest
 
 
 def make_index(features: Tensor, labels: Tensor, classes: int, *, parts: int) -> Index:

@@ -86,7 +86,8 @@ def _enlarged(grain: NDArray[np.float64]) -> NDArray[np.float64]:
 def _stretched(levels: NDArray[np.float64], most: float) -> Image:
     """From black to this part of white."""
     levels = levels - levels.min()
-    return np.rint(levels / max(levels.max(), 1e-9) * 255 * most).astype(np.uint8)
+    stretched: NDArray[np.float64] = np.rint(levels / max(levels.max(), 1e-9) * 255 * most)
+    return stretched.astype(np.uint8)
 
 
 NOTHING, SEVERAL, OTHER = "no writing", "more than one character", "another script"

@@ -82,9 +82,17 @@ def _ink(image: NDArray[np.uint8]) -> NDArray[np.float64]:
     gray = float(((image > 32) & (image < 224)).mean())
     parts = cv2.connectedComponents(ink.astype(np.uint8))[0] - 1
     border = float(np.concatenate([ink[0], ink[-1], ink[:, 0], ink[:, -1]]).mean())
-    empty = float((~ink.any(axis=0)).mean() - (~ink.any(axis=1)).mean())
+    across, down = np.asarray(ink.any(axis=0)), np.asarray(ink.any(axis=1))
     return np.array(
-        [float(ink.mean()), gray, np.log1p(parts), _runs(ink.any(axis=0)), _runs(ink.any(axis=1)), border, abs(empty)]
+        [
+            float(ink.mean()),
+            gray,
+            np.log1p(parts),
+            _runs(across),
+            _runs(down),
+            border,
+            abs(float(across.mean() - down.mean())),
+        ]
     )
 
 
@@ -120,7 +128,7 @@ def _minimum(features: Tensor, kinds: Tensor, share: Tensor) -> Tensor:
         solver.zero_grad()
         losses = torch.nn.functional.cross_entropy(features @ weights.T, kinds, reduction="none")
         value = (losses * share).sum() + PENALTY * weights[:, :-1].square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
     solver.step(loss)

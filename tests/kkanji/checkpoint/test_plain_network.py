@@ -33,6 +33,7 @@ def test_results_are_those_of_timms_network(name: str, head: Head) -> None:
     weights = timm.state_dict()
     assert can_build(name, head, weights, 7)
     plain = PlainNetwork(name, weights).eval()
+    assert plain.num_features == timm.num_features
     for side, count in ((64, 3), (32, 1)):
         images = torch.randn(count, 1, side, side)
         with torch.inference_mode():
