@@ -7,18 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from kkanji import checkpoint
 from kkanji.checkpoint.lineage import proven_disjoint
 from kkanji.inference.predict import Predictor
+from kkanji.neighbours.made import make
 from tests.launch.commands import ROOT
+from tests.making import SAMPLE
 from tools.commands.split import split
 from tools.ingest.originals import read_originals, read_split
 
 MODELS = ROOT / "models"
 EVERYTHING, EVALUATED = MODELS / "kuzushiji-kanji", MODELS / "kuzushiji-kanji-evaluated"
 HALF = MODELS / "kuzushiji-kanji-half"
-LARGEST = 12_000_000  # bytes
+LARGEST = 14_000_000  # bytes
 
 
 @pytest.mark.parametrize("folder", [EVERYTHING, EVALUATED, HALF], ids=lambda folder: folder.name)
@@ -34,6 +37,13 @@ def test_a_model_is_whole_small_and_licensed(folder: Path) -> None:
 def test_the_one_for_use_learned_from_all_that_the_evaluated_one_did() -> None:
     everything, part = (set(checkpoint.read_originals(folder)) for folder in (EVERYTHING, EVALUATED))
     assert part < everything and len(everything) > 113_771
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("noise", "no writing"), ("a page", "more than one character")])
+def test_the_one_for_use_says_what_it_does_not_know(kind: str, reason: str) -> None:
+    characters = np.stack([np.asarray(Image.open(min(folder.iterdir()))) for folder in sorted(SAMPLE.iterdir())[::8]])
+    found = Predictor(EVERYTHING, torch.device("cpu")).judged(make(characters, kind, 10, seed=7), 1)
+    assert [each.doubt for each in found].count(reason) >= 8
 
 
 @pytest.mark.real_data
