@@ -59,7 +59,8 @@ def write_page(
     with OutputFolder(output, maker="export", inputs=[path], overwrite=overwrite) as partial:
         web = runtime.runtime_files()
         about = metadata(classes, temperature, **facts)
-        whole = onnx_bytes(classifier, partial / "model.onnx", trial_images(classes.characters), about)
+        trial = trial_images(classes.characters)
+        whole = onnx_bytes(classifier, partial / "model.onnx", trial, about, prepares=False)  # the page prepares
         (partial / "model.onnx").unlink()
         small = with_small_weights(whole)
         agreement = compare(classifier, small, *_to_compare_on(images, classes))

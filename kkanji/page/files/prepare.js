@@ -216,7 +216,7 @@ function distance(low, high) {
 function inkOfCharacter(mask) {
   let kept = mask;
   for (let turns = 0; turns < 4; turns++) kept = turned(withoutRule(withoutRim(turned(kept, turns))), 4 - turns);
-  kept = transposed(withoutNeighbours(transposed(withoutNeighbours(kept))));
+  kept = transposed(withoutNeighbours(transposed(withoutNeighbours(kept, 0.22)), 0.1));
   return sum(kept.levels) > 0.1 * sum(mask.levels) ? kept : mask;
 }
 
@@ -242,14 +242,15 @@ function withoutRule(mask) {
   return mapped(mask, (level, at) => (level && Math.floor(at / mask.width) > last + 2 ? 1 : 0));
 }
 
-function withoutNeighbours(mask) {
+// deepest: how far a part reaches in, of the side, that may be a neighbour's.
+function withoutNeighbours(mask, deepest) {
   const { width, height } = mask;
   const { numbers, parts } = partsOf(mask);
   const rows = parts.map((pixels) => pixels.map((at) => Math.floor(at / width)));
   const tops = rows.map((each) => each.reduce((least, y) => Math.min(least, y), height));
   const ends = rows.map((each) => each.reduce((most, y) => Math.max(most, y + 1), 0));
   const all = sum(mask.levels);
-  const small = parts.map((pixels, n) => n > 0 && ends[n] - tops[n] < 0.22 * height && pixels.length < 0.25 * all);
+  const small = parts.map((pixels, n) => n > 0 && ends[n] - tops[n] < deepest * height && pixels.length < 0.25 * all);
   const edges = [
     { widths: rows.map((each, n) => (small[n] ? widthAtEdge(each, tops[n] === 0) : 0)), end: ends },
     {
