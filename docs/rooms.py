@@ -40,6 +40,7 @@ PACKAGES: Mapping[str, Mapping[str, str]] = {
     },
     "kkanji": {
         "kkanji.training": "loop, optimizers",
+        "kkanji.page": "characters in a browser",
         "kkanji.inference": "image files to characters",
         "kkanji.report": "one HTML file per run",
         "kkanji.evaluation": "predictions, metrics",

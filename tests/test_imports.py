@@ -37,7 +37,7 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
         {"data"},
         {"checkpoint", "evaluation"},
         {"report", "inference"},
-        {"training"},
+        {"page", "training"},
     ),
     "tools": ({"brush", "ingest", "progress"}, {"build", "view"}, {"commands"}),
     "benchmarks": (
