@@ -36,6 +36,7 @@ PACKAGES: Mapping[str, Mapping[str, str]] = {
         "benchmarks.models": "size and speed",
         "benchmarks.simulation": "hosts we do not have",
         "benchmarks.size": "a billion images",
+        "benchmarks.scans": "pictures as people have",
         "benchmarks.peers": "ours and other loaders",
     },
     "kkanji": {

@@ -20,7 +20,7 @@ SIDE = 200  # pixels of an enlarged character
 def enlarged(character: NDArray[np.uint8], side: int = SIDE) -> Ink:
     """A character of the data with `side` pixels a side, its edges as sharp as before."""
     large = cv2.resize(character.astype(np.float32) / 255, (side, side), interpolation=cv2.INTER_CUBIC)
-    return np.clip((large - 0.5) * 2 + 0.5, 0, 1)
+    return np.asarray(np.clip((large - 0.5) * 2 + 0.5, 0, 1), np.float32)
 
 
 def on_white(ink: Ink) -> Colour:
@@ -33,7 +33,7 @@ def on_paper(ink: Ink, rng: Generator, paper: tuple[int, ...] = BROWN, colour: t
     height, width = ink.shape
     clouds = cv2.resize(rng.normal(0, 6, (4, 4)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     sheet = np.asarray(paper, np.float32) + clouds[..., None] + rng.normal(0, 4, (height, width, 1))
-    return mixed(sheet, colour, ink)
+    return mixed(sheet.astype(np.float32), colour, ink)
 
 
 def mixed(under: Colour, colour: tuple[int, ...], amount: Ink) -> Colour:

@@ -112,7 +112,8 @@ def lit(amount: float) -> Callable[[Colour, Generator], Colour]:
     def after(colour: Colour, rng: Generator) -> Colour:
         angle = rng.uniform(0, 2 * np.pi)
         y, x = np.mgrid[-0.5 : 0.5 : len(colour) * 1j, -0.5 : 0.5 : colour.shape[1] * 1j]
-        return colour * (1 + amount * (x * np.cos(angle) + y * np.sin(angle)))[..., None] * (1 - amount / 8)
+        light = (1 + amount * (x * np.cos(angle) + y * np.sin(angle))) * (1 - amount / 8)
+        return np.asarray(colour * light[..., None], np.float32)
 
     return after
 

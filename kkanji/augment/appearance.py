@@ -44,8 +44,10 @@ def soil(images: Tensor, fraction: float, seed: int, first: int) -> Tensor:
     if not len(chosen):
         return images
     device = images.device
-    numbers_of_effects = iter(torch.from_numpy(numbers[chosen, 1:].T.copy()).to(device)[:, :, None, None, None])
-    places = torch.from_numpy(chosen).to(device)
+    # Without waiting for the device: small copies from memory that is not pinned are staged before the call returns.
+    columns = torch.from_numpy(numbers[chosen, 1:].T.copy()).to(device, non_blocking=True)
+    places = torch.from_numpy(chosen).to(device, non_blocking=True)
+    numbers_of_effects = iter(columns[:, :, None, None, None])
     levels = images[places].float() / 255
     for effect in (_crop, _bleed, _line, _blur, _harden, _shade):
         levels = effect(levels, numbers_of_effects)

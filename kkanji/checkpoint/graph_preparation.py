@@ -49,7 +49,7 @@ def _is_clean(levels: Tensor) -> Tensor:
     black, white, ink = part(levels < 16), part(levels >= 240), levels > 128
     edges = torch.stack([part(ink[:, :, :1]), part(ink[:, :, -1:]), part(ink[..., :1]), part(ink[..., -1:])])
     few_between = (1 - black - white <= 0.55) & (part(ink) <= 0.67) & (edges.amax(dim=0) <= 0.95)
-    return few_between & (black >= 0.2) & (levels.amax(dim=(2, 3), keepdim=True) >= 240)
+    return few_between & (black >= 0.2) & (levels.amax(dim=(2, 3), keepdim=True) >= 200)
 
 
 # ---- the ink, on a canvas of WORK pixels: beside a narrow picture its last line goes on ----

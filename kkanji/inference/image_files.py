@@ -151,7 +151,7 @@ def _to_8_bit(levels: NDArray[np.float64]) -> NDArray[np.uint8]:
     finite = np.isfinite(levels)
     low, high = (levels[finite].min(), levels[finite].max()) if finite.any() else (0.0, 0.0)
     scaled = (np.where(finite, levels, low) - low) / max(high - low, np.finfo(np.float64).tiny) * 255
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(scaled), 0, 255), np.uint8)
 
 
 def _opaque(image: Image.Image, paper: str) -> NDArray[np.uint8]:

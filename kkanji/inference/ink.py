@@ -12,7 +12,7 @@ fractions of it. Ink is a density, from 0 (paper) to 1 (as dark as most of the i
 5. What is left is cropped and scaled.
 """
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -54,9 +54,9 @@ def is_clean(gray: Gray) -> bool:
     """Whether a picture is like the data's images: of their size, white on black, with few levels between.
 
     All 113,771 of them that are not blank are: at least 20 % of their pixels are below 16, at most 54 % from 16 to 239,
-    at most 66 % above 128, their strongest is at least 240, and at most 94 % of an edge is ink.
+    at most 66 % above 128, their strongest is at least 240 (here 200), and at most 94 % of an edge is ink.
     """
-    if gray.shape != (IMAGE_SIZE, IMAGE_SIZE) or gray.max() < 240:
+    if gray.shape != (IMAGE_SIZE, IMAGE_SIZE) or gray.max() < 200:
         return False
     black, white, ink = (gray < 16).mean(), (gray >= 240).mean(), gray > 128
     edges = max(edge.mean() for edge in (ink[0], ink[-1], ink[:, 0], ink[:, -1]))
@@ -98,7 +98,7 @@ def under_seals(gray: Gray, seal: Mask) -> Gray:
     if not LEAST_SEAL < seal.mean() < MOST_SEAL:
         return gray
     square = np.ones((RING, RING), np.uint8)
-    low, high = _levels_under(cv2.GaussianBlur(gray, (0, 0), NOISE)[seal])
+    low, high = _levels_under(np.asarray(cv2.GaussianBlur(gray, (0, 0), NOISE), np.uint8)[seal])
     if low == high:
         return np.asarray(
             cv2.inpaint(gray, cv2.dilate(seal.astype(np.uint8), square), RING, cv2.INPAINT_TELEA), np.uint8
@@ -123,6 +123,7 @@ def _levels_under(seal: Gray) -> tuple[float, float]:
 # The sheet
 
 STRIP, SHEET = 0.92, 0.5  # how much of a line across a strip is of one kind, and of the next line of the other kind
+BEYOND = 0.35  # of the sheet's lines is of the other kind too: a margin that ends at a character's line is no strip
 WIDEST_STRIP = 0.35  # of the side
 STEEP = 5  # pixels between the two lines at most: the edges of strokes are not as straight
 
@@ -140,9 +141,11 @@ def _without_upper_strip(gray: Gray) -> Gray:
     bright = cv2.threshold(np.ascontiguousarray(gray), 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1].mean(axis=1)
     first = bright if bright[0] > 0.5 else 1 - bright  # how much of each line is as the first one is
     width = int(np.argmax(first < STRIP))
-    inside = first[width : width + STEEP]
-    found = first[0] >= STRIP and 0 < width < WIDEST_STRIP * len(gray) and (inside <= 1 - SHEET).any()
-    return gray[width + int(np.argmax(inside <= 1 - SHEET)) + 1 :] if found else gray
+    if first[0] < STRIP or not 0 < width < WIDEST_STRIP * len(gray):
+        return gray
+    begins = first[width : width + STEEP] <= 1 - SHEET
+    beyond = np.median(first[width + STEEP :][: len(gray) // 3]) <= 1 - BEYOND
+    return gray[width + int(np.argmax(begins)) + 1 :] if begins.any() and beyond else gray
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -159,7 +162,8 @@ def density(gray: Gray) -> Density:
     smooth = cv2.GaussianBlur(dark, (0, 0), NOISE)
     width = int(WIDEST_STROKE * max(gray.shape))
     paper = cv2.morphologyEx(smooth, cv2.MORPH_CLOSE, np.ones((width, width), np.uint8))
-    return _contrasted(_sharpened(_stretched(1 - np.minimum(dark, paper) / np.maximum(paper, 1).astype(np.float32))))
+    ink = 1 - np.minimum(dark, paper) / np.maximum(paper, 1)
+    return _contrasted(_sharpened(_stretched(ink.astype(np.float32))))
 
 
 def _is_dark_on_light(gray: Gray) -> bool:
@@ -183,7 +187,7 @@ def _stretched(ink: Density) -> Density:
     low, high = float(np.median(ink[~above])), float(np.percentile(ink[above], DARK))
     if high - low < FAINTEST or (above.mean() > GRAIN_PART and distance(ink[~above], ink[above]) < GRAIN_APART):
         return np.zeros_like(ink)
-    return ((ink - low) / (high - low)).astype(np.float32)
+    return np.asarray((ink - low) / (high - low), np.float32)
 
 
 LOW, HIGH = 0.3, 0.8  # densities that become 0 and 1: less than that is the page's other side, or grain
@@ -191,7 +195,7 @@ LOW, HIGH = 0.3, 0.8  # densities that become 0 and 1: less than that is the pag
 
 def _contrasted(ink: Density) -> Density:
     """With edges about as steep as the data's."""
-    return np.clip((ink - LOW) / (HIGH - LOW), 0, 1).astype(np.float32)
+    return np.asarray(np.clip((ink - LOW) / (HIGH - LOW), 0, 1), np.float32)
 
 
 SHARP = 5.0  # pixels of blur: pictures of 200 and more have 2, of 24 have 6, of 16 have 9
@@ -209,9 +213,9 @@ def _sharpened(ink: Density) -> Density:
     if blur < SHARP:
         return ink
     small = np.maximum(cv2.resize(ink, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), 0) + 1e-3
-    sharp, width = small, OVERSHOOT * blur / 2
+    sharp, width = np.asarray(small, np.float32), OVERSHOOT * blur / 2
     for _ in range(ITERATIONS):
-        sharp = sharp * _blurred(small / (_blurred(sharp, width) + 1e-4), width)
+        sharp = sharp * _blurred(np.asarray(small / (_blurred(sharp, width) + 1e-4), np.float32), width)
     large = cv2.resize(sharp, ink.shape[::-1], interpolation=cv2.INTER_CUBIC)
     return _stretched(np.clip(large, 0, 1.5).astype(np.float32))
 
@@ -228,7 +232,7 @@ def _blurred(levels: Density, deviation: float) -> Density:
     return cv2.GaussianBlur(levels, (0, 0), deviation).astype(np.float32)
 
 
-def distance(low: NDArray[np.generic], high: NDArray[np.generic]) -> float:
+def distance(low: NDArray[Any], high: NDArray[Any]) -> float:
     """Between the means of two groups of levels, in the sum of their standard deviations."""
     return float((np.mean(high) - np.mean(low)) / max(np.std(high) + np.std(low), 1e-6))
 
@@ -242,9 +246,11 @@ RULE, RULE_ZONE, RULE_WIDTH = 0.9, 0.15, 0.07
 
 def ink_of_character(mask: Mask) -> Mask:
     """The mask of ink [H, W] without rims, rules and neighbours; as it was if next to nothing would be left."""
-    kept = mask
+    inner = mask
     for turns in range(4):
-        kept = np.rot90(_without_rule(_without_rim(np.rot90(kept, turns))), -turns)
+        inner = np.rot90(_without_rim(np.rot90(inner, turns)), -turns)
+    rules = [np.rot90(_without_rule(np.rot90(inner, turns)), -turns) for turns in range(4)]
+    kept = np.ascontiguousarray(np.logical_and.reduce(rules))
     kept = _without_neighbours(_without_neighbours(kept, DEEPEST).T, DEEPEST_AT_SIDES).T
     return kept if kept.sum() > 0.1 * mask.sum() else mask
 
@@ -255,7 +261,7 @@ def _without_rim(mask: Mask) -> Mask:
         return mask
     depth = np.where(mask.all(axis=0), len(mask), np.argmin(mask, axis=0))
     depth[depth > RIM * len(mask)] = 0
-    return mask & (np.arange(len(mask))[:, None] >= depth + 1)
+    return np.asarray(mask & (np.arange(len(mask))[:, None] >= depth + 1))
 
 
 def _without_rule(mask: Mask) -> Mask:
@@ -269,7 +275,7 @@ def _without_rule(mask: Mask) -> Mask:
     before = first < STEEP or filled[first - STEEP : first].min() < 0.5
     after = filled[last + 1 : last + 1 + STEEP].min() < 0.5
     if before and after and last - first < RULE_WIDTH * len(mask):
-        return mask & (np.arange(len(mask))[:, None] > last + 2)
+        return np.asarray(mask & (np.arange(len(mask))[:, None] > last + 2))
     return mask
 
 
@@ -284,7 +290,7 @@ def _without_neighbours(mask: Mask, deepest: float) -> Mask:
     One that is cut is at the edge about as wide as anywhere, where a character's own end is round. Beside one there may
     be others that are less so, or that do not reach the edge.
     """
-    _, parts, facts, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    parts, facts = _parts(mask)
     small = (facts[:, cv2.CC_STAT_HEIGHT] < deepest * len(mask)) & (facts[:, cv2.CC_STAT_AREA] < LARGEST * mask.sum())
     above = facts[:, cv2.CC_STAT_TOP] + facts[:, cv2.CC_STAT_HEIGHT]  # where each part ends, from the upper edge
     below = len(mask) - facts[:, cv2.CC_STAT_TOP]
@@ -292,7 +298,7 @@ def _without_neighbours(mask: Mask, deepest: float) -> Mask:
     if max(widths.max() for widths, _ in edges) < CUT_OFF:
         return mask
     depths = [(end, (end * (widths >= TOUCHED)).max()) for widths, end in edges]
-    return mask & ~np.any([end <= depth for end, depth in depths], axis=0)[parts]
+    return np.asarray(mask & ~np.any([end <= depth for end, depth in depths], axis=0)[parts])
 
 
 def _widths_at_edge(parts: NDArray[np.int32], asked: Mask) -> NDArray[np.float64]:
@@ -304,15 +310,21 @@ def _widths_at_edge(parts: NDArray[np.int32], asked: Mask) -> NDArray[np.float64
     return found
 
 
+def _parts(mask: Mask) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Connected parts [H, W], numbered from 1, and the facts about each [n, 5]."""
+    _, parts, facts, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    return np.asarray(parts, np.int32), np.asarray(facts, np.int32)
+
+
 SPECK = 0.003  # of the ink
 
 
 def without_specks(mask: Mask) -> Mask:
     """Without parts that have next to no ink."""
-    _, parts, facts, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    parts, facts = _parts(mask)
     large = facts[:, cv2.CC_STAT_AREA] >= SPECK * mask.sum()
     large[0] = False
-    return large[parts]
+    return np.asarray(large[parts])
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ def test_the_other_side_of_the_page_is_no_ink(ink: Levels) -> None:
 def test_grain_alone_is_no_ink() -> None:
     rng = np.random.default_rng(0)
     for level, deviation in ((200, 1), (200, 12), (128, 40)):
-        assert not find_ink(picture(rng.normal(level, deviation, (SIDE, SIDE)))).any()
+        assert not find_ink(picture(rng.normal(level, deviation, (SIDE, SIDE)).astype(np.float32))).any()
 
 
 def test_a_narrow_character_is_widened_halfway() -> None:
@@ -132,7 +132,7 @@ def test_a_narrow_character_is_widened_halfway() -> None:
 
 def test_blur_is_taken_away(ink: Levels) -> None:
     """So that strokes stay apart which thresholding alone would join."""
-    blurred = cv2.GaussianBlur(on(ink), (0, 0), 6)
+    blurred = np.asarray(cv2.GaussianBlur(on(ink), (0, 0), 6), np.float32)
     assert likeness(blurred, ink) > 0.93
 
 
@@ -141,6 +141,15 @@ def test_proportions_are_kept_and_the_character_is_in_the_middle() -> None:
     rows, columns = (np.flatnonzero(find_ink(picture(on(one))).max(axis=axis) > 128) for axis in (1, 0))
     assert len(columns) >= 63 and len(rows) == pytest.approx(16, abs=1)
     assert abs(rows.mean() - 31.5) <= 1
+
+
+def test_a_character_that_is_a_box_is_no_frame() -> None:
+    """Typeset, with a margin: neither is the margin a strip, nor the box a frame."""
+    box = np.zeros((220, 220), np.float32)
+    cv2.rectangle(box, (30, 30), (190, 190), 1, 12)
+    box[95:115, 70:150] = 1
+    assert without_strips(picture(on(box))).shape == box.shape
+    assert likeness(on(box), box) > 0.93
 
 
 def test_a_stroke_over_the_whole_width_is_no_strip() -> None:

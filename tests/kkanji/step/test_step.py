@@ -47,11 +47,16 @@ def learner(config: TrainConfig) -> Learner:
 
 @pytest.mark.parametrize("name", ["lamb", "muon"])
 def test_no_step_waits_for_its_device(name: OptimizerName) -> None:
-    """Two micro-batches of mixed images that still grow, guard, optimizer, average and meter; twice.
+    """Two micro-batches of mixed images that grow and look like scans, guard, optimizer, average and meter; twice.
 
     The other optimizers are one fused kernel of torch each, which this device has not.
     """
-    options: dict[str, Any] = {"model": "kkanji_efficientnet_fused_s", "optimizer": name, "start_size": 32}
+    options: dict[str, Any] = {
+        "model": "kkanji_efficientnet_fused_s",
+        "optimizer": name,
+        "start_size": 32,
+        "appearance": 0.5,
+    }
     config = train_config(data="", output=Path(), batch_size=IMAGES, micro_batch=IMAGES // 2, **options)
     alone = SimpleNamespace(
         device=DEVICE, autocast=nullcontext, no_sync=lambda _: nullcontext(), backward=lambda loss: loss.backward()

@@ -24,6 +24,7 @@ LINEAR: dict[str, dict[str, Any]] = {
     "order balanced": {"order": "balanced", "draws_per_class": 18},
     "mixup": {"mixup": 0.4},
     "manifold mixup": {"mixup": 0.4, "mixup_stages": 2},
+    "looks of scans": {"appearance": 0.7},
     "label smoothing": {"label_smoothing": 0.1},
     "averaged weights": {"ema_images": 30.0},
     "cosine head": {"head": "cosine"},
