@@ -45,6 +45,7 @@ function speak(language) {
 async function start() {
   const glyphs = new FontFace("kkanji glyphs", await embedded.take("glyphs"));
   document.fonts.add(await glyphs.load());
+  speak(state.language); // set again in these glyphs, where the machine has none
   const module = new Blob([await embedded.take("module")], { type: "text/javascript" });
   ort.env.wasm.numThreads = 1; // more need headers that only a server sends
   ort.env.wasm.wasmPaths = { mjs: URL.createObjectURL(module) };
