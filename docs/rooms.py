@@ -44,6 +44,7 @@ PACKAGES: Mapping[str, Mapping[str, str]] = {
     },
     "kkanji": {
         "kkanji.training": "loop, optimizers",
+        "kkanji.page": "characters in a browser",
         "kkanji.inference": "image files to characters",
         "kkanji.report": "one HTML file per run",
         "kkanji.tracking": "TensorBoard, wandb, mlflow",
@@ -53,7 +54,6 @@ PACKAGES: Mapping[str, Mapping[str, str]] = {
         "kkanji.augment": "policy and kernels",
         "kkanji.neighbours": "votes, what is unknown",
         "kkanji.pretrained": "the model for use",
-        "kkanji.page": "reads in the browser",
     },
     "shards": {
         "shards.verify": "every byte checked",

@@ -60,6 +60,9 @@ class ExportConfig:
     page: Path | None = None
     """Folder to make for a page: open its index.html in a browser, without a network or a server, or put the folder on
     any web server. What it reads stays in the browser. Needs npm, for onnxruntime-web."""
+    page_images: Path | None = None
+    """Folder of image files to compare the page's model with torch on; the page states the result. Typeset characters
+    otherwise."""
     figures_of: Path | None = None
     """Folder of another run, which provides the evaluation on the model card. For a model that was trained on all
     images: a run that was trained without the images it was evaluated on."""
@@ -75,6 +78,8 @@ class ExportConfig:
             raise InputError("--onnx goes into the model's folder; give --output FOLDER too")
         if self.push_to_hub is not None and self.output is None:
             raise InputError("--push-to-hub uploads the model's folder; give --output FOLDER too")
+        if self.page_images and self.page is None:
+            raise InputError("--page-images is for a page; give --page FOLDER too")
 
 
 def export(config: ExportConfig) -> None:
@@ -104,7 +109,14 @@ def export(config: ExportConfig) -> None:
     if config.page:
         from kkanji.page.build import write_page
 
-        write_page(config.checkpoint, config.page, card=card, temperature=temperature, overwrite=config.overwrite)
+        write_page(
+            config.checkpoint,
+            config.page,
+            card=card,
+            temperature=temperature,
+            images=config.page_images,
+            overwrite=config.overwrite,
+        )
         _list(config.page)
     if config.output and config.push_to_hub is not None:
         sys.stdout.write(f"pushed to {push(config.output, config.push_to_hub)}\n")

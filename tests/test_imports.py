@@ -38,7 +38,7 @@ FLOORS: dict[str, tuple[set[str], ...]] = {
         {"data"},
         {"checkpoint", "evaluation"},
         {"report", "inference", "tracking"},
-        {"training"},
+        {"page", "training"},
     ),
     "tools": ({"brush", "ingest", "progress"}, {"build", "view"}, {"commands"}),
     "benchmarks": (

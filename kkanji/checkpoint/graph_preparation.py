@@ -29,12 +29,13 @@ class Preparation(nn.Module):
         Images like the data's, 64x64 and white on black, come out unchanged, and their negatives inverted.
         """
         levels = images.to(torch.float32)
-        height, width = (torch.ones(1) * size for size in levels.shape[-2:])
-        longest = torch.maximum(height, width)
-        found = _laid_out(_density(_scaled(levels, height / longest * WORK, width / longest * WORK, WORK)))
+        tall, broad = (torch.ones(1) * size for size in levels.shape[-2:])
+        longest = torch.maximum(tall, broad)
+        height, width = (size / longest * WORK for size in (tall, broad))
+        found = _laid_out(_density(_scaled(levels, height, width, WORK)) * _within(height, width))
         same = _scaled(levels, torch.ones(1) * IMAGE_SIZE, torch.ones(1) * IMAGE_SIZE, IMAGE_SIZE)
         for clean in (255 - same, same):
-            is_same = _is_clean(clean) & (height == IMAGE_SIZE) & (width == IMAGE_SIZE)
+            is_same = _is_clean(clean) & (tall == IMAGE_SIZE) & (broad == IMAGE_SIZE)
             found = torch.where(is_same, clean, found)
         return found
 
@@ -48,10 +49,10 @@ def _is_clean(levels: Tensor) -> Tensor:
     black, white, ink = part(levels < 16), part(levels >= 240), levels > 128
     edges = torch.stack([part(ink[:, :, :1]), part(ink[:, :, -1:]), part(ink[..., :1]), part(ink[..., -1:])])
     few_between = (1 - black - white <= 0.55) & (part(ink) <= 0.67) & (edges.amax(dim=0) <= 0.95)
-    return few_between & (black >= 0.2) & (levels.amax(dim=(2, 3), keepdim=True) >= 240)
+    return few_between & (black >= 0.2) & (levels.amax(dim=(2, 3), keepdim=True) >= 200)
 
 
-# ---- the ink, on a canvas of WORK pixels whose rest is nan-free paper: the picture's own edge goes on ----
+# ---- the ink, on a canvas of WORK pixels: beside a narrow picture its last line goes on ----
 
 
 def _scaled(levels: Tensor, height: Tensor, width: Tensor, canvas: int) -> Tensor:
@@ -60,6 +61,12 @@ def _scaled(levels: Tensor, height: Tensor, width: Tensor, canvas: int) -> Tenso
     rows = _weights(none, none + levels.shape[-2], none, height.round().clamp(min=8), levels.shape[-2], canvas)
     columns = _weights(none, none + levels.shape[-1], none, width.round().clamp(min=8), levels.shape[-1], canvas)
     return _whole(rows @ levels @ columns.transpose(-1, -2))
+
+
+def _within(height: Tensor, width: Tensor) -> Tensor:
+    """The part of the canvas that the picture takes, bool [1, 1, WORK, WORK]."""
+    places = torch.arange(WORK, dtype=torch.float32)
+    return (places < height.round())[None, None, :, None] & (places < width.round())[None, None, None, :]
 
 
 def _density(levels: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from kkanji.checkpoint.onnx_file import ImageClassifier, metadata, onnx_bytes, s
 from kkanji.classes import ClassMap
 from kkanji.glyphs import font_subset, has_glyph
 from kkanji.inference.image_files import load_character
-from kkanji.inference.predict import list_images
+from kkanji.inference.listing import list_images
 from kkanji.page import embedded, runtime
 from kkanji.page.small_weights import with_small_weights
 from kkanji.variants import family_numbers
@@ -59,7 +59,8 @@ def write_page(
     with OutputFolder(output, maker="export", inputs=[path], overwrite=overwrite) as partial:
         web = runtime.runtime_files()
         about = metadata(classes, temperature, **facts)
-        whole = onnx_bytes(classifier, partial / "model.onnx", trial_images(classes.characters), about)
+        trial = trial_images(classes.characters)
+        whole = onnx_bytes(classifier, partial / "model.onnx", trial, about, prepares=False)  # the page prepares
         (partial / "model.onnx").unlink()
         small = with_small_weights(whole)
         agreement = compare(classifier, small, *_to_compare_on(images, classes))

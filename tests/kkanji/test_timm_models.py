@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 
 from kkanji import checkpoint
 from kkanji.checkpoint import load
-from kkanji.checkpoint.export import export, trial_images
+from kkanji.checkpoint.export import export
 from kkanji.checkpoint.lineage import originals_behind, run_lineage
 from kkanji.checkpoint.load import initial_weights, load_trained
+from kkanji.checkpoint.onnx_file import trial_images
 from kkanji.classes import ClassMap
 from kkanji.config import train_config
 from kkanji.data.training_set import open_set

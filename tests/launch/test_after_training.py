@@ -367,3 +367,5 @@ def test_an_export_needs_a_place(tmp_path: Path) -> None:
         ExportConfig(checkpoint=tmp_path)
     with pytest.raises(InputError, match=r"--onnx goes into the model's folder; give --output FOLDER too"):
         ExportConfig(checkpoint=tmp_path, onnx=True, page=tmp_path / "page")
+    with pytest.raises(InputError, match=r"--page-images is for a page; give --page FOLDER too"):
+        ExportConfig(checkpoint=tmp_path, output=tmp_path / "model", page_images=tmp_path)

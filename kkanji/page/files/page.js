@@ -3,9 +3,9 @@
 
 const SHOWN = 5;
 const LEAST_SHOWN = 0.001; // of a probability: below, digits say nothing
-const LARGEST_PIXELS = 4096 * 4096;
+const LARGEST_PIXELS = 5000 * 5000;
 const PEN = 0.045; // width of a stroke by the side of the field
-const DRAWN_MARGIN = 0.06; // of paper around the strokes, by their longer side
+const DRAWN_MARGIN = 0.15; // of paper around the strokes, by their longer side: what touches an edge may be a neighbour's
 const at = (id) => document.getElementById(id);
 const state = { language: "en", session: null, image: null, strokes: [], found: null, message: ["loading", {}] };
 
@@ -45,6 +45,7 @@ function speak(language) {
 async function start() {
   const glyphs = new FontFace("kkanji glyphs", await embedded.take("glyphs"));
   document.fonts.add(await glyphs.load());
+  speak(state.language); // set again in these glyphs, where the machine has none
   const module = new Blob([await embedded.take("module")], { type: "text/javascript" });
   ort.env.wasm.numThreads = 1; // more need headers that only a server sends
   ort.env.wasm.wasmPaths = { mjs: URL.createObjectURL(module) };
@@ -209,8 +210,8 @@ function drawnPixels() {
   const points = state.strokes.flat();
   if (!points.length) return null;
   const canvas = at("drawing");
-  const [left, right] = extent(points.map(([x]) => x), canvas.width);
-  const [top, bottom] = extent(points.map(([, y]) => y), canvas.height);
+  const [left, right] = strokeExtent(points.map(([x]) => x), canvas.width);
+  const [top, bottom] = strokeExtent(points.map(([, y]) => y), canvas.height);
   const [width, height] = [right - left, bottom - top];
   const side = Math.round(Math.max(width, height) * (1 + 2 * DRAWN_MARGIN));
   const square = new OffscreenCanvas(side, side).getContext("2d", { willReadFrequently: true });
@@ -221,7 +222,7 @@ function drawnPixels() {
   return square.getImageData(0, 0, side, side);
 }
 
-function extent(values, size) {
+function strokeExtent(values, size) {
   const pen = (PEN * size) / 2;
   const low = Math.max(0, Math.floor(Math.min(...values) - pen));
   return [low, Math.min(size, Math.ceil(Math.max(...values) + pen))];
@@ -283,4 +284,5 @@ function press(event) {
 listen();
 draw();
 speak(navigator.language.startsWith("ja") ? "ja" : "en");
-start().catch((error) => refuse("failed", { reason: error.message ?? error }));
+addEventListener("unhandledrejection", ({ reason }) => refuse("failed", { reason: reason.message ?? reason }));
+start();

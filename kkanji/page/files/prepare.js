@@ -51,7 +51,7 @@ function maskOf(ink) {
 // ---- the picture ----
 
 function isClean({ levels, width, height }) {
-  if (width !== SIDE || height !== SIDE || !levels.some((level) => level >= 240)) return false;
+  if (width !== SIDE || height !== SIDE || !levels.some((level) => level >= 200)) return false;
   const part = (values, holds) => values.filter(holds).length / values.length;
   const [black, white] = [part(levels, (level) => level < 16), part(levels, (level) => level >= 240)];
   const row = (y) => levels.filter((_, at) => Math.floor(at / SIDE) === y);
@@ -137,8 +137,9 @@ function withoutUpperStrip(gray) {
   const first = bright[0] > 0.5 ? bright : bright.map((part) => 1 - part);
   const width = Math.max(0, first.findIndex((part) => part < 0.92));
   const end = first.slice(width, width + STEEP).findIndex((part) => part <= 0.5);
-  const found = first[0] >= 0.92 && width > 0 && width < 0.35 * gray.height && end >= 0;
-  return found ? rowsFrom(gray, width + end + 1) : gray;
+  const further = first.slice(width + STEEP).slice(0, Math.floor(gray.height / 3));
+  const begins = first[0] >= 0.92 && width > 0 && width < 0.35 * gray.height && end >= 0 && further.length > 0;
+  return begins && percentile(further, 50) <= 0.65 ? rowsFrom(gray, width + end + 1) : gray; // else: a margin
 }
 
 // ---- the ink ----
@@ -214,9 +215,11 @@ function distance(low, high) {
 // ---- what is not the character ----
 
 function inkOfCharacter(mask) {
-  let kept = mask;
-  for (let turns = 0; turns < 4; turns++) kept = turned(withoutRule(withoutRim(turned(kept, turns))), 4 - turns);
-  kept = transposed(withoutNeighbours(transposed(withoutNeighbours(kept))));
+  const sides = [0, 1, 2, 3];
+  const inner = sides.reduce((kept, turns) => turned(withoutRim(turned(kept, turns)), 4 - turns), mask);
+  const rules = sides.map((turns) => turned(withoutRule(turned(inner, turns)), 4 - turns));
+  let kept = mapped(inner, (level, at) => (rules.every((each) => each.levels[at]) ? level : 0));
+  kept = transposed(withoutNeighbours(transposed(withoutNeighbours(kept, 0.22)), 0.1));
   return sum(kept.levels) > 0.1 * sum(mask.levels) ? kept : mask;
 }
 
@@ -242,14 +245,15 @@ function withoutRule(mask) {
   return mapped(mask, (level, at) => (level && Math.floor(at / mask.width) > last + 2 ? 1 : 0));
 }
 
-function withoutNeighbours(mask) {
+// deepest: how far a part reaches in, of the side, that may be a neighbour's.
+function withoutNeighbours(mask, deepest) {
   const { width, height } = mask;
   const { numbers, parts } = partsOf(mask);
   const rows = parts.map((pixels) => pixels.map((at) => Math.floor(at / width)));
   const tops = rows.map((each) => each.reduce((least, y) => Math.min(least, y), height));
   const ends = rows.map((each) => each.reduce((most, y) => Math.max(most, y + 1), 0));
   const all = sum(mask.levels);
-  const small = parts.map((pixels, n) => n > 0 && ends[n] - tops[n] < 0.22 * height && pixels.length < 0.25 * all);
+  const small = parts.map((pixels, n) => n > 0 && ends[n] - tops[n] < deepest * height && pixels.length < 0.25 * all);
   const edges = [
     { widths: rows.map((each, n) => (small[n] ? widthAtEdge(each, tops[n] === 0) : 0)), end: ends },
     {

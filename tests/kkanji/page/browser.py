@@ -73,7 +73,7 @@ class Browser:
         """Until an expression is true; its value."""
         end = monotonic() + PATIENCE_S
         while not (value := self.evaluate(script)):
-            if monotonic() > end:
+            if monotonic() > end or any("exceptionId" in problem for problem in self.problems):
                 raise AssertionError(f"never true: {script}; {self.problems}")
             sleep(0.05)
         return value
