@@ -14,7 +14,7 @@ from shards import InputError
 def test_all_that_is_measured_in_minutes_is_there(gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     names = [command[0] for command in commands(Path("python"), Path("originals"), DOCUMENTS)]
-    assert set(names) == set(COMMANDS) - {"all", "accuracy", "models", "unknown", *([] if gpu else ["gpu"])}
+    assert set(names) == set(COMMANDS) - {"all", "accuracy", "models", "scans", "unknown", *([] if gpu else ["gpu"])}
     assert names.index("scale") > max(map(names.index, ("loader", "stream", "prepare", *(["gpu"] if gpu else []))))
     assert names[-2:] == ["table", "chart"]
     assert "prepare" not in [command[0] for command in commands(Path("python"), None, ())]
