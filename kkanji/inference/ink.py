@@ -199,6 +199,7 @@ def _contrasted(ink: Density) -> Density:
 
 
 SHARP = 5.0  # pixels of blur: pictures of 200 and more have 2, of 24 have 6, of 16 have 9
+SHAPELESS = 12.0  # pixels of blur: more has no picture of 16 pixels and more; light that falls off has 15 to 24
 ITERATIONS = 25
 OVERSHOOT = 0.9  # of the blur: taking all of it away would sharpen the edges' roundness too
 
@@ -212,6 +213,8 @@ def _sharpened(ink: Density) -> Density:
     blur = blur_of(ink)
     if blur < SHARP:
         return ink
+    if blur > SHAPELESS:
+        return np.zeros_like(ink)
     small = np.maximum(cv2.resize(ink, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), 0) + 1e-3
     sharp, width = np.asarray(small, np.float32), OVERSHOOT * blur / 2
     for _ in range(ITERATIONS):

@@ -183,6 +183,7 @@ function contrasted(ink) {
 // Without the blur of what is out of focus or was enlarged: Richardson and Lucy's deconvolution.
 function sharpened(ink) {
   const blur = blurOf(ink);
+  if (blur > 12) return mapped(ink, () => 0);
   if (blur < 5) return ink;
   const halves = [ink.width, ink.height].map((size) => areaFilter(size, roundHalfEven(size / 2), 2));
   const small = mapped(filtered(ink, ...halves), (level) => Math.max(level, 0) + 1e-3);

@@ -115,6 +115,15 @@ def test_a_blank_image_is_refused(tmp_path: Path, level: int) -> None:
         load_character(saved(tmp_path / "x.png", Image.new("L", (64, 64), level)))
 
 
+@pytest.mark.parametrize("size", [(2, 2), (8, 8), (3, 11)])
+def test_an_image_of_too_few_pixels_is_refused(tmp_path: Path, size: tuple[int, int]) -> None:
+    few = Image.effect_noise(size, 200)
+    with pytest.raises(
+        InputError, match=rf"x\.png: {size[0]}x{size[1]} pixels are too few to read a character; expected 12"
+    ):
+        load_character(saved(tmp_path / "x.png", few))
+
+
 def test_25_million_pixels_are_read(tmp_path: Path) -> None:
     with pytest.raises(BlankImage, match="every pixel is 255"):
         load_character(saved(tmp_path / "x.png", Image.new("1", (5000, 5000), 1)))

@@ -159,3 +159,12 @@ def test_a_stroke_over_the_whole_width_is_no_strip() -> None:
         one[int(14 - 12 * x / SIDE) : int(36 - 12 * x / SIDE), x] = 1
     assert without_strips(picture(on(one))).shape == one.shape
     assert likeness(on(one), one) > 0.93
+
+
+@pytest.mark.parametrize("angle", [0, 1, 2.5])
+@pytest.mark.parametrize("levels", [(100, 240), (0, 255), (60, 130)])
+def test_light_that_falls_off_is_no_stroke(angle: float, levels: tuple[int, int]) -> None:
+    y, x = np.mgrid[-1:1:200j, -1:1:200j]
+    for slope in (x * np.cos(angle) + y * np.sin(angle), np.hypot(x - np.cos(angle), y - np.sin(angle))):
+        light = (slope - slope.min()) / (slope.max() - slope.min()) * (levels[1] - levels[0]) + levels[0]
+        assert not find_ink(picture(light.astype(np.float32))).any()
