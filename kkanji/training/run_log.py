@@ -1,5 +1,7 @@
 """The output of a running training: lines for people, `log.jsonl` for machines, TensorBoard, a progress bar."""
 
+import csv
+import io
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +27,7 @@ from shards import write_file
 
 LOG_NAME, CLASSES, CONFIG = "log.jsonl", "classes.csv", "config.json"
 AXES = ("epoch", "epochs", "seconds", "left_s")  # of a log line: no curves
+CLASS_COLUMNS = ("code point", "character", "training originals", "images", "right", "predicted")
 LINE = (
     "step {step} of {steps}  epoch {epoch:.2f} of {epochs}  loss {loss:.4f}  top-1 {top1:.2%}  lr {lr:.2e}  "
     "{images_per_s:,.0f} images/s  waited {wait_fraction:.1%}  passed {passed}  left {left}"
@@ -181,11 +184,14 @@ def _recalls(counts: ClassCounts) -> NDArray[np.float64]:
 
 
 def _class_table(counts: ClassCounts, characters: Sequence[str], trained: NDArray[np.int64]) -> str:
-    """A line for each class, as CSV."""
+    """A line for each class, as CSV. Classes with names of their own have no code point that means anything."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(CLASS_COLUMNS)
     columns = (trained, counts.images, counts.right, counts.predicted)
-    rows = zip(characters, *(column.tolist() for column in columns), strict=True)
-    lines = (f"U+{ord(character):04X},{character},{','.join(map(str, row))}" for character, *row in rows)
-    return "\n".join(["code point,character,training originals,images,right,predicted", *lines]) + "\n"
+    for character, *row in zip(characters, *(column.tolist() for column in columns), strict=True):
+        table.writerow([f"U+{ord(character):04X}" if len(character) == 1 else "", character, *row])
+    return text.getvalue()
 
 
 def has_event(path: Path, event: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from torch._dynamo.utils import counters
 
 from kkanji import cli
-from kkanji.config import TrainConfig
+from kkanji.config_files import parse_options
 from kkanji.data.training_set import open_set
 from kkanji.models import compile_network
 from kkanji.training import build, trainer
@@ -34,7 +34,7 @@ def main() -> None:
     build.compile_network = partial(  # type: ignore[attr-defined]
         compile_network, backend="eager"
     )
-    config = cli.parse(TrainConfig)
+    config = parse_options()
     trainer.train(config, open_set(config.dataset.data))
     (folder / f"{seen[0]['rank']}.json").write_text(json.dumps(seen))
 

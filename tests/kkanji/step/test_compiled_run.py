@@ -25,7 +25,8 @@ OPTIONS: dict[str, Any] = {
 def test_two_compiled_ranks_compute_what_one_uncompiled_does(tiny_set: Path, tmp_path: Path) -> None:
     """Mixed after each stage, growing, with odd last micro-batches; batch statistics are those of all ranks."""
     one, two = ({"data": str(tiny_set), "output": tmp_path / name} for name in ("one", "two"))
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in (OPTIONS | two).items()]
+    (tmp_path / "options.json").write_text(json.dumps(OPTIONS))
+    flags = ["--config", str(tmp_path / "options.json"), *(f"--{name}={value}" for name, value in two.items())]
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     script = str(Path(__file__).with_name("compiled_ranks.py"))
     result = start(*launcher, script, str(tmp_path), *flags, "--compile", ACCELERATE_USE_CPU="true")
