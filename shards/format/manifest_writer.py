@@ -35,6 +35,9 @@ def write_manifest(folder: Path, manifest: Manifest, classes_json: str) -> Manif
     if len(content) > MOST_BYTES:
         manifest = write_parts(folder, manifest)
         content = manifest.to_json().encode()
+    if len(content) > MOST_BYTES:  # without its shards
+        found = f"{len(content):,} bytes without its shards, expected at most {MOST_BYTES:,}"
+        raise InputError(f"{folder / MANIFEST_NAME}: {found}; give a shorter --name or --licence, or fewer classes")
     write_file(folder / CLASSES_NAME, classes_json)
     # Last: readers take a folder with a manifest for a complete set.
     write_file(folder / MANIFEST_NAME, content)
