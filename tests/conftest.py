@@ -35,6 +35,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="no CUDA GPU (KKANJI_REQUIRE_GPU=1 makes this a failure)"))
 
 
+@pytest.fixture(autouse=True)
+def _signals_mean_what_they_did() -> Iterator[None]:
+    """A training that a signal ends leaves it ignored, and processes that later tests start would inherit that."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture(scope="session")
 def real_archive() -> Path:
     """The real training archive, in the folder that KKANJI_DATA names."""
