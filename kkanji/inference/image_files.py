@@ -101,8 +101,8 @@ def _find_character(picture: NDArray[np.uint8], where: str) -> NDArray[np.uint8]
     if picture.min() == picture.max():
         raise BlankImage(f"{where}: every pixel is {picture.min()}; expected a picture of one character")
     if max(picture.shape[:2]) < LEAST_SIDE:
-        found = f"{picture.shape[1]}x{picture.shape[0]} pixels are too few to read a character"
-        raise InputError(f"{where}: {found}; expected {LEAST_SIDE} or more, scan it again")
+        size = f"{picture.shape[1]}x{picture.shape[0]} pixels"
+        raise InputError(f"{where}: {size} are too few for a character; expected {LEAST_SIDE} or more, scan it again")
     found = find_ink(picture)
     if not found.any():
         raise BlankImage(f"{where}: nothing but paper; expected a picture of one character")

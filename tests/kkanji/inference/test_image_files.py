@@ -119,7 +119,7 @@ def test_a_blank_image_is_refused(tmp_path: Path, level: int) -> None:
 def test_an_image_of_too_few_pixels_is_refused(tmp_path: Path, size: tuple[int, int]) -> None:
     few = Image.effect_noise(size, 200)
     with pytest.raises(
-        InputError, match=rf"x\.png: {size[0]}x{size[1]} pixels are too few to read a character; expected 12"
+        InputError, match=rf"x\.png: {size[0]}x{size[1]} pixels are too few for a character; expected 12"
     ):
         load_character(saved(tmp_path / "x.png", few))
 
