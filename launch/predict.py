@@ -42,7 +42,7 @@ class PredictConfig:
     """Image files, and folders of them."""
     checkpoint: Annotated[Path, tyro.conf.arg(help_behavior_hint="(default: the embedded model)")] = KUZUSHIJI_KANJI
     """Folder of a checkpoint: RUN/checkpoints/best, last or step-..., or one that `kkanji export` made. The embedded
-    model knows 3,832 kanji."""
+    model knows 3,832 kanji and no kana."""
     top: int = 5
     """Number of characters to print for each image, the most probable first."""
     boxes: Path | None = None
