@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from shards import json_reading
 from shards.errors import InputError
 from shards.format.columns import write_columns
 from shards.format.manifest import CLASSES_NAME, MANIFEST_NAME, Manifest, part_name, table_to_dict
@@ -35,8 +36,8 @@ def write_manifest(folder: Path, manifest: Manifest, classes_json: str) -> Manif
     if len(content) > MOST_BYTES:
         manifest = write_parts(folder, manifest)
         content = manifest.to_json().encode()
-    if len(content) > MOST_BYTES:  # without its shards
-        found = f"{len(content):,} bytes without its shards, expected at most {MOST_BYTES:,}"
+    if len(content) > json_reading.MOST_BYTES:
+        found = f"{len(content):,} bytes without its shards, expected at most {json_reading.MOST_BYTES:,}"
         raise InputError(f"{folder / MANIFEST_NAME}: {found}; give a shorter --name or --licence, or fewer classes")
     write_file(folder / CLASSES_NAME, classes_json)
     # Last: readers take a folder with a manifest for a complete set.

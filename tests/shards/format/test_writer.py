@@ -23,6 +23,7 @@ from shards import (
     ShardSet,
     Split,
     StorageError,
+    json_reading,
     verify,
     write_file,
     write_manifest,
@@ -417,7 +418,8 @@ def test_arrays_in_any_memory_order_are_stored_alike(tmp_path: Path, make_sample
 
 
 def test_a_manifest_too_large_for_readers_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest_writer, "MOST_BYTES", 100)
+    for module in (manifest_writer, json_reading):
+        monkeypatch.setattr(module, "MOST_BYTES", 100)
     manifest = Manifest(name="x" * 100, licence="", lineage=Lineage.UNKNOWN, classes=1, seed=0, splits={})
     with pytest.raises(InputError, match=r"dataset\.json: \d+ bytes without its shards, expected at most 100; give"):
         write_manifest(tmp_path, manifest, "{}")
