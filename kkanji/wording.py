@@ -7,6 +7,7 @@ from shards.errors import printable
 
 # What begins markup in CommonMark, in its tables, and in TeX formulas as some viewers take them.
 _MARKUP = re.compile(r"([\\`*\[\]|~$#!]|(?<!\w)_|_(?!\w))")
+_ANGLES = str.maketrans("<>", "‹›")
 _MARKED = re.compile(r"\\([\\`*\[\]|~$#!_])")
 _CODE = re.compile(r"(`[\w .:/+-]+`)")  # a name between backticks, as licences have it, stays code
 
@@ -33,6 +34,11 @@ def markdown(text: str) -> str:
 
 def _escaped(text: str) -> str:
     return _MARKUP.sub(r"\\\1", html.escape(text, quote=False))
+
+
+def untagged(text: str) -> str:
+    """A text of a data set in a card's metadata, which some programs show without escaping it: no HTML tag in it."""
+    return printable(text).translate(_ANGLES)
 
 
 def plain(text: str) -> str:

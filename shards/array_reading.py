@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.json_reading import open_regular
+from shards.regular_files import reading
 
 _HEADER_BYTES = 64 << 10  # most bytes of a header of version 1; NumPy reads no longer one
 
@@ -25,7 +25,7 @@ class _Header(NamedTuple):
 
 def map_array(path: Path) -> NDArray[Any]:
     """Map the array in a .npy file, read-only. Raises OSError, or ValueError with what is wrong."""
-    with open(path, "rb", opener=open_regular) as file:
+    with reading(path) as file:
         header = _header(file.read(_HEADER_BYTES), os.fstat(file.fileno()).st_size)
         if not math.prod(header.shape):
             return np.empty(header.shape, header.dtype)

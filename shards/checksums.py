@@ -5,12 +5,14 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
+from shards.regular_files import reading
+
 _CHUNK = 1 << 20
 
 
 def file_digest(path: Path, algorithm: str = "sha256") -> str:
     """The digest of a whole file, in hexadecimal. algorithm: one of hashlib's. Raises: OSError."""
-    with path.open("rb") as file:
+    with reading(path) as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 

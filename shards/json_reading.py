@@ -6,12 +6,12 @@ adds the file and the remedy. `read_json` does that itself.
 
 import json
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from shards.errors import InputError
+from shards.regular_files import reading
 
 MOST_BYTES = 64 << 20
 """Most bytes of a JSON file or a table. A `dataset.json` of 100 million images in blocks of 1,250 has about 4 MB."""
@@ -47,24 +47,15 @@ def load_json(path: Path) -> dict[str, Any]:
 
 
 def read_bounded(path: Path, most: int = MOST_BYTES) -> bytes:
-    """A file's content. Raises OSError, or ValueError, before reading, if it is a pipe, a device or larger than `most`.
+    """A file's content. Raises OSError, also for a pipe or a device, or ValueError, before reading, if it is too large.
 
     A device states no size, and a file may grow meanwhile, so no more than its size is read either.
     """
-    with open(path, "rb", opener=open_regular) as file:
+    with reading(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
             raise ValueError(f"{size:,} bytes, expected at most {most:,}")
         return file.read(size)
-
-
-def open_regular(path: str | os.PathLike[str], flags: int) -> int:
-    """Open a regular file. Raises OSError, or ValueError for a pipe or a device, without waiting for its other end."""
-    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
-    if stat.S_ISREG(mode := os.fstat(descriptor).st_mode) or stat.S_ISDIR(mode):  # Python refuses folders itself
-        return descriptor
-    os.close(descriptor)
-    raise ValueError("a pipe or a device, expected a regular file")
 
 
 def parse_json(text: bytes | str) -> dict[str, Any]:

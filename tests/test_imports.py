@@ -23,7 +23,8 @@ MAY_IMPORT = {
 FLOORS: dict[str, tuple[set[str], ...]] = {
     "shards": (
         {"compiled"},
-        {"checksums", "errors", "order"},
+        {"errors", "order", "regular_files"},
+        {"checksums"},
         {"json_reading"},
         {"array_reading", "output"},
         {"format", "store", "cache"},

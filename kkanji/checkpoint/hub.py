@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCardData
 
-from kkanji.wording import licence_name, slug
+from kkanji.wording import licence_name, slug, untagged
 from shards import InputError
 
 # The Hub's names of measures, and ours.
@@ -24,7 +24,7 @@ def card_metadata(
     model: the network's name. data: of config.json. verdict: whether the evaluated images are proven to be unseen; of
     images that were trained on, no measure is listed.
     """
-    name, split = str(data["name"]), str(evaluation["split"])
+    name, split = untagged(str(data["name"])), str(evaluation["split"])
     proof = "" if verdict == "proven" else ", not proven disjoint from training"
     results = [
         EvalResult(

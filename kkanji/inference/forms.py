@@ -5,9 +5,9 @@ import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
-from xml.sax.saxutils import escape, quoteattr
 
 from kkanji import __version__
 from kkanji.inference.boxes import Box, in_pixels, page_size
@@ -138,7 +138,7 @@ def _tei(predictions: Sequence["Prediction"], before: Path | None, last: bool) -
 def _surface(prediction: "Prediction") -> str:
     size = page_size(prediction.file)
     corners = f' ulx="0" uly="0" lrx="{size[0]}" lry="{size[1]}"' if size else ""
-    return f"<surface{corners}><graphic url={quoteattr(printable(_name(prediction)))}/>\n"
+    return f'<surface{corners}><graphic url="{escape(printable(_name(prediction)))}"/>\n'
 
 
 def _zone(prediction: "Prediction") -> str:
@@ -147,7 +147,7 @@ def _zone(prediction: "Prediction") -> str:
         box = in_pixels(prediction.box)
         left, top, right, bottom = (f"{value:g}" for value in (box.x, box.y, box.x + box.w, box.y + box.h))
         corners = f' ulx="{left}" uly="{top}" lrx="{right}" lry="{bottom}"' + (
-            f" n={quoteattr(printable(box.id))}" if box.id else ""
+            f' n="{escape(printable(box.id))}"' if box.id else ""
         )
     if prediction.error:
         return f'<zone{corners}><gap reason="unreadable"/><note>{escape(printable(prediction.error))}</note></zone>\n'

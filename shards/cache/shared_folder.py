@@ -38,6 +38,7 @@ from shards.cache.names import (
 from shards.cache.own_leases import OwnLeases
 from shards.errors import StorageError
 from shards.output.lock import is_named, leave_in_children, open_locked, try_lock, unlock
+from shards.regular_files import open_regular
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what file systems without locks answer
 _LOCK_POLL_S = 0.002  # flock has no timeout of its own, so a process polls; the lock is held for milliseconds
@@ -113,7 +114,7 @@ class SharedFolder:
         with _explained(self.path), suppress(FileNotFoundError):
             if not is_named(self._descriptor, self._mark):
                 return False  # the folder was removed, so nobody would see the lease
-            descriptor = os.open(self.path / key, os.O_RDONLY)
+            descriptor = open_regular(self.path / key)
             try:
                 # Refused, or without its name: somebody is removing it at this moment.
                 if try_lock(descriptor, shared=True) and is_named(descriptor, self.path / key):
@@ -174,7 +175,7 @@ class SharedFolder:
         Returns its bytes, 0 if it stays.
         """
         with suppress(FileNotFoundError):
-            descriptor = os.open(self.path / key, os.O_RDONLY)
+            descriptor = open_regular(self.path / key)
             try:
                 if try_lock(descriptor) and not self.is_held(key, ahead=ahead):
                     return self.discard(key)

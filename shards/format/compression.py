@@ -25,6 +25,7 @@ from shards.format import layout
 from shards.format.layout import IMAGE_BYTES, PIXELS_OFFSET, TAR_BLOCK
 from shards.format.manifest import Compression
 from shards.format.shard_table import Block, Shard
+from shards.regular_files import reading
 
 SUFFIXES = {"zstd": "zst", "lz4": "lz4"}
 UNPACK_THREADS = 4
@@ -52,7 +53,7 @@ def unpack_shard(
     if source.stat().st_size != shard.bytes:
         raise CorruptShard(f"{source}: {source.stat().st_size} bytes, expected {shard.bytes}; fetch or pack it again")
     plain = shard.plain
-    with source.open("rb") as stored, target.open("wb") as file, ThreadPoolExecutor(threads) as pool:
+    with reading(source) as stored, target.open("wb") as file, ThreadPoolExecutor(threads) as pool:
         os.truncate(file.fileno(), shard.plain_bytes)  # which also makes the zeros that end a tar
 
         def unpack(number: int) -> None:
@@ -164,7 +165,7 @@ def _check(path: Path, size: int, blocks: Sequence[Block]) -> str | None:
         found = path.stat().st_size
         if found != size:
             return f"{found} bytes, expected {size}"
-        with path.open("rb") as file:
+        with reading(path) as file:
             return damage(file, blocks)
     except OSError as error:
         return str(error.strerror)

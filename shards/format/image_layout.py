@@ -26,6 +26,7 @@ from shards.format.tar_headers import MAX_MEMBER_BYTES, Member
 from shards.format.ustar import MAX_MEMBERS, Archive
 from shards.format.writer import StoredBlock, write_tar
 from shards.output.files import write_file
+from shards.regular_files import reading
 
 ImageFormat = Literal["png", "jpg"]
 
@@ -106,7 +107,7 @@ def read_samples(
     Raises: CorruptShard then, if an image has no label, or a label is not a whole number from 0 to `classes` - 1.
     """
     samples = []
-    with path.open("rb") as file:
+    with reading(path) as file:
         for members in archive.samples():
             try:
                 samples.append(_sample(where or str(path), members, file.fileno(), classes))

@@ -13,6 +13,7 @@ from pathlib import Path
 from shards.errors import CorruptShard
 from shards.format.layout import TAR_BLOCK, round_up
 from shards.format.tar_headers import MAX_MEMBER_BYTES, Limits, Member, TarHeaders, TarProblem
+from shards.regular_files import open_regular
 
 MAX_SIZE = 1 << 33  # what a header can state: for packed blocks of our own
 MAX_MEMBERS = 100_000  # 50,000 images and their labels, read in 0.7 s and 30 MB
@@ -43,7 +44,7 @@ def read_archive(path: Path, *, max_member_bytes: int = MAX_MEMBER_BYTES, where:
 
     Raises: CorruptShard that names the byte and the member; OSError.
     """
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = open_regular(path)
     limits = Limits(member_bytes=max_member_bytes, members=MAX_MEMBERS, folders=MAX_FOLDERS)
     headers = TarHeaders(lambda position, size: os.pread(descriptor, size, position), limits)
     try:

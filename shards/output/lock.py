@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from shards.errors import InputError, StorageError
+from shards.regular_files import reading
 
 LOCK_NAME = ".lock"
 MOST_NAME_BYTES = 512  # read from a lock file for the name of its holder
@@ -170,7 +171,7 @@ def holder(path: Path) -> str | None:
 
 def _named_holder(path: Path) -> str:
     """The holder's name as the lock file has it: the process may run on another machine."""
-    with suppress(OSError), path.open("rb") as file:
+    with suppress(OSError), reading(path) as file:
         text = file.read(MOST_NAME_BYTES).decode(errors="replace")
         return "".join(letter for letter in text if letter.isprintable())
     return ""

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.errors import ChangedShard, CorruptShard, MissingShard, StorageError
+from shards.errors import ChangedShard, MissingShard, StorageError
 from shards.format.layout import round_up
-from shards.json_reading import open_regular
+from shards.regular_files import open_regular
 
 PAGE = mmap.PAGESIZE  # where a mapping may start: 4 KiB on x86, up to 64 KiB on arm64
 _MAP_FIXED, _MAP_NORESERVE, _FAILED = 0x10, 0x4000, ctypes.c_void_p(-1).value  # <asm-generic/mman.h>, Linux
@@ -97,13 +97,11 @@ def _places(sizes: Sequence[int]) -> tuple[list[int], int]:
 
 def _open(path: Path) -> int:
     try:
-        return open_regular(path, os.O_RDONLY)
+        return open_regular(path)
     except FileNotFoundError:
         raise MissingShard(f"{path}: named in the manifest but not there; copy it again or pack the set anew") from None
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise CorruptShard(f"{path}: {error}; copy or pack the set again") from error
 
 
 def _mmap(address: int | None, size: int, flags: int, descriptor: int, what: str) -> int:

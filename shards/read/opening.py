@@ -20,6 +20,7 @@ from shards.format import layout
 from shards.format.columns import THREADS, Numbers
 from shards.format.layout import PIXELS_OFFSET, SOURCE_TYPE
 from shards.format.shard_table import ShardTable
+from shards.regular_files import open_regular
 
 COMPARED = 512  # last originals of a shard: one page
 MAP_LIMIT = Path("/proc/sys/vm/max_map_count")
@@ -82,7 +83,7 @@ def _last_blocks(table: ShardTable) -> Iterator[_Last]:
 def _check_shard(folder: Path, sources: Numbers | None, last: _Last) -> None:
     path = folder / last.name
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = open_regular(path)
     except FileNotFoundError:
         raise MissingShard(f"{path}: named in the manifest but not there; copy it again or pack the set anew") from None
     except OSError as error:

@@ -21,6 +21,7 @@ from shards.checksums import file_digest
 from shards.errors import ChangedShard, CorruptShard, InputError, MissingShard, StorageError
 from shards.json_reading import read_bounded
 from shards.output.files import sync_file, sync_folder
+from shards.regular_files import reading
 from shards.store.credentials import connect, find_credentials, split_location
 from shards.store.download import Download, disk_error, read_whole
 from shards.store.error_messages import refuse
@@ -286,7 +287,7 @@ def _put(remote: Remote, source: Path | bytes, digest: str, create: bool) -> Non
 def _write_synced(path: Path, source: Path | bytes) -> None:
     with path.open("wb") as file:
         if isinstance(source, Path):
-            with source.open("rb") as origin:
+            with reading(source) as origin:
                 shutil.copyfileobj(origin, file, 1 << 20)
         else:
             file.write(source)

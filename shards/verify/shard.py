@@ -16,6 +16,7 @@ from shards.format.image_layout import read_table, table_problem
 from shards.format.manifest import Compression, Manifest
 from shards.format.shard_table import Shard
 from shards.format.tar_headers import MAX_MEMBER_BYTES
+from shards.regular_files import reading
 from shards.store.retry import Workers
 from shards.store.store import Store
 
@@ -73,7 +74,7 @@ def byte_problems(where: str, path: Path, shard: Shard, progress: Progress) -> I
     """Blocks, or the whole, that are not what their checksums promise."""
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
+        with reading(path) as file:
             for number, block in enumerate(shard.blocks):
                 found = 0
                 for data in pieces(file, block.bytes):

@@ -86,7 +86,7 @@ class NpzImages(Source):
                     f"{self.labels_path}: {found:,} labels, but {count:,} images in {self.path.name}; expected the "
                     "same number: fetch both files again"
                 )
-            labels = np.fromiter(array.rows(), np.uint8, count)
+            labels = np.fromiter(array.rows(), np.uint8)  # grows with what is there: a header can promise a terabyte
         wrong = np.flatnonzero(labels >= classes)
         if len(wrong):
             found_label = f"label {labels[wrong[0]]} in row {wrong[0]}"

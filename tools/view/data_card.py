@@ -7,7 +7,7 @@ import numpy as np
 from huggingface_hub import DatasetCardData
 from numpy.typing import NDArray
 
-from kkanji.wording import licence_name, markdown
+from kkanji.wording import licence_name, markdown, untagged
 from shards.errors import printable
 from tools.progress import count_images
 from tools.view.contents import Contents, Subset
@@ -40,7 +40,7 @@ def metadata(contents: Contents) -> str:
     least = max((size for size in SIZES if size <= images), default=0)
     size = f"n<{_short(most)}" if not least else f"{_short(least)}<n<{_short(most)}" if most else f"n>{_short(least)}"
     values = DatasetCardData(
-        pretty_name=str(facts["name"]),
+        pretty_name=untagged(str(facts["name"])),
         license=licence_name(str(facts["licence"])),
         language="ja",
         task_categories=["image-classification"],

@@ -80,6 +80,11 @@ def test_the_card_has_the_hubs_metadata(folder: Path) -> None:
     assert (card.data.eval_results or [])[0].dataset_split == "val"
 
 
+def test_no_tag_of_a_name_reaches_the_metadata() -> None:
+    text = card_metadata("resnet18", {**DATA, "name": "<script>\x1b[1m"}, EVALUATION, verdict="proven")
+    assert "<" not in text and "‹script›" in text and "\x1b" not in text
+
+
 def test_what_was_trained_on_measures_nothing() -> None:
     def measures(verdict: str) -> str:
         text = card_metadata("resnet18", DATA, EVALUATION, verdict=verdict)

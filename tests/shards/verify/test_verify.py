@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shards import CorruptShard, Lineage, MissingShard, Samples, json_reading, read_manifest, verify, write_shard
+from shards import CorruptShard, Lineage, MissingShard, Samples, read_manifest, regular_files, verify, write_shard
 from shards.format.manifest import COLUMNS
 from shards.verify.shard import byte_problems
 from tests.shards.kinds import as_older
@@ -124,7 +124,7 @@ def refusing(name: str, opened: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.mark.parametrize("name", ["train-00001.tar", "train-00001.idx"])
 def test_a_file_that_the_disk_refuses(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Whether it is read as a whole or in parts."""
-    for place, method in ((Path, "open"), (json_reading, "open_regular")):
+    for place, method in ((Path, "open"), (regular_files, "open_regular")):
         monkeypatch.setattr(place, method, refusing(name, getattr(place, method)))
     assert problems(folder).startswith(f"{folder / name}: Input/output error")
 

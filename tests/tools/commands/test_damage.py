@@ -1,5 +1,8 @@
-"""Whatever makes a set of another one reads no damaged byte of it: a new checksum would declare it to be right."""
+"""Whatever makes a set of another one reads no damaged byte of it: a new checksum would declare it to be right. And
+whatever reads a set waits for no pipe in the place of a file."""
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +15,8 @@ from tools.commands.arrays import arrays
 from tools.commands.balance import balance
 from tools.commands.convert import convert
 from tools.commands.push import push
+from tools.commands.show import show
+from tools.commands.verify import verify
 from tools.ingest.originals import IMAGES_NAME, SPLIT_TABLE_NAME, TABLE_NAME
 
 BLOCKS = 5
@@ -21,6 +26,15 @@ TOOLS: dict[str, Copy] = {
     "arrays": lambda source, output, split: arrays(str(source), split=split, output=output),
     "push": lambda source, output, _: push(source, str(output)),
 }
+
+READERS: dict[str, Callable[[Path, Path], object]] = {
+    "arrays": lambda folder, output: arrays(str(folder), output=output),
+    "convert": lambda folder, output: convert(str(folder), output=output, workers=1),
+    "push": lambda folder, output: push(folder, str(output)),
+    "show": lambda folder, output: show(str(folder), output=output.with_suffix(".png"), split="train", count=3),
+    "verify": lambda folder, _: verify(folder),
+}
+NEEDED = {"dataset.json", "train-00000.tar"}  # by every command
 
 
 @pytest.mark.parametrize("tool", TOOLS)
@@ -52,3 +66,21 @@ def test_a_flipped_bit_anywhere_in_originals_ends_balance(
         with flipped(folder / name, size * part // 40), pytest.raises(InputError, match="again"):
             balance(folder, per_class=4, output=tmp_path / "set", block_size=125, shard_size=125, workers=1)
         assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("command", READERS)
+@pytest.mark.parametrize("kind", ["none", "zstd", "png"])
+def test_no_command_waits_for_a_pipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: Kind, command: str
+) -> None:
+    whole = write_set_of(tmp_path / "whole", kind, {"train": [drawn(5)]})
+    for name in sorted(path.name for path in whole.iterdir()):
+        folder = shutil.copytree(whole, tmp_path / name / "set")
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        told = ""
+        try:
+            READERS[command](folder, tmp_path / name / "output")
+        except (InputError, SystemExit) as error:
+            told = str(error) + capsys.readouterr().out
+        assert name in told or not (told or name in NEEDED or command == "verify"), told

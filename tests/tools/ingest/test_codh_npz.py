@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from functools import partial
@@ -230,6 +231,18 @@ def test_a_header_that_promises_much_costs_nothing(arrays: MakeNpz, tmp_path: Pa
     (folder / "k49-test-imgs.npz").write_bytes(hollow((1 << 30, 28, 28)))
     with pytest.raises(InputError, match=r"9 labels, but 1,073,741,824 images in k49-test-imgs.npz; expected the same"):
         combine((folder,), output=tmp_path / "originals")
+
+
+def test_a_pair_of_headers_that_promise_the_same_costs_nothing(arrays: MakeNpz, tmp_path: Path) -> None:
+    folder = arrays("k49", test=pixels(9, 2))
+    (folder / "k49-test-imgs.npz").write_bytes(hollow((1 << 40, 28, 28)))
+    (folder / "k49-test-labels.npz").write_bytes(hollow((1 << 40,)))
+    tracemalloc.start()
+    with pytest.raises(InputError, match=r"labels.npz: arr_0 ends in row \d+, expected 1,099,511,627,776 rows"):
+        combine((folder,), output=tmp_path / "originals")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 1 << 28
 
 
 def test_labels_that_do_not_fit_are_refused(arrays: MakeNpz, tmp_path: Path) -> None:
