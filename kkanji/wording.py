@@ -2,6 +2,8 @@
 
 import html
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from shards.errors import printable
 
@@ -24,6 +26,17 @@ def duration(seconds: float) -> str:
     """`0:07`, `59:59`, `26:03:00`: minutes, and hours where there are any."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+
+
+def training_images(data: Mapping[str, Any]) -> str:
+    """How many images a run was trained on, and what they are, from `data` of its config.json."""
+    images, originals = data["train_images"], data.get("train_originals")
+    if originals is None:  # an earlier version's
+        return f"{images:,} images"
+    rendered = f"{data['train_rendered']:,} rendered from fonts" if data["train_rendered"] else ""
+    if images == originals + data["train_rendered"]:
+        return f"{images:,} images" + (f" ({originals:,} originals and {rendered})" if rendered else "")
+    return f"{images:,} images (of {originals:,} originals{rendered and f' and {rendered}'})"
 
 
 def markdown(text: str) -> str:

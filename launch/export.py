@@ -20,7 +20,7 @@ precision: `kkanji predict IMAGE --checkpoint FOLDER`; or, after `import kkanji.
 `timm.create_model("local-dir:FOLDER", pretrained=True)`, which gives logits of images prepared as config.json says.
 {onnx}
 
-- Trained on {train_images:,} images, {passes} of global batch {batch_size}{begun}.
+- Trained on {trained_on}, {passes} of global batch {batch_size}{begun}.
 - {evaluated} on {images:,} images of split `{split}`, {verdict}{chosen}:
   top-1 {top1:.2%}, top-5 {top5:.2%}, balanced accuracy {balanced_accuracy:.2%} over {evaluated_classes:,} characters,
   weighted F1 {f1_weighted:.4f}, measured in float32{views}.
@@ -190,23 +190,24 @@ def _card(facts: dict[str, Any], of: dict[str, Any], evaluation: dict[str, Any],
         for entry in evaluation["bins"]
         if entry["images"]
     )
-    from kkanji.wording import markdown
+    from kkanji.wording import markdown, training_images
 
     values = {**evaluation, **read_options(facts["config"]), **facts["data"]}
     values |= {name: markdown(str(values[name])) for name in ("name", "licence", "split", "model")}
     views = evaluation["tta"]
-    images, epochs = of["data"]["train_images"], values["epochs"]
+    epochs = values["epochs"]
     verdict = independence(of["data"], evaluation)
     model = read_options(facts["config"])["model"]
     return card_metadata(model, facts["data"], evaluation, verdict=verdict, onnx=onnx) + CARD.format(
         **values,
         chosen="; that split also chose the best epoch" if evaluation["split"] == "val" else "",
         verdict=VERDICTS[verdict],
+        trained_on=training_images(facts["data"]),
         passes="1 epoch" if epochs == 1 else f"{epochs} epochs",
         begun=begun,
         evaluated="Evaluated"
         if facts == of
-        else f"This model was not evaluated. A run trained on {images:,} images was,",
+        else f"This model was not evaluated. A run trained on {training_images(of['data'])} was,",
         views=f", the mean of {views} small shifts of each image" if views > 1 else "",
         onnx=ONNX_LINE.format(**values) if onnx else "",
         calibration=_calibration(evaluation),

@@ -131,6 +131,7 @@ def describe(data: ShardSet) -> dict[str, Any]:
     """The facts about a set that config.json records and reports show."""
     manifest = data.manifest
     images = {f"{name}_images": split.samples for name, split in manifest.splits.items()}
+    originals, rendered = training_originals(data).sum(), training_rendered(data).sum()
     return {
         "name": manifest.name,
         "licence": manifest.licence,
@@ -138,6 +139,8 @@ def describe(data: ShardSet) -> dict[str, Any]:
         "classes": manifest.classes,
         "identity": manifest.identity(),
         **images,
+        "train_originals": int(originals),
+        "train_rendered": int(rendered),
     }
 
 

@@ -21,7 +21,7 @@ from kkanji.report.cards import Card
 from kkanji.report.run import Run
 from kkanji.report.style import Chart
 from kkanji.report.text import code_spans, percent, quantity
-from kkanji.wording import counted
+from kkanji.wording import counted, training_images
 
 GLYPH_SIZE = 80
 FIRST_EAST_ASIAN = "\u2e80"  # where the radicals, kana and kanji begin
@@ -64,6 +64,7 @@ def page_html(content: Content) -> str:
     environment.filters.update(
         percent=percent, quantity=quantity, counted=counted, code_point=code_point, has_glyph=has_glyph
     )
+    environment.filters.update(training_images=training_images)
     environment.filters.update(glyph=_glyph, image=_image, png=_png, code_spans=code_spans)
     template = environment.from_string(_resource("template.html"))
     page = template.render(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kkanji.wording import counted, licence_name, markdown, plain, slug
+from kkanji.wording import counted, licence_name, markdown, plain, slug, training_images
 
 
 def test_one_is_singular() -> None:
@@ -59,3 +59,26 @@ def test_licences_have_the_hubs_names(line: str, name: str) -> None:
 
 def test_a_name_as_an_identifier() -> None:
     assert (slug("Kuzushiji-Kanji (balanced)"), slug("!")) == ("kuzushiji-kanji-balanced", "unnamed")
+
+
+@pytest.mark.parametrize(
+    ("recorded", "expected"),
+    [
+        ({"train_images": 128_728}, "128,728 images"),
+        ({"train_images": 91_204, "train_originals": 91_204, "train_rendered": 0}, "91,204 images"),
+        (
+            {"train_images": 128_728, "train_originals": 91_204, "train_rendered": 37_524},
+            "128,728 images (91,204 originals and 37,524 rendered from fonts)",
+        ),
+        (
+            {"train_images": 40_000, "train_originals": 1_000, "train_rendered": 0},
+            "40,000 images (of 1,000 originals)",
+        ),
+        (
+            {"train_images": 40_000, "train_originals": 1_000, "train_rendered": 12},
+            "40,000 images (of 1,000 originals and 12 rendered from fonts)",
+        ),
+    ],
+)
+def test_training_images_are_told_apart(recorded: dict[str, int], expected: str) -> None:
+    assert training_images(recorded) == expected

@@ -8,7 +8,7 @@ from tests.kkanji.report.made_run import LOADING, MadeRun, Page, make_run
 
 def test_the_header_names_the_model_and_its_data(page: Page) -> None:
     assert "kkanji_b0 trained on Kuzushiji-Small" in page.text
-    assert "24 character classes, 3,200 training images" in page.text
+    assert "24 character classes, 3,200 images to train on" in page.text
     assert "288 images of the split val" in page.text
     assert "Data: made by nobody, CC0" in page.text
 
