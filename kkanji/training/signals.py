@@ -1,8 +1,9 @@
 """How a training ends before its last step: by a signal, or by an error on any rank.
 
 All ranks agree on it within a step, undo that step, save what was finished before it, and leave with one cause. A rank
-that wants to leave takes part in the step's exchange of gradients, where the others wait for it, with blank images. The
-ranks' wishes travel meanwhile, by gloo on the host, so no step waits for a device or for the answer.
+that wants to leave computes nothing more of the step but its end, with blank images: there ranks exchange gradients,
+and the others wait for it. Their wishes travel meanwhile, by gloo on the host, so no step waits for a device or for the
+answer.
 """
 
 import math
@@ -86,14 +87,19 @@ class Ending:
             self._error = error
             self._failed = FAILED if save else FAILED_UNSAVED
 
-    def take(self, batches: Iterator[Batch], *, last: bool) -> Batch:
-        """The next micro-batch of a step. last: of the step, with which ranks begin to exchange their wishes."""
+    def take(self, batches: Iterator[Batch], *, last: bool) -> Batch | None:
+        """The next micro-batch of a step; None if this rank need not take part in it, as the step will be undone.
+
+        last: of the step, with which ranks begin to exchange their wishes, and their gradients.
+        """
         self._moved()
         if self._group is None:
             self._passed.now()
         batch = self._next(batches)
         if self._wish and self._group is None:
             raise Leaving
+        if self._wish and not last:
+            return None
         if last and self._group is not None:
             wish = torch.tensor([self._wish, self._is_over()])
             self._exchange = dist.all_reduce(wish, dist.ReduceOp.MAX, group=self._group, async_op=True), wish

@@ -71,6 +71,8 @@ def take_step(run: Run, step: int, batches: Iterator[Batch], meter: Meter, endin
     for first, last in part.spans:
         is_last = (first, last) == part.spans[-1]
         batch = ending.take(batches, last=is_last)  # images uint8 (B, 1, 64, 64), labels int64 (B,)
+        if batch is None:
+            continue
         torch.manual_seed(seed_at(config.runtime.seed, first))  # of dropout and mixing
         pixels = normalise(soil(batch.images, config.augmentation.appearance, config.runtime.seed, first))
         mixing = learner.mixup.sample()

@@ -1,13 +1,15 @@
-"""How a training that is alone ends early. Several ranks: tests/launch/test_processes.py."""
+"""How a training ends early, alone above all. Several ranks: tests/launch/test_processes.py."""
 
 import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from kkanji.cli import Terminated
@@ -41,6 +43,24 @@ def send(*numbers: int) -> None:
 def endless() -> Iterator[Batch]:
     while True:
         yield BLANK
+
+
+def test_of_several_ranks_one_that_wants_to_leave_computes_only_the_steps_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """There the others wait for its gradients, and all learn of its wish."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'ranks'}", rank=0, world_size=1)
+    try:
+        monkeypatch.setattr(signals, "host_group", lambda: dist.group.WORLD)
+        with Ending(BLANK) as of_ranks:
+            assert of_ranks.take(endless(), last=False) is not None
+            send(signal.SIGTERM)
+            assert of_ranks.take(endless(), last=False) is None
+            assert of_ranks.take(endless(), last=True) is BLANK
+            with pytest.raises(Leaving):
+                of_ranks.settle()
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("number", NUMBERS)
