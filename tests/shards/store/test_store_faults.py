@@ -289,7 +289,7 @@ def test_an_upload_that_is_refused(store: Store, proxy: FaultProxy) -> None:
 
 
 def test_a_server_killed_and_restarted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """kill -9; it is back in some 20 s. The default patience waits for it, and no byte is lost."""
+    """kill -9; it is back in some 5 s. The default patience waits for it, and no byte is lost."""
     with SeaweedFS(tmp_path) as server:
         server.make_bucket("tests")
         for name, value in server.environment.items():
