@@ -33,9 +33,10 @@ train: $(INSTALLED)
 		--optimizer adamw --lr 2e-3 --schedule cosine --warmup-epochs 1 --weight-decay 0.02
 	$(BIN)/kkanji evaluate --checkpoint $(SAMPLE)/run/checkpoints/best --data $(SAMPLE)/shards
 
-# Files in their order, to two processes for each core, as many tests wait; each with one thread.
+# Files in their order, to two processes for each core, as many tests wait; each with one thread. Compiled modules are
+# kept: tests start many a Python, and pytest compiles tests with their assertions, 6 s a process.
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $$(($$(nproc) * 2)) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $$(($$(nproc) * 2)) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -22,17 +22,7 @@ from typing import Any, Self
 import pytest
 
 ROOT = Path(__file__).parents[1]
-IMPORTED = [
-    "torch.utils.tensorboard",
-    "matplotlib.pyplot",
-    "kkanji.checkpoint.export",
-    "kkanji.data.dali",
-    "kkanji.inference.predict",
-    "kkanji.report",
-    "kkanji.training.build",
-    "kkanji.training.trainer",
-    "launch.evaluation",
-]
+IMPORTS = "tests.warm_imports"
 _CONTEXT = get_context("forkserver")
 
 
@@ -40,7 +30,7 @@ class WarmPython:
     """A running `python COMMAND`, as `subprocess.Popen` has it. COMMAND begins with a script, or -m and a module."""
 
     def __init__(self, command: Sequence[str], *, environment: Mapping[str, str], folder: Path | None) -> None:
-        _start_server()
+        start_server()
         read, write = os.pipe()
         self.stdout = os.fdopen(read, encoding="utf-8")
         self._stderr = tempfile.TemporaryFile("w+", encoding="utf-8")
@@ -97,9 +87,9 @@ class WarmPython:
         self._stderr.close()
 
 
-def _start_server() -> None:
+def start_server() -> None:
     """Start the server, with what its imports need in the environment, if it does not run yet."""
-    forkserver.set_forkserver_preload(IMPORTED)
+    forkserver.set_forkserver_preload([IMPORTS])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("OMP_NUM_THREADS", "1")  # torch reads it once
@@ -108,7 +98,7 @@ def _start_server() -> None:
 
 def _run(command: list[str], stdout: Any, stderr: Any, environment: dict[str, str], folder: Path | None) -> None:
     """In the new process: become `python COMMAND`."""
-    assert len(os.listdir("/proc/self/task")) == 1, "a module of IMPORTED starts a thread, which a fork loses"
+    assert len(os.listdir("/proc/self/task")) == 1, "a module of IMPORTS starts a thread, which a fork loses"
     for stream, descriptor in ((1, stdout.detach()), (2, stderr.detach())):
         os.dup2(descriptor, stream)
         os.close(descriptor)

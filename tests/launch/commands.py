@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,15 +73,35 @@ def losses(run: Path) -> list[float]:
     return [entry["loss"] for entry in lines(run)]
 
 
+def begin_ranks(*command: str, ranks: int = 2, **more: str) -> list[WarmPython]:
+    """A run's ranks on one machine, as torchrun starts them but without it: warm, and each with its own exit code."""
+    shared = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "ACCELERATE_USE_CPU": "true"} | _meeting()
+    places = ({"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks))
+    return [begin(*command, folder=None, **shared | more | place) for place in places]
+
+
+def start_ranks(*command: str, ranks: int = 2, **more: str) -> list[Result]:
+    """A run's ranks on one machine, to the end of all."""
+    with ExitStack() as held, ThreadPoolExecutor() as pool:
+        begun = [held.enter_context(rank) for rank in begin_ranks(*command, ranks=ranks, **more)]
+        texts = list(pool.map(lambda rank: rank.communicate(DEADLINE_S), begun))
+    codes = [rank.wait() for rank in begun]
+    return [Result(command, code, stdout, stderr) for code, (stdout, stderr) in zip(codes, texts, strict=True)]
+
+
 def start_nodes(caches: Path, *commands: list[str]) -> list[Result]:
     """One run of a rank a node, each with a command line and a cache of its own, to the end of all; on a CPU."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    shared = rendezvous | {"WORLD_SIZE": str(len(commands)), "LOCAL_RANK": "0", "ACCELERATE_USE_CPU": "true"}
+    shared = {"WORLD_SIZE": str(len(commands)), "LOCAL_RANK": "0", "ACCELERATE_USE_CPU": "true"} | _meeting()
     with ThreadPoolExecutor() as pool:
         waiting = [
             pool.submit(start, *command, **shared, RANK=str(rank), KKANJI_CACHE=str(caches / f"cache{rank}"))
             for rank, command in enumerate(commands)
         ]
     return [each.result() for each in waiting]
+
+
+def _meeting() -> dict[str, str]:
+    """Where ranks meet: a port that is free."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from shards import FolderLock
-from tests.launch.commands import ROOT, Result, begin, environment, losses, start, train_command
+from tests.launch.commands import ROOT, Result, begin, environment, losses, start, start_ranks, train_command
 
 RESUME = "--resume"
 
@@ -88,16 +88,15 @@ def test_a_second_training_is_refused_at_once(tiny_set: Path, tmp_path: Path) ->
 
 
 def test_all_ranks_leave_if_the_folder_is_in_use(tiny_set: Path, tmp_path: Path) -> None:
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     with FolderLock(tmp_path / "run"):
-        result = start(*launcher, *train_command(tiny_set, tmp_path / "run"), ACCELERATE_USE_CPU="true")
-        assert result.returncode != 0
-        assert f"process {os.getpid()} on {socket.gethostname()} is writing it" in result.stderr
+        first, second = start_ranks(*train_command(tiny_set, tmp_path / "run"))
+        assert f"process {os.getpid()} on {socket.gethostname()} is writing it" in refused(first)
+        assert (second.returncode, second.stderr) == (2, "")
         assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
-def evaluate(run: Path, tiny_set: Path, *, most_bytes: int = resource.RLIM_INFINITY) -> Result:
-    command = [str(ROOT / "launch/evaluate.py"), "--checkpoint", str(run / "checkpoints/last"), "--data", str(tiny_set)]
+def on_full_disk(*command: str) -> Result:
+    """A Python command line that may write files of 1 kB."""
     return subprocess.run(
         [sys.executable, *command],
         capture_output=True,
@@ -105,7 +104,7 @@ def evaluate(run: Path, tiny_set: Path, *, most_bytes: int = resource.RLIM_INFIN
         env=environment(),
         check=False,
         timeout=240,
-        preexec_fn=partial(resource.setrlimit, resource.RLIMIT_FSIZE, (most_bytes, resource.RLIM_INFINITY)),
+        preexec_fn=partial(resource.setrlimit, resource.RLIMIT_FSIZE, (1024, resource.RLIM_INFINITY)),
     )
 
 
@@ -114,9 +113,11 @@ def results(run: Path) -> dict[str, bytes]:
 
 
 def test_an_evaluation_that_the_disk_refuses_leaves_the_one_before(run: Path, tiny_set: Path) -> None:
-    assert evaluate(run, tiny_set).returncode == 0
+    checkpoint = str(run / "checkpoints/last")
+    command = (str(ROOT / "launch/evaluate.py"), "--checkpoint", checkpoint, "--data", str(tiny_set))
+    assert start(*command).returncode == 0
     before = results(run)
     (run / "evaluation.json").write_text("of before")  # and so are the predictions that belong to it
-    told = refused(evaluate(run, tiny_set, most_bytes=1024))
+    told = refused(on_full_disk(*command))
     assert f"{run}/evaluation.json: File too large; free some space" in told
     assert results(run) == before | {"evaluation.json": b"of before"}

@@ -19,7 +19,7 @@ from kkanji.evaluation.predict_split import BATCHES, batch_size, predict_split, 
 from kkanji.evaluation.predictions import KINDS, Predictions, load_predictions
 from kkanji.pixels import normalise
 from tests.kkanji.evaluation.evaluate_ranks import BATCH, make_model
-from tests.launch.commands import start
+from tests.launch.commands import start_ranks
 from tests.making import make_set
 
 SAMPLE = sorted((Path(__file__).parents[3] / "sample" / "kkanji2").iterdir())
@@ -51,10 +51,9 @@ def predict_alone(folder: Path, model: nn.Module, views: int = 1) -> Predictions
 
 def test_two_ranks_find_what_one_does(sets: list[Path], tmp_path: Path) -> None:
     """Ranks with another number of batches, or none."""
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     script = str(Path(__file__).with_name("evaluate_ranks.py"))
-    result = start(*launcher, script, str(tmp_path), *map(str, sets), ACCELERATE_USE_CPU="true")
-    assert result.returncode == 0, result.stderr
+    results = start_ranks(script, str(tmp_path), *map(str, sets))
+    assert [result.returncode for result in results] == [0, 0], results[0].stderr
     for folder, images in zip(sets, (9, 1), strict=True):
         name, classes = folder.parent.name, open_set(folder).manifest.classes
         model = make_model(classes)

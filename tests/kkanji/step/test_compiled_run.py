@@ -10,7 +10,7 @@ from kkanji.config import train_config
 from kkanji.data.training_set import open_set
 from kkanji.training.schedule import image_size
 from kkanji.training.trainer import train
-from tests.launch.commands import losses, start
+from tests.launch.commands import losses, start_ranks
 
 # Three steps of 40 images, the last of 28; in micro-batches of 5, at last of 4, on one or two ranks.
 STEPS = 3
@@ -27,10 +27,9 @@ def test_two_compiled_ranks_compute_what_one_uncompiled_does(tiny_set: Path, tmp
     one, two = ({"data": str(tiny_set), "output": tmp_path / name} for name in ("one", "two"))
     (tmp_path / "options.json").write_text(json.dumps(OPTIONS))
     flags = ["--config", str(tmp_path / "options.json"), *(f"--{name}={value}" for name, value in two.items())]
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     script = str(Path(__file__).with_name("compiled_ranks.py"))
-    result = start(*launcher, script, str(tmp_path), *flags, "--compile", ACCELERATE_USE_CPU="true")
-    assert result.returncode == 0, result.stderr
+    results = start_ranks(script, str(tmp_path), *flags, "--compile")
+    assert [result.returncode for result in results] == [0, 0], results[0].stderr
     config = train_config(**OPTIONS, **one)
     train(config, open_set(tiny_set))
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)

@@ -12,7 +12,7 @@ from shards import OutputFolder, ShardSet, Split, read_manifest, write_manifest,
 from shards.format import layout
 from shards.order.sequential import cut
 from tests.faults.flips import flipped
-from tests.launch.commands import ROOT, Result, start, train_command
+from tests.launch.commands import ROOT, start, start_ranks, train_command
 
 BLOCKS = 5
 OPTIONS = ("--epochs", "1", "--augment", "0")
@@ -43,28 +43,23 @@ def damaged(data: Path, name: str) -> Iterator[str]:
         yield f"{data / name}: block 000002 at byte {block.offset}: crc32 "
 
 
-def launched(ranks: int, *command: str) -> Result:
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)) if ranks > 1 else ()
-    return start(*launcher, *command, ACCELERATE_USE_CPU="true")
-
-
 @pytest.mark.parametrize(("ranks", "name"), [(1, "train-00000.tar"), (1, "val-00001.tar"), (2, "train-00001.tar")])
 def test_training_ends_on_all_ranks_before_the_first_epoch_does(
     data: Path, tmp_path: Path, ranks: int, name: str
 ) -> None:
     run = tmp_path / "run"
     with damaged(data, name) as told:
-        result = launched(ranks, *train_command(data, run, *OPTIONS))
-    assert result.returncode == (2 if ranks == 1 else 1), result.stderr  # torchrun's own
-    assert result.stderr.count(told) == ranks
+        results = start_ranks(*train_command(data, run, *OPTIONS), ranks=ranks)
+    assert [result.returncode for result in results] == [2] * ranks, results[0].stderr
+    assert [result.stderr.count(told) for result in results] == [1] * ranks
     assert not (run / "checkpoints").exists()
 
 
 def test_a_trusting_run_does_not_notice_damage_but_its_evaluation_does(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with damaged(data, "val-00000.tar") as told:
-        assert launched(1, *train_command(data, run, *OPTIONS, "--trust")).returncode == 0
+        assert start(*train_command(data, run, *OPTIONS, "--trust")).returncode == 0
         checkpoint = str(run / "checkpoints" / "last")
-        result = launched(1, str(ROOT / "launch" / "evaluate.py"), "--checkpoint", checkpoint, "--data", str(data))
+        result = start(str(ROOT / "launch" / "evaluate.py"), "--checkpoint", checkpoint, "--data", str(data))
     assert result.returncode == 2 and told in result.stderr
     assert not (run / "evaluation.json").exists() and not (run / "predictions.npz").exists()

@@ -1,11 +1,10 @@
 """A row of docs/FAULTS.md about runs: few open files."""
 
-import subprocess
-import sys
+import resource
 from pathlib import Path
 
 from shards.store.store import open_store
-from tests.launch.commands import environment, lines, train_command
+from tests.launch.commands import DEADLINE_S, begin, lines, train_command
 
 
 def test_a_run_from_a_bucket_with_64_open_files(tiny_set: Path, bucket: str, tmp_path: Path) -> None:
@@ -13,8 +12,9 @@ def test_a_run_from_a_bucket_with_64_open_files(tiny_set: Path, bucket: str, tmp
     for path in sorted(tiny_set.iterdir(), key=lambda path: path.name == "dataset.json"):
         store.upload(path.name, path)
     options = ("--epochs", "1", "--batch-size", "20", "--micro-batch", "10", "--save-every", "2")
-    command = ["prlimit", "--nofile=64:64", sys.executable, *train_command(bucket, tmp_path / "run", *options)]
-    variables = environment(KKANJI_CACHE=str(tmp_path / "cache"))
-    result = subprocess.run(command, capture_output=True, text=True, env=variables, timeout=240, check=False)
-    assert result.returncode == 0, result.stderr
+    command = train_command(bucket, tmp_path / "run", *options)
+    with begin(*command, KKANJI_CACHE=str(tmp_path / "cache")) as process:
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (64, 64))
+        _, errors = process.communicate(DEADLINE_S)
+    assert process.returncode == 0, errors
     assert [entry["samples"] for entry in lines(tmp_path / "run")] == [20, 40, 60, 80, 100, 108]

@@ -33,9 +33,9 @@ from kkanji.data.training_set import open_set
 from kkanji.models import Network
 from kkanji.training import trainer
 from kkanji.training.agreement import host_group
+from tests.warm_python import start_server
 
 TINY = "kkanji_tiny"  # 9,000 weights: all kinds of layers that our networks have
-ZYGOTE = "tests.launch.ranks.zygote"  # what the processes have in common
 WAIT_S = 300  # for a training; a hang is a failure
 Work = Callable[..., Any]
 
@@ -62,8 +62,8 @@ class Ranks:
     """A pool of processes. One that has ended is not replaced."""
 
     def __init__(self, count: int) -> None:
+        start_server()
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([ZYGOTE])
         self._connections: list[Connection] = []
         self.processes: list[BaseProcess] = []
         for _ in range(count):
