@@ -24,7 +24,7 @@ from torch import nn
 from kkanji.cli import Terminated, say
 from kkanji.data.dali import Batch
 from kkanji.launchers import rank_name
-from kkanji.training.agreement import host_group
+from kkanji.training.agreement import first_line, host_group
 from shards import InputError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -38,10 +38,6 @@ UNSAVED = "nothing was saved; --resume goes on from the last checkpoint"
 
 class Leaving(Exception):
     """All ranks leave the run, and each undoes what it has done of the current step."""
-
-
-class LostRank(InputError):
-    """Another rank no longer answers."""
 
 
 class Ending:
@@ -141,22 +137,15 @@ class Ending:
 
     @contextmanager
     def undoing(self, network: nn.Module) -> Iterator[None]:
-        """A step that is undone when it is left: batch statistics and gradients are as before it.
-
-        Raises LostRank for torch's own error when another rank's process is gone.
-        """
+        """A step that is undone when it is left: batch statistics and gradients are as before it."""
         before = [buffer.clone() for buffer in network.buffers()]
         try:
             yield
-        except BaseException as error:
+        except BaseException:
             with torch.no_grad():
                 for buffer, value in zip(network.buffers(), before, strict=True):
                     buffer.copy_(value)
             network.zero_grad(set_to_none=True)
-            if self._group is not None and _is_of_network(error):
-                raise LostRank(
-                    f"{rank_name()}: another rank ended or no longer answers: {_first_line(error)}"
-                ) from error
             raise
 
     def leave(self, save: Callable[[], None], step: int) -> NoReturn:
@@ -301,16 +290,7 @@ def _answer_all(reading: int, answer: Callable[[int], None]) -> None:
         answer(received[0])
 
 
-def _is_of_network(error: BaseException) -> bool:
-    """Whether torch lost the connection to another rank. Gloo's errors have no type of their own."""
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
-
-
 def _described(error: BaseException) -> str:
     if isinstance(error, InputError | OSError):
         return str(error)
-    return f"{type(error).__name__}: {_first_line(error)}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return f"{type(error).__name__}: {first_line(error)}"

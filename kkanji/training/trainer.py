@@ -14,7 +14,7 @@ from kkanji.data.dali import Batch
 from kkanji.environment import warn_of_emulation, warn_of_idle_cores
 from kkanji.pixels import normalise, resized
 from kkanji.tracking.trackers import require_trackers
-from kkanji.training.agreement import agree, meet, together
+from kkanji.training.agreement import LostRank, agree, meet, naming_lost_ranks, together
 from kkanji.training.build import (
     Run,
     blank_batch,
@@ -30,7 +30,7 @@ from kkanji.training.profiling import Watch, profiled, watched, without_garbage_
 from kkanji.training.run_log import RunLog
 from kkanji.training.saving import Saver, begin_or_resume, compare_ranks, position
 from kkanji.training.schedule import image_size, largest_micro_batch, learning_rate, part_of
-from kkanji.training.signals import SAVED, UNSAVED, Ending, Leaving, LostRank, prompt_signals
+from kkanji.training.signals import SAVED, UNSAVED, Ending, Leaving, prompt_signals
 from shards import InputError, Plan, ShardSet
 from shards.order.permutation import mix
 from shards.read.cut_files import survived
@@ -38,7 +38,11 @@ from shards.read.cut_files import survived
 
 def train(config: TrainConfig, data: ShardSet) -> None:
     """Train from the options to the last checkpoint. Raises InputError if the options or the data are wrong."""
-    with ExitStack() as held, watched(config.runtime.stall_seconds, "before the first step") as watch:
+    with (
+        ExitStack() as held,
+        watched(config.runtime.stall_seconds, "before the first step") as watch,
+        naming_lost_ranks(),
+    ):
         with prompt_signals():
             require_trackers(config.checkpointing.trackers)
             meet()
@@ -139,25 +143,26 @@ def train_to_end(run: Run, watch: Watch, changes: str = "") -> None:
         meter = create_meter(run, loader)
         saver = Saver(run, log, ending)
         try:
-            if _evaluation_due(run) and run.progress.evaluated_step < first:
-                saver.evaluate_and_save()
-            for step in range(first, run.last_step):
-                watch.moved(f"in step {step + 1}")
-                ending.note(check.problem, save=False)
-                if _ends_epoch(run.plan, step):
-                    check.finish(ending.meet)
-                with ending.undoing(run.learner.network):
-                    take_step(run, step, batches, meter, ending)
-                run.progress.step = step + 1
-                run.progress.seconds = pace.seconds
-                watch.begun()
-                watch.moved(f"after step {step + 1}")
-                _log_and_save(run, log, meter, saver, pace)
-                profiler.step()
-                ending.note(log.problem)
-                if ending.over:
-                    break
-            _end_early(run, log, saver)
+            with naming_lost_ranks():
+                if _evaluation_due(run) and run.progress.evaluated_step < first:
+                    saver.evaluate_and_save()
+                for step in range(first, run.last_step):
+                    watch.moved(f"in step {step + 1}")
+                    ending.note(check.problem, save=False)
+                    if _ends_epoch(run.plan, step):
+                        check.finish(ending.meet)
+                    with ending.undoing(run.learner.network):
+                        take_step(run, step, batches, meter, ending)
+                    run.progress.step = step + 1
+                    run.progress.seconds = pace.seconds
+                    watch.begun()
+                    watch.moved(f"after step {step + 1}")
+                    _log_and_save(run, log, meter, saver, pace)
+                    profiler.step()
+                    ending.note(log.problem)
+                    if ending.over:
+                        break
+                _end_early(run, log, saver)
         except Leaving:
             ending.leave(saver.save_unsaved, run.progress.step)
         except LostRank as lost:
