@@ -70,9 +70,10 @@ class Nodes:
                 _ip("-n", name, "link", "set", interface, "up")
 
     def _remove(self) -> None:
-        """With a namespace go its interfaces, and their other ends."""
-        for name in self.names:
-            subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+        """Also the links to the server: with a namespace they go some time later, when the next one is being made."""
+        for kind, names in (("link", self._outside), ("netns", self.names)):
+            for name in names:
+                subprocess.run(["ip", kind, "delete", name], capture_output=True, check=False)
 
 
 def enter(name: str) -> None:
