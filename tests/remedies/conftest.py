@@ -1,0 +1,43 @@
+"""A place for each test: a new folder, small data, and a trained run where one is needed."""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.launch.commands import start
+from tests.remedies.stock import WORDS, Stock, draw
+from tools.commands.combine import combine
+from tools.commands.pack import pack
+from tools.commands.split import split
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stock")
+    for word in WORDS:
+        draw(folder / "raw", word, 16)
+    combine((folder / "raw",), output=folder / "originals")
+    split(folder / "originals", val=0.25)
+    pack(folder / "originals", output=folder / "shards", block_size=125)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stock_run(made: Path) -> object:
+    """Trained for two epochs of three steps."""
+
+    @cache
+    def run() -> Path:
+        options = ("--model", "test_resnet", "--epochs", "2", "--batch-size", "12", "--log-every", "1")
+        result = start("-m", "launch", "train", "--data", str(made / "shards"), "--output", str(made / "run"), *options)
+        assert result.returncode == 0, result.stderr
+        return made / "run"
+
+    return run
+
+
+@pytest.fixture
+def place(made: Path, stock_run: object, tmp_path: Path) -> Stock:
+    assert callable(stock_run)
+    return Stock(tmp_path, made, stock_run)
