@@ -153,9 +153,10 @@ def require_room(config: TrainConfig, data: ShardSet) -> None:
         return
     needed, room = _window_bytes(sampling, data, shards=sampling.window + 1), room_bytes(data)
     if needed > room:
-        found = f"a window of {sampling.window} shards in each of {sampling.lanes} lanes takes {needed / 1e9:.2f} GB"
-        remedy = "give --cache-size or a smaller --window"
-        raise InputError(f"{data.location}: {found} of cache, there are {room / 1e9:.2f}; {remedy}")
+        found = f"a window of {sampling.window} shards in each of {sampling.lanes} lanes takes {needed / 1e9:.3g} GB"
+        remedy = f"give a --cache-size of {math.ceil(needed / 1e6) / 1e3:g} or more"
+        smaller = ", or give a smaller --window" if sampling.window > 1 else ""
+        raise InputError(f"{data.location}: {found} of cache, there are {room / 1e9:.3g}; {remedy}{smaller}")
 
 
 def _window_bytes(sampling: OrderOptions, data: ShardSet, *, shards: int) -> float:

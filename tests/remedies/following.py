@@ -7,6 +7,7 @@ names a wrong one fails here.
 import io
 import os
 import re
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -89,7 +90,8 @@ def follow(place: Stock, fault: Fault, remedy: str) -> None:
     before = run(place, words)
     found = pattern_of(remedy).search(before.text)
     assert found, f"{words} ended with {before.code}, without `{remedy}`:\n{before.text}"
-    assert before.code in (1, 2, 3) or "warning: " in before.text, before
+    if before.code == 0 and words[0] in ("train", "combine"):
+        shutil.rmtree(words[words.index("--output") + 1])  # it warned, and went on
     again = fault.remedies[remedy](Told(place, words, before.text, remedy, found.groups()))
     after = run(place, words if again is None else [str(word) for word in again])
     assert after.code == 0, after.text
@@ -114,6 +116,7 @@ def run(place: Stock, words: Sequence[str]) -> Ended:
         patch.setattr(sys, "argv", ["kkanji", *words])
         for name, value in place.variables.items():
             patch.setenv(name, value)
+        warnings.simplefilter("default")  # as in a process of its own
         warnings.onceregistry.clear()  # type: ignore[attr-defined]
         with redirect_stdout(printed), redirect_stderr(printed), pytest.raises(SystemExit) as ended:
             kkanji()

@@ -1,6 +1,5 @@
 """What faults are made of: small data of every kind, made once, of which each test gets copies."""
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,8 +21,12 @@ class Stock:
     """What was made once: raw, originals, shards."""
     run: Callable[[], Path]
     """A trained run, made when it is first needed."""
+    bucket: Callable[[], str]
+    """A new location in an S3 server, which is started when it is first needed."""
     variables: dict[str, str] = field(default_factory=dict)
     """Of the environment."""
+    held: object = None
+    """What another process would hold meanwhile."""
 
     def __truediv__(self, name: str) -> Path:
         return self.folder / name
@@ -34,12 +37,6 @@ class Stock:
 
     def copy_run(self, to: str = "run") -> Path:
         return Path(shutil.copytree(self.run(), self.folder / to, symlinks=True))
-
-    def again(self, path: Path) -> None:
-        """Put back a file of a copy as it was made."""
-        kept = self.made / path.relative_to(self.folder)
-        path.unlink(missing_ok=True)
-        shutil.copy(kept, path)
 
     def write(self, name: str, content: str | bytes = "") -> Path:
         path = self.folder / name
@@ -69,7 +66,3 @@ def cut(path: Path, to: int) -> None:
     data = path.read_bytes()[:to]
     path.unlink()
     path.write_bytes(data)
-
-
-def is_set(folder: Path) -> bool:
-    return os.path.exists(folder / "dataset.json")

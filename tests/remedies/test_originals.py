@@ -295,6 +295,76 @@ def webdataset(place: Stock) -> Words:
     return ("combine", place / "train.tar", "--classes", place / "classes.csv", "--output", place / COMBINED)
 
 
+def damaged_split(place: Stock) -> Words:
+    """A division that was made elsewhere, and did not arrive whole."""
+    place.copy("originals")
+    path = place.write("theirs.csv", "id,part\n")
+    return ("split", place / "originals", "--from", path, "--overwrite")
+
+
+def made_by_split(told: Told) -> None:
+    place = told.place
+    place.copy("originals", "theirs")
+    ended = run(place, [told.named(r"by `kkanji (split)`"), "theirs", "--overwrite"])
+    assert ended.code == 0, ended.text
+    shutil.copy(place / "theirs/split.csv", place / "theirs.csv")
+
+
+def without_training(place: Stock) -> Words:
+    unsplit(place)
+    lines = [f"{line.split(',')[0]},test" for line in (place.made / "originals/split.csv").read_text().splitlines()[1:]]
+    place.write("all.csv", "\n".join(["id,split", *lines, ""]))
+    assert run(place, ["split", "originals", "--from", "all.csv"]).code == 0
+    return ("balance", "originals", "--per-class", "9", "--output", "balanced", "--workers", "1", "--block-size", "125")
+
+
+def split_anew(told: Told) -> None:
+    assert run(told.place, ["split", "originals", "--overwrite"]).code == 0
+
+
+def light(place: Stock, *, paper: int = 255) -> Words:
+    words = legacy_arrays(place)
+    random = np.random.default_rng(0)
+    np.save(place / "arrays/images.npy", abs(paper - random.integers(0, 99, (4, 64, 64))).astype(np.uint8))
+    return (words[0], "--legacy", *words[1:])
+
+
+def official(place: Stock) -> Words:
+    words = ("combine", kuzushiji_arrays(place), place.copy("raw"), "--output", place / "both")
+    assert run(place, [str(word) for word in words]).code == 0
+    return ("split", place / "both", "--protocol", "half")
+
+
+def kanji_alone(told: Told) -> Words:
+    assert run(told.place, ["combine", "raw", "--output", "alone"]).code == 0
+    return with_option(["split", "alone"], "--protocol", "half")
+
+
+def odd_class_text(place: Stock) -> Words:
+    strange_class(place)
+    return combining(place, "--classes", place.write("classes.csv", "name,class\nichi,an\u200bo\n"))
+
+
+def change_the_text(told: Told) -> None:
+    told.place.write("classes.csv", "name,class\nichi,ano\n")
+
+
+def home(place: Stock) -> Words:
+    place.copy("raw")
+    place.write("x", "")
+    return ("combine", place / "raw", "--output", place.folder)
+
+
+def inside(told: Told) -> Words:
+    return with_option(told.words, told.remedy.split()[-1], told.place / "inside")
+
+
+def unmarked(place: Stock) -> Words:
+    overwritten(place)
+    (place / COMBINED / ".kkanji-output").unlink()
+    return combining(place, "--overwrite")
+
+
 FAULTS = [
     Fault(
         "an image of another size",
@@ -400,6 +470,17 @@ FAULTS = [
     ),
     Fault("an output of somebody else", stranger, {"choose another --output": another_output}),
     Fault("an output to which something was added", added, {"move that to another place": move_it}),
+    Fault("a damaged split.csv", damaged_split, {"make it again by `kkanji split`": made_by_split}),
+    Fault("originals without training images", without_training, {"split again": split_anew}),
+    Fault("light images", light, {"invert them": by_hand(lambda place: light(place, paper=0))}),
+    Fault("official images and halves", official, {"combine Kuzushiji-Kanji alone for it": kanji_alone}),
+    Fault("a name of a class that cannot be shown", odd_class_text, {"change it": change_the_text}),
+    Fault("the current folder", home, {"choose a folder inside as --output": inside}),
+    Fault(
+        "an output without its marker",
+        unmarked,
+        {"remove it by hand if nobody needs it": by_hand(lambda place: shutil.rmtree(place / COMBINED))},
+    ),
 ]
 
 
