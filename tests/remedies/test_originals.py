@@ -310,6 +310,20 @@ def made_by_split(told: Told) -> None:
     shutil.copy(place / "theirs/split.csv", place / "theirs.csv")
 
 
+def split_of_somebody(place: Stock) -> Words:
+    place.copy("originals")
+    (place / "originals/split.json").unlink()
+    (place / "originals/.kkanji-output").unlink(missing_ok=True)
+    place.write("originals/split.csv", "mine")
+    return ("split", place / "originals")
+
+
+def move_elsewhere(told: Told) -> None:
+    """The file that the message names."""
+    name = told.named(r"beside (\S+), which")
+    (told.place / "originals" / name).rename(told.place / name)
+
+
 def without_training(place: Stock) -> Words:
     unsplit(place)
     lines = [f"{line.split(',')[0]},test" for line in (place.made / "originals/split.csv").read_text().splitlines()[1:]]
@@ -481,6 +495,7 @@ FAULTS = [
         unmarked,
         {"remove it by hand if nobody needs it": by_hand(lambda place: shutil.rmtree(place / COMBINED))},
     ),
+    Fault("a split of somebody else", split_of_somebody, {"move that elsewhere": move_elsewhere}),
 ]
 
 

@@ -286,10 +286,10 @@ def pack_compressed(told: Told) -> None:
 
 
 def verify_it(told: Told) -> Words:
-    """The command in the message says where the damage is; then the set is packed anew."""
+    """The command in the message tells where the damage is; then the set is packed anew."""
     command = told.named(r"run `kkanji (verify)` on it")
     ended = run(told.place, [command, str(told.place / "shards")])
-    assert ended.code == 1 and "train-" in ended.text
+    assert ended.code == 1 and "train-" in ended.text, ended.text
     pack_compressed(told)
     return told.words
 
@@ -473,7 +473,11 @@ FAULTS = [
             "show its originals": lambda told: [told.words[0], str(told.place.copy("originals")), *told.words[2:]],
         },
     ),
-    Fault("a damaged compressed shard", compressed, {"pack it again": pack_compressed}),
+    Fault(
+        "a damaged compressed shard",
+        compressed,
+        {"pack it again": pack_compressed, "run `kkanji verify` on it": verify_it},
+    ),
     Fault(
         "damaged columns of a set",
         stored(damage_columns, *VERIFY),

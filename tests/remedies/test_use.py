@@ -183,6 +183,16 @@ def neighbours_of(*more: str, checkpoint: str = "model") -> Callable[[Stock], Wo
     return make
 
 
+def large_page(place: Stock) -> Words:
+    words = boxes(place, "page.png,0,0,64,64")
+    Image.new("1", (21_000, 20_000)).save(place / "page.png")
+    return words
+
+
+def scale_the_page(place: Stock) -> None:
+    Image.open(sorted((place / "pages/U+4E00").iterdir())[0]).save(place / "page.png")
+
+
 def run_without_config(place: Stock) -> Words:
     words = using("evaluate", "--data", "{1}/shards")(place)
     (place / "run/config.json").unlink()
@@ -344,6 +354,7 @@ FAULTS = [
             "give one file of that name": lambda told: [*told.words[:2], *told.words[3:]],
         },
     ),
+    Fault("a page of too many pixels", large_page, {"scale it": by_hand(scale_the_page)}),
 ]
 
 
