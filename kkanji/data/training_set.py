@@ -21,6 +21,7 @@ from shards import (
     WindowedOrder,
     default_cache,
 )
+from shards.cache.cache import larger_cache
 from shards.format.layout import IMAGE_BYTES
 from shards.format.manifest import CLASSES_NAME
 from shards.order.balanced import draws_per_class
@@ -154,7 +155,7 @@ def require_room(config: TrainConfig, data: ShardSet) -> None:
     needed, room = _window_bytes(sampling, data, shards=sampling.window + 1), room_bytes(data)
     if needed > room:
         found = f"a window of {sampling.window} shards in each of {sampling.lanes} lanes takes {needed / 1e9:.3g} GB"
-        remedy = f"give a --cache-size of {math.ceil(needed / 1e6) / 1e3:g} or more"
+        remedy = larger_cache(needed)
         smaller = ", or give a smaller --window" if sampling.window > 1 else ""
         raise InputError(f"{data.location}: {found} of cache, there are {room / 1e9:.3g}; {remedy}{smaller}")
 

@@ -151,7 +151,7 @@ class Cache:
         if entry.size + entry.extra > self.limit_bytes:
             needed = f"{entry.key} needs {entry.size + entry.extra:,} bytes"
             found = f"{needed}, the cache may have {self.limit_bytes:,}"
-            raise StorageError(f"{self.folder}: {found}; {_larger(entry.size + entry.extra)}")
+            raise StorageError(f"{self.folder}: {found}; {larger_cache(entry.size + entry.extra)}")
 
     def _ready(self, claim: _Claim, entry: Entry, ahead: bool, faults: list[str]) -> bool:
         if claim is _Claim.PRESENT:
@@ -299,7 +299,7 @@ class Cache:
         taken, needed = survey.taken(), entry.size + entry.extra
         found = f"{taken:,} of {self.limit_bytes:,} are in use or being made ({survey.holders()})"
         missing = f"no room in {self.wait_s:g} s for {entry.key}, {needed:,} bytes"
-        return f"{self.folder}: {missing}: {found}; {_larger(taken + needed)}"
+        return f"{self.folder}: {missing}: {found}; {larger_cache(taken + needed)}"
 
     def _stuck(self, entry: Entry) -> str:
         with self._shared.locked():
@@ -330,6 +330,6 @@ class _Deadline:
         return time.monotonic() - self._since > self._limit_s
 
 
-def _larger(size_bytes: int) -> str:
-    """The remedy, in the gigabytes that the option has."""
+def larger_cache(size_bytes: float) -> str:
+    """What to do if a cache is to hold so much, in the gigabytes that the option has."""
     return f"give a --cache-size of {ceil(size_bytes / 1e6) / 1e3:g} or more"

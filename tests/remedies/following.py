@@ -48,13 +48,13 @@ class Told:
     @property
     def option(self) -> str:
         """The option that the message is about: the first that it names and the command has."""
-        return next(name for name in OPTION.findall(self.text) if name in self.words)
+        return next(name for name in self.words if name in OPTION.findall(self.text))
 
     def named(self, pattern: str) -> str:
         """What the message names: the group of this pattern."""
         found = re.search(pattern, self.text)
         assert found, self.text
-        return found[1]
+        return str(found[1])
 
 
 Follow = Callable[[Told], Words | None]

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +107,7 @@ def legacy_damaged(place: Stock) -> Words:
     return ("combine", "--legacy", place / "arrays", "--output", place / COMBINED)
 
 
-def damaged_originals(name: str) -> object:
+def damaged_originals(name: str) -> Callable[[Stock], Words]:
     """Originals of which a file was damaged, to be packed."""
 
     def make(place: Stock) -> Words:
@@ -310,6 +311,21 @@ def made_by_split(told: Told) -> None:
     shutil.copy(place / "theirs/split.csv", place / "theirs.csv")
 
 
+def convert_it(told: Told) -> None:
+    named_file(told).write_bytes(picture())
+
+
+def cut_array(place: Stock) -> Words:
+    cut(kuzushiji_arrays(place), 999)
+    return ("combine", place.folder, "--output", place / COMBINED)
+
+
+def without_labels(place: Stock) -> Words:
+    path = idx(place)
+    (place / "train-labels-idx1-ubyte").unlink()
+    return ("combine", path, "--output", place / COMBINED)
+
+
 def split_of_somebody(place: Stock) -> Words:
     place.copy("originals")
     (place / "originals/split.json").unlink()
@@ -385,7 +401,7 @@ FAULTS = [
         lambda place: (raw_with(place, "U+4E00/odd.png", picture(32)), combining(place, "--as-is"))[1],
         {
             "leave it out": remove_it,
-            "convert it": lambda told: named_file(told).write_bytes(picture()) and None,
+            "convert it": convert_it,
         },
     ),
     Fault(
@@ -434,7 +450,7 @@ FAULTS = [
     Fault("labels without images", without_images, {"give the *-imgs.npz files as sources": give_the_images}),
     Fault(
         "a cut array",
-        lambda place: (cut(kuzushiji_arrays(place), 999), ("combine", place.folder, "--output", place / COMBINED))[1],
+        cut_array,
         {"fetch it again": by_hand(kuzushiji_arrays)},
     ),
     Fault(
@@ -444,13 +460,7 @@ FAULTS = [
     ),
     Fault(
         "idx arrays without labels",
-        lambda place: (
-            "combine",
-            idx(place),
-            "--output",
-            place / COMBINED,
-            (place / "train-labels-idx1-ubyte").unlink() or "--as-is",
-        ),
+        without_labels,
         {"fetch both": by_hand(idx)},
     ),
     Fault("originals of another version", damaged_originals("originals.json"), {"move * elsewhere": combine_again}),

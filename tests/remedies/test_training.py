@@ -161,9 +161,24 @@ def copy_again(told: Told) -> None:
     told.place.copy("lessons")
 
 
+def unheard_left_out(told: Told) -> Words:
+    out_of_the_file(told)
+    return without(told.words, "--teachers")
+
+
+def in_its_group(told: Told) -> None:
+    """The name that the message gives, as a group and an option."""
+    group, _, option = told.named(r"write (\w+\.\w+)").partition(".")
+    told.place.write("options.yaml", f"{group}: {{{option}: 0.01}}\n")
+
+
+def begun_elsewhere(told: Told) -> Words:
+    return without([str(word) for word in another_output(told)], "--resume")
+
+
 def larger_cache(told: Told) -> Words:
     """With the size that the message names."""
-    (found,) = re.findall(r"give a (--cache-size) of (\S+) or", told.text)
+    (found,) = re.findall(r"give a (--cache-size) of (\S+) or more", told.text)
     return with_option(told.words, *found)
 
 
@@ -201,7 +216,7 @@ FAULTS = [
         lambda place: configured(
             "regularisation: {distillation_weight: 0.0}\n", "--teachers", str(place.run() / "checkpoints/last")
         )(place),
-        {"leave them out": lambda told: (out_of_the_file(told), without(told.words, "--teachers"))[1]},
+        {"leave them out": unheard_left_out},
     ),
     Fault(
         "a micro-batch beyond the batch",
@@ -237,12 +252,7 @@ FAULTS = [
         "an option of a file in another group",
         configured("schedule: {lr: 0.01}\n"),
         {
-            "write *.*": lambda told: (
-                told.place.write(
-                    "options.yaml", "{}: {{{}: 0.01}}\n".format(*told.named(r"write (\w+\.\w+)").split("."))
-                )
-                and None
-            ),
+            "write *.*": in_its_group,
         },
     ),
     Fault("a cache for a set in place", training("--cache-size", "1"), {"leave it out": leave_it_out}),
@@ -258,6 +268,11 @@ FAULTS = [
         "a cache smaller than a shard",
         streamed("--cache-size", "0.0001", "--order", "full"),
         {"give a --cache-size of * or more": larger_cache},
+    ),
+    Fault(
+        "a cache smaller than a batch's shards",
+        streamed("--cache-size", "0.00013", "--order", "full", in_a_shard=12),
+        {"give --order windowed": give, "give a --cache-size of * or more": larger_cache},
     ),
     Fault(
         "a cache smaller than a window",
@@ -313,7 +328,7 @@ FAULTS = [
         damaged_run,
         {
             "put a copy of a good one there": good_copy,
-            "start again with another --output": lambda told: without(another_output(told), "--resume"),
+            "start again with another --output": begun_elsewhere,
         },
     ),
     Fault("a run of other data", other_data, {"give the run's own data": own_data}),

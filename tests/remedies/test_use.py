@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from tests.remedies.following import (
@@ -322,7 +323,7 @@ FAULTS = [
     ),
     Fault(
         "too few pixels",
-        one_image("a.png", lambda path: Image.new("L", (3, 3), 9).save(path)),
+        one_image("a.png", lambda path: Image.fromarray(np.arange(9, dtype=np.uint8).reshape(3, 3) * 28).save(path)),
         {
             "scan it again": good_picture,
         },
