@@ -84,8 +84,8 @@ def each(faults: Sequence[Fault]) -> pytest.MarkDecorator:
     )
 
 
-def follow(place: Stock, fault: Fault, remedy: str) -> None:
-    """Fails unless the message has the remedy, and the command works and is silent about it when that was done."""
+def follow(place: Stock, fault: Fault, remedy: str) -> Ended:
+    """How the command ends when the remedy was followed. Fails unless its message had it, and has it no more."""
     words = [str(word) for word in fault.make(place)]
     before = run(place, words)
     found = pattern_of(remedy).search(before.text)
@@ -96,6 +96,7 @@ def follow(place: Stock, fault: Fault, remedy: str) -> None:
     after = run(place, words if again is None else [str(word) for word in again])
     assert after.code == 0, after.text
     assert not pattern_of(remedy).search(after.text), after.text
+    return after
 
 
 def pattern_of(remedy: str) -> re.Pattern[str]:

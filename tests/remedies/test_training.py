@@ -179,7 +179,16 @@ def begun_elsewhere(told: Told) -> Words:
 def larger_cache(told: Told) -> Words:
     """With the size that the message names."""
     (found,) = re.findall(r"give a (--cache-size) of (\S+) or more", told.text)
-    return with_option(told.words, *found)
+    return resumed(told, with_option(told.words, *found))
+
+
+def in_windows(told: Told) -> Words:
+    return resumed(told, [str(word) for word in give(told)])
+
+
+def resumed(told: Told, words: list[str]) -> Words:
+    """With --resume, if the message says so: the run had begun."""
+    return [*words, *re.findall(r"the same command with (--resume) goes on", told.text)]
 
 
 FAULTS = [
@@ -272,7 +281,7 @@ FAULTS = [
     Fault(
         "a cache smaller than a batch's shards",
         streamed("--cache-size", "0.00013", "--order", "full", in_a_shard=12),
-        {"give --order windowed": give, "give a --cache-size of * or more": larger_cache},
+        {"give --order windowed": in_windows, "give a --cache-size of * or more": larger_cache},
     ),
     Fault(
         "a cache smaller than a window",
@@ -383,4 +392,4 @@ FAULTS = [
 
 @each(FAULTS)
 def test_a_remedy_works(fault: Fault, remedy: str, place: Stock) -> None:
-    follow(place, fault, remedy)
+    assert follow(place, fault, remedy).code == 0
