@@ -144,6 +144,7 @@ OPEN: tuple[str, ...] = (
     "name another mirror by --url",
     "pack the set again with a larger --shard-size",
     "put a copy of it back",
+    "put back a copy of config.json",
     "put it in quotes",
     "run `kkanji evaluate` again",
     "run `kkanji fetch`",

@@ -72,14 +72,6 @@ def of_other_weights(place: Stock) -> Words:
     return ("export", "--checkpoint", other, "--output", place / "model")
 
 
-def changed_config(place: Stock) -> Words:
-    words = using("export", "--output", "{0}/model")(place)
-    path = place / "run/config.json"
-    shutil.copy(path, place / "config.json")
-    path.write_text(path.read_text().replace('"classes"', '"klasses"').replace('"data"', '"dato"', 1))
-    return words
-
-
 def exported(place: Stock) -> Path:
     return Path(shutil.copytree(EMBEDDED, place / "model"))
 
@@ -234,15 +226,6 @@ FAULTS = [
     ),
     Fault(
         "an evaluation of other weights", of_other_weights, {"run `kkanji evaluate --checkpoint *` first": evaluate_it}
-    ),
-    Fault(
-        "a changed config.json",
-        changed_config,
-        {
-            "put back a copy of config.json": by_hand(
-                lambda place: shutil.copy(place / "config.json", place / "run/config.json")
-            ),
-        },
     ),
     Fault(
         "figures for an exported model",
