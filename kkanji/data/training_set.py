@@ -21,6 +21,7 @@ from shards import (
     WindowedOrder,
     default_cache,
 )
+from shards.cache.cache import larger_cache
 from shards.format.layout import IMAGE_BYTES
 from shards.format.manifest import CLASSES_NAME
 from shards.order.balanced import draws_per_class
@@ -153,9 +154,10 @@ def require_room(config: TrainConfig, data: ShardSet) -> None:
         return
     needed, room = _window_bytes(sampling, data, shards=sampling.window + 1), room_bytes(data)
     if needed > room:
-        found = f"a window of {sampling.window} shards in each of {sampling.lanes} lanes takes {needed / 1e9:.2f} GB"
-        remedy = "give --cache-size or a smaller --window"
-        raise InputError(f"{data.location}: {found} of cache, there are {room / 1e9:.2f}; {remedy}")
+        found = f"a window of {sampling.window} shards in each of {sampling.lanes} lanes takes {needed / 1e9:.3g} GB"
+        remedy = larger_cache(needed)
+        smaller = ", or give a smaller --window" if sampling.window > 1 else ""
+        raise InputError(f"{data.location}: {found} of cache, there are {room / 1e9:.3g}; {remedy}{smaller}")
 
 
 def _window_bytes(sampling: OrderOptions, data: ShardSet, *, shards: int) -> float:

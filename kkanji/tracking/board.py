@@ -1,5 +1,6 @@
 """TensorBoard: the same measures over images and over steps, options, confusions, how recall is spread over classes."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from kkanji.evaluation.calibration import accept
 from kkanji.evaluation.predictions import Predictions
 
 FOLDER, BY_STEP = "tensorboard", "by_step"
+EVENTS = "events.out.tfevents."  # a file's name goes on with the second of its start, in ten digits
 THRESHOLDS = 101  # of the precision-recall curve
 MEASURED = {"val/top1": 0.0, "val/balanced_accuracy": 0.0}  # columns of the table of hyperparameters
 
@@ -25,6 +27,8 @@ class Board:
 
         TensorBoard drops points at `purge_step` and later; the one at the checkpoint itself was logged before it.
         """
+        for folder in (run / FOLDER, run / FOLDER / BY_STEP):
+            _put_before(folder, int(time.time()))
         self._board = SummaryWriter(str(run / FOLDER), purge_step=images + 1)
         self._by_step = SummaryWriter(str(run / FOLDER / BY_STEP), purge_step=steps + 1)
         self._board.add_text("options", _markdown_table(options), images)
@@ -61,6 +65,21 @@ class Board:
         """End the files."""
         self._board.close()
         self._by_step.close()
+
+
+def _put_before(folder: Path, second: int) -> None:
+    """Rename the files of earlier starts so that a file of this second follows them.
+
+    TensorBoard reads a run's files by their names, which begin with the second of their start, and drops from each
+    one what the next begins anew. After a start in the same second, or on a machine whose clock is behind, it would
+    drop the new points and keep the old ones.
+    """
+    for path in sorted(folder.glob(f"{EVENTS}*"), reverse=True):
+        begun, _, rest = path.name.removeprefix(EVENTS).partition(".")
+        if not begun.isdecimal() or int(begun) < second:
+            return
+        second -= 1
+        path.rename(path.with_name(f"{EVENTS}{second:010d}.{rest}"))
 
 
 def _plain(value: Any) -> bool | int | float | str:

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum, auto
+from math import ceil
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -149,7 +150,8 @@ class Cache:
             raise RuntimeError(f"{self.folder}: a cache does not survive a fork; make one in each process")
         if entry.size + entry.extra > self.limit_bytes:
             needed = f"{entry.key} needs {entry.size + entry.extra:,} bytes"
-            raise StorageError(f"{self.folder}: {needed}, the cache may have {self.limit_bytes:,}; raise --cache-size")
+            found = f"{needed}, the cache may have {self.limit_bytes:,}"
+            raise StorageError(f"{self.folder}: {found}; {larger_cache(entry.size + entry.extra)}")
 
     def _ready(self, claim: _Claim, entry: Entry, ahead: bool, faults: list[str]) -> bool:
         if claim is _Claim.PRESENT:
@@ -296,8 +298,8 @@ class Cache:
             survey = self._shared.survey()
         taken, needed = survey.taken(), entry.size + entry.extra
         found = f"{taken:,} of {self.limit_bytes:,} are in use or being made ({survey.holders()})"
-        remedy = f"give a --cache-size of {taken + needed:,} or more"
-        return f"{self.folder}: no room in {self.wait_s:g} s for {entry.key}, {needed:,} bytes: {found}; {remedy}"
+        missing = f"no room in {self.wait_s:g} s for {entry.key}, {needed:,} bytes"
+        return f"{self.folder}: {missing}: {found}; {larger_cache(taken + needed)}"
 
     def _stuck(self, entry: Entry) -> str:
         with self._shared.locked():
@@ -326,3 +328,8 @@ class _Deadline:
             self._sign, self._since = sign, time.monotonic()
         self.tried = True
         return time.monotonic() - self._since > self._limit_s
+
+
+def larger_cache(size_bytes: float) -> str:
+    """What to do if a cache is to hold so much, in the gigabytes that the option has."""
+    return f"give a --cache-size of {ceil(size_bytes / 1e6) / 1e3:g} or more"

@@ -236,10 +236,11 @@ def _read_local(folder: Path) -> bytes:
 
 
 OTHER_FOLDERS = {
+    "split.json": "originals, no shard set; make one with `kkanji pack {folder}`",
     "originals.json": "originals, no shard set; make one with `kkanji split {folder}` and `kkanji pack {folder}`",
     "state.json": "a model, no shard set; give the folder of a set, made by `kkanji pack`",
 }
-"""What else kkanji makes, by a file that is in it."""
+"""What else kkanji makes, by a file that is in it; the first that is there counts."""
 _NO_MANIFEST = (
     f"no {MANIFEST_NAME}, so this is not a complete shard set; "
     "make it with `kkanji pack` (an interrupted run leaves none: run it again)"

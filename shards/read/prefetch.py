@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.cache.cache import larger_cache
 from shards.errors import InputError
 from shards.read.files import SplitFiles
 from shards.read.opening import most_mappings
@@ -135,9 +136,10 @@ class Prefetcher:
         request = _Request(numbers, self._shards_of(numbers))
         size = int(self._sizes[request.shards].sum())
         if size > self._files.room_bytes:
-            found = f"a batch draws on {len(request.shards)} shards, {size / 1e9:.2f} GB"
-            room = f"the cache has room for {self._files.room_bytes / 1e9:.2f} GB"
-            raise InputError(f"{found}, but {room}; give --order windowed, or a larger --cache-size")
+            found = f"a batch draws on {len(request.shards)} shards, {size / 1e9:.3g} GB"
+            room = f"the cache has room for {self._files.room_bytes / 1e9:.3g} GB"
+            fewer = "give --order windowed, or " if len(request.shards) > 1 else ""
+            raise InputError(f"{found}, but {room}; {fewer}{larger_cache(size)}")
         return request
 
     def _enqueue(self, request: _Request) -> None:

@@ -90,7 +90,7 @@ def adopted(combined: Originals, path: Path) -> Division:
     except (OSError, ValueError) as error:
         found = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: {found}; expected a split.csv made by `kkanji split`") from error
-    rows = parse_csv(data, originals.SPLIT_COLUMNS, path)
+    rows = parse_csv(data, originals.SPLIT_COLUMNS, path, "make it again by `kkanji split`")
     numbers = dict(zip((row[0] for row in rows), originals.split_numbers([row[1] for row in rows], path), strict=True))
     ids = [f"{number:016x}" for number in combined.ids.tolist()]
     rendered = combined.origins == Origin.FONT.number

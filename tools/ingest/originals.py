@@ -174,11 +174,11 @@ def read_originals(folder: Path) -> Originals:
 
     Raises InputError if the folder is missing, incomplete or changed.
     """
-    facts = read_facts(folder / FACTS_NAME, FORMAT, VERSIONS, "kkanji combine", FACTS)
+    facts = read_facts(folder / FACTS_NAME, FORMAT, VERSIONS, "kkanji combine", FACTS, made_anew(folder))
     _check_facts(folder, facts)
     classes = read_class_map(folder)
     columns = TABLE_COLUMNS if facts["version"] > 1 else TABLE_COLUMNS_1
-    table = read_csv(folder / TABLE_NAME, columns, facts["originals_sha256"])
+    table = read_csv(folder / TABLE_NAME, columns, facts["originals_sha256"], made_anew(folder))
     images = _map_images(folder / IMAGES_NAME, len(table))
     added = () if facts["version"] > 1 else ("", "", Origin.KNOWN)
     rows = [Row._make((*row, *added)) for row in table]
@@ -200,7 +200,7 @@ def read_originals(folder: Path) -> Originals:
         )
     except (ValueError, KeyError, OverflowError) as error:
         found = f"{error} is no id, no split, no lineage, or no class of index.json"
-        raise InputError(f"{folder / TABLE_NAME}: {found}; combine again") from error
+        raise InputError(f"{folder / TABLE_NAME}: {found}; {made_anew(folder)}") from error
 
 
 def _check_facts(folder: Path, facts: Mapping[str, Any]) -> None:
@@ -215,7 +215,7 @@ def _check_facts(folder: Path, facts: Mapping[str, Any]) -> None:
     lost = facts.get("classes_without_images", [])
     if not (counts and sources and isinstance(lost, list) and all(isinstance(label, str) for label in lost)):
         found = "counts, sources or classes_without_images are not as `kkanji combine` writes them"
-        raise InputError(f"{folder / FACTS_NAME}: {found}; run `kkanji combine --overwrite`")
+        raise InputError(f"{folder / FACTS_NAME}: {found}; {made_anew(folder)}")
 
 
 def write_originals(
@@ -248,7 +248,7 @@ def read_rows(originals: Originals) -> list[Row]:
     """The lines of originals.csv as version 2 has them. Reads the pixels of version 1, which lacks their checksums."""
     path = originals.folder / TABLE_NAME
     columns = TABLE_COLUMNS if originals.facts["version"] > 1 else TABLE_COLUMNS_1
-    table = read_csv(path, columns, originals.facts["originals_sha256"])
+    table = read_csv(path, columns, originals.facts["originals_sha256"], made_anew(originals.folder))
     if columns is TABLE_COLUMNS:
         return [Row._make(row) for row in table]
     digests = (hashlib.sha256(pixels.tobytes()).hexdigest() for pixels in originals.images)
@@ -277,7 +277,7 @@ def _identical_tests(originals: Originals) -> Iterator[tuple[str, str]]:
     if sha256 is None:  # combined by an older release
         return
     for reason, _label, source, _member, number, official in read_csv(
-        originals.folder / DROPPED_NAME, DROPPED_COLUMNS, sha256
+        originals.folder / DROPPED_NAME, DROPPED_COLUMNS, sha256, made_anew(originals.folder)
     ):
         if (reason, official) == ("identical", "test"):
             yield source, number
@@ -288,22 +288,32 @@ def _set_name(source: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", source.lower().partition("-test")[0]).strip("-")
 
 
+def made_anew(folder: Path) -> str:
+    """What to do about damaged originals: --overwrite replaces only what nobody changed."""
+    return f"move {folder} elsewhere and combine again"
+
+
 def check_images(originals: Originals) -> None:
     """Compare the pixels with their checksum. Raises InputError if they differ."""
     path = originals.folder / IMAGES_NAME
     found, expected = file_digest(path), originals.facts["images_sha256"]
     if found != expected:
-        raise InputError(f"{path}: sha256 {found}, expected {expected}: damaged or replaced; combine again")
+        raise InputError(
+            f"{path}: sha256 {found}, expected {expected}: damaged or replaced; {made_anew(originals.folder)}"
+        )
 
 
 def read_split(originals: Originals) -> SplitTable:
     """The split of these originals. Raises InputError if there is none, or if it is of other originals."""
     command = f"kkanji split {originals.folder}"
-    facts = read_facts(originals.folder / SPLIT_FACTS_NAME, SPLIT_FORMAT, (SPLIT_VERSION,), command, SPLIT_FACTS)
+    remedy = f"run `{command} --overwrite`"
+    facts = read_facts(
+        originals.folder / SPLIT_FACTS_NAME, SPLIT_FORMAT, (SPLIT_VERSION,), command, SPLIT_FACTS, remedy
+    )
     path = originals.folder / SPLIT_TABLE_NAME
-    table = read_csv(path, SPLIT_COLUMNS, facts["split_sha256"])
+    table = read_csv(path, SPLIT_COLUMNS, facts["split_sha256"], remedy)
     if [row[0] for row in table] != [f"{number:016x}" for number in originals.ids.tolist()]:
-        raise InputError(f"{path}: not a split of these originals; run `{command} --overwrite`")
+        raise InputError(f"{path}: not a split of these originals; {remedy}")
     return SplitTable(numbers=split_numbers([row[1] for row in table], path), facts=facts)
 
 
@@ -363,8 +373,8 @@ def _map_images(path: Path, count: int) -> NDArray[np.uint8]:
     try:
         images = map_array(path)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {error}; combine again") from error
+        raise InputError(f"{path}: {error}; {made_anew(path.parent)}") from error
     expected = (count, IMAGE_SIZE, IMAGE_SIZE)
     if images.dtype != np.uint8 or images.shape != expected:
-        raise InputError(f"{path}: {images.dtype} {images.shape}, expected uint8 {expected}; combine again")
+        raise InputError(f"{path}: {images.dtype} {images.shape}, expected uint8 {expected}; {made_anew(path.parent)}")
     return np.asarray(images)

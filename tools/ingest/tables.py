@@ -31,20 +31,23 @@ def csv_text(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     return text.getvalue()
 
 
-def read_csv(path: Path, columns: tuple[str, ...], sha256: str) -> list[list[str]]:
-    """The rows of a CSV file with this checksum. Raises InputError if it is missing or was changed."""
+def read_csv(path: Path, columns: tuple[str, ...], sha256: str, remedy: str) -> list[list[str]]:
+    """The rows of a CSV file with this checksum. Raises InputError if it is missing or was changed.
+
+    remedy: how it is made again.
+    """
     try:
         data = read_bounded(path, MOST_CSV_BYTES)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {getattr(error, 'strerror', error)}; make it again") from error
+        raise InputError(f"{path}: {getattr(error, 'strerror', error)}; {remedy}") from error
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
-        raise InputError(f"{path}: sha256 {found}, expected {sha256}: changed since it was written; make it again")
-    return parse_csv(data, columns, path)
+        raise InputError(f"{path}: sha256 {found}, expected {sha256}: changed since it was written; {remedy}")
+    return parse_csv(data, columns, path, remedy)
 
 
-def parse_csv(data: bytes, columns: tuple[str, ...], path: Path) -> list[list[str]]:
-    """The rows of a CSV file with a line of these column names. Raises InputError that names `path`."""
+def parse_csv(data: bytes, columns: tuple[str, ...], path: Path, remedy: str) -> list[list[str]]:
+    """The rows of a CSV file with a line of these column names. Raises InputError that names `path` and the remedy."""
     try:
         lines = list(csv.reader(io.StringIO(data.decode(), newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
@@ -52,10 +55,10 @@ def parse_csv(data: bytes, columns: tuple[str, ...], path: Path) -> list[list[st
     header, rows = lines[:1], lines[1:]
     if header != [list(columns)]:
         found = str(header[0][:10])[:200] if header else "nothing"
-        raise InputError(f"{path}: columns {found}, expected {list(columns)}; make it again")
+        raise InputError(f"{path}: columns {found}, expected {list(columns)}; {remedy}")
     for number, row in enumerate(rows, 2):
         if len(row) != len(columns):
-            raise InputError(f"{path}: {len(row)} values in line {number}, expected {len(columns)}; make it again")
+            raise InputError(f"{path}: {len(row)} values in line {number}, expected {len(columns)}; {remedy}")
     return rows
 
 
@@ -66,11 +69,11 @@ def write_facts(path: Path, data_format: str, version: int, facts: Mapping[str, 
 
 
 def read_facts(
-    path: Path, data_format: str, versions: tuple[int, ...], command: str, kinds: Mapping[str, type]
+    path: Path, data_format: str, versions: tuple[int, ...], command: str, kinds: Mapping[str, type], remedy: str
 ) -> dict[str, Any]:
     """Facts in one of these versions of a format. Raises InputError that names the command which writes them.
 
-    kinds: the types of the facts that are needed.
+    kinds: the types of the facts that are needed. remedy: how they are made again if they are damaged.
     """
     try:
         facts = load_json(path)
@@ -81,14 +84,14 @@ def read_facts(
             ) from error
         raise InputError(f"{path}: {error.strerror}; it is written last by `{command}`: run that first") from error
     except ValueError as error:
-        raise InputError(f"{path}: {error}; run `{command} --overwrite`") from error
+        raise InputError(f"{path}: {error}; {remedy}") from error
     found = (facts.get("format"), facts.get("version"))
     if found not in [(data_format, version) for version in versions]:
         expected = (data_format, versions[-1])
-        raise InputError(f"{path}: found {str(found)[:80]}, expected {expected}; run `{command} --overwrite`")
+        raise InputError(f"{path}: found {str(found)[:80]}, expected {expected}; {remedy}")
     try:
         for name, kind in kinds.items():
             field(facts, name, kind)
     except ValueError as error:
-        raise InputError(f"{path}: {error}; run `{command} --overwrite`") from error
+        raise InputError(f"{path}: {error}; {remedy}") from error
     return facts

@@ -115,11 +115,7 @@ def test_a_resumed_run_keeps_the_points_up_to_its_checkpoint_and_drops_later_one
     steps: list[tuple[int, float]],
     evaluations: list[tuple[int, float]],
 ) -> None:
-    """Epochs of 40 images, a line each 20; the first attempt logs losses of 1, the second of 2.
-
-    TensorBoard reads its files by their names, which begin with the second: attempts of one process in one second
-    would be in no order, so here each has an hour of its own.
-    """
+    """Epochs of 40 images, a line each 20; the first attempt logs losses of 1, the second of 2."""
     for attempt, begin, samples in ((1, 0, [20, 40, 60, 80]), (2, seen, again)):
         monkeypatch.setattr(time, "time", lambda hour=attempt: 3600.0 * hour)
         with open_log(tmp_path, seen=begin, total=80) as log:
@@ -133,6 +129,21 @@ def test_a_resumed_run_keeps_the_points_up_to_its_checkpoint_and_drops_later_one
     assert [(point.step, point.value) for point in over_steps] == [(image // 10, value) for image, value in steps]
     of_bins = board(tmp_path).Scalars("val_top1_by_training_originals/21-50")
     assert [(point.step, point.value) for point in of_bins] == [(image, 0.25) for image, _ in evaluations]
+
+
+@pytest.mark.parametrize("clock", [(10, 20, 30, 40), (10, 10, 10, 10), (40, 30, 20, 10), (20, 40, 39, 30)], ids=str)
+def test_the_last_start_counts_whatever_the_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: tuple[int, ...]
+) -> None:
+    """Starts within one second, and on machines whose clocks differ: TensorBoard reads files by the second in names."""
+    for attempt, second in enumerate(clock):
+        monkeypatch.setattr(time, "time", lambda second=second: float(second))
+        with open_log(tmp_path, seen=20 * attempt, total=100) as log:
+            for position in (20 * attempt + 20, 20 * attempt + 40):
+                log_step(log, position, float(attempt))
+    assert points(tmp_path, "train/loss") == [(20, 0), (40, 1), (60, 2), (80, 3), (100, 3)]
+    over_steps = board(tmp_path, "tensorboard/by_step").Scalars("train_by_step/loss")
+    assert [(point.step, point.value) for point in over_steps] == [(2, 0), (4, 1), (6, 2), (8, 3), (10, 3)]
 
 
 def test_a_killed_run_has_the_points_that_it_logged(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_an_item_larger_than_the_cache_is_refused(open_cache: OpenCache, source:
     cache = open_cache(2)
     use(cache, source.entry(1))
     for entry in (source.entry(2, size=201), source.entry(2, size=200, extra=1)):
-        with pytest.raises(StorageError, match=r"needs 201 bytes, the cache may have 200; raise --cache-size"):
+        with pytest.raises(StorageError, match=r"needs 201 bytes, the cache may have 200; give a --cache-size of 0.001 or more"):
             cache.obtain(entry, ahead=True)
     assert finished(cache) == keys(source, 1)
 
@@ -95,7 +95,7 @@ def test_no_room_is_explained(open_cache: OpenCache, source: Source) -> None:
     )
     assert f"{process}: 2 files, 200 bytes" in message
     assert f"{process}: 1 files, 100 bytes" in message
-    assert message.endswith("give a --cache-size of 400 or more")
+    assert message.endswith("give a --cache-size of 0.001 or more")
     other.release(source.entry(3).key)
     assert other.obtain(source.entry(5), ahead=True), "who gave up waiting still keeps others off"
 

@@ -129,7 +129,10 @@ def test_damaged_originals_are_refused(folder: Path, tmp_path: Path) -> None:
     data = bytearray(images.read_bytes())
     data[5000] ^= 1
     images.write_bytes(data)
-    with pytest.raises(InputError, match=r"images.npy: sha256 \w+, expected \w+: damaged or replaced; combine again"):
+    with pytest.raises(
+        InputError,
+        match=r"images.npy: sha256 \w+, expected \w+: damaged or replaced; move .* elsewhere and combine again",
+    ):
         pack(folder, output=tmp_path / "set")
     images.write_bytes(data[:-1])
     with pytest.raises(InputError, match="combine again"):

@@ -35,7 +35,7 @@ def test_version_1_is_read_as_free_and_known(originals_folder: Callable[..., Pat
 @pytest.mark.parametrize(
     ("found", "instead", "message"),
     [
-        (",known", ",assumed", "'assumed' is no id, no split, no lineage, or no class of index.json; combine again"),
+        (",known", ",assumed", "'assumed' is no id, no split, no lineage, or no class of index.json; move "),
         (",,known", ",exam,known", "'exam' is no id, no split, no lineage"),
         ("U+4E01", "U+4E02", "is no id, no split, no lineage"),
         ("id,label", "number,label", r"columns \['number', 'label'"),
@@ -102,7 +102,7 @@ def test_facts_that_are_missing_or_of_another_kind_are_refused(
             {} if value == "absent" else {name: value}
         )
         (folder / "originals.json").write_text(json.dumps(changed))
-        with pytest.raises(InputError, match=r"originals\.json: .*run `kkanji combine --overwrite`"):
+        with pytest.raises(InputError, match=r"originals\.json: .*move .* elsewhere and combine again"):
             read_originals(folder)
 
 
