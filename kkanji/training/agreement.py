@@ -102,6 +102,13 @@ def together(action: Callable[[], Result]) -> list[Result]:
     return [result for _, result, _ in outcomes]
 
 
+def alike(action: Callable[[], Result]) -> Result:
+    """This rank's own result of an action that all ranks take. If it fails on any rank, all end as by `together`."""
+    results: list[Result] = []
+    together(lambda: results.append(action()))  # the results stay here: only errors travel
+    return results[0]
+
+
 def compare(describe: Callable[[], Fields], *, remedy: str) -> None:
     """End all ranks if one differs from rank 0 in any field. An unknown value differs from no other."""
     if PartialState().num_processes == 1:

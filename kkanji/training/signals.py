@@ -7,6 +7,7 @@ ranks' wishes travel meanwhile, by gloo on the host, so no step waits for a devi
 
 import math
 import os
+import re
 import signal
 import threading
 import time
@@ -135,22 +136,15 @@ class Ending:
 
     @contextmanager
     def undoing(self, network: nn.Module) -> Iterator[None]:
-        """A step that is undone when it is left: batch statistics and gradients are as before it.
-
-        Raises LostRank for torch's own error when another rank's process is gone.
-        """
+        """A step that is undone when it is left: batch statistics and gradients are as before it."""
         before = [buffer.clone() for buffer in network.buffers()]
         try:
             yield
-        except BaseException as error:
+        except BaseException:
             with torch.no_grad():
                 for buffer, value in zip(network.buffers(), before, strict=True):
                     buffer.copy_(value)
             network.zero_grad(set_to_none=True)
-            if self._group is not None and _is_of_network(error):
-                raise LostRank(
-                    f"{rank_name()}: another rank ended or no longer answers: {_first_line(error)}"
-                ) from error
             raise
 
     def leave(self, save: Callable[[], None], step: int) -> NoReturn:
@@ -251,6 +245,19 @@ class Longest:
         """Another point."""
         now = time.monotonic()
         self.seconds, self._since = max(self.seconds, now - (self._since or now)), now
+
+
+@contextmanager
+def missing_ranks() -> Iterator[None]:
+    """While entered, torch's own error when another rank's process is gone becomes LostRank."""
+    try:
+        yield
+    except RuntimeError as error:
+        if dist.is_initialized() and _is_of_network(error):
+            # Gloo's begins with a line of its source, and goes on with guesses.
+            reason = re.sub(r"^\[\S+\] ", "", _first_line(error)).partition(". This is typically")[0]
+            raise LostRank(f"{rank_name()}: another rank ended or no longer answers: {reason}") from error
+        raise
 
 
 @contextmanager
