@@ -80,6 +80,7 @@ def _extension(run: Run, state: dict[str, Any]) -> str:
     if not changes:
         return ""
     step = run.progress.step
+    _require_time_to_extend(run)
     epoch = run.plan.seen(step) / run.plan.samples
     run.progress.extensions.append({"step": step, "epoch": epoch, "changes": changes})
     if run.is_main:
@@ -87,6 +88,18 @@ def _extension(run: Run, state: dict[str, Any]) -> str:
     rate = learning_rate(run.config, epoch, run.stretch)
     told = ", ".join(f"{flag(name)} {now} (was {before})" for name, (before, now) in changes.items())
     return f"extended after step {step}, epoch {epoch:.4g}: {told}; the learning rate goes on from {rate:.2e}"
+
+
+def _require_time_to_extend(run: Run) -> None:
+    """A limit of an earlier start may come with its config.json: the extension would end before its first step."""
+    schedule, step, seconds = run.config.schedule, run.progress.step, run.progress.seconds
+    limits = {
+        f"--max-steps {schedule.max_steps}": run.last_step <= step < run.plan.steps,
+        f"--max-minutes {schedule.max_minutes:g}": 0 < 60 * schedule.max_minutes <= seconds,
+    }
+    for limit in (limit for limit, passed in limits.items() if passed):
+        found = f"{limit}: the run is past it, at step {step} after {seconds / 60:.1f} minutes, and cannot be extended"
+        raise InputError(f"{found}; give a higher limit, or 0 for none")
 
 
 def _devices(run: Run, state: dict[str, Any]) -> str:
