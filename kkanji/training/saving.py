@@ -109,8 +109,9 @@ def _devices(run: Run, state: dict[str, Any]) -> str:
     own, theirs = run.config.runtime.micro_batch, read_options(state["config"])["micro_batch"]
     if (before, theirs) == (count, own):
         return ""
-    images, others = (largest_micro_batch(run.plan, ranks, most) for ranks, most in ((count, own), (before, theirs)))
-    found = f"goes on with {count} rank(s), {before} before: the same global batches, cut into at most {images}"
+    images, others = (largest_micro_batch(run.plan, each, most) for each, most in ((count, own), (before, theirs)))
+    ranks = "1 rank" if count == 1 else f"{count} ranks"
+    found = f"goes on with {ranks}, {before} before: the same global batches, cut into at most {images}"
     if images == others:
         return f"{found} images as before; losses change only in the order of sums"
     return f"{found} images, {others} before; batch statistics are of as many images each, so losses change a little"

@@ -189,7 +189,7 @@ def test_a_run_goes_on_with_more_ranks_and_says_what_changes(tiny_set: Path, tmp
     results = start_nodes(tmp_path, again, again)
     assert [result.returncode for result in results] == [0, 0], results[0].stderr
     assert (
-        "goes on with 2 rank(s), 1 before: the same global batches, cut into at most 8 images, 16" in results[0].stdout
+        "goes on with 2 ranks, 1 before: the same global batches, cut into at most 8 images, 16" in results[0].stdout
     )
     assert "steps 4..7" in results[0].stdout and "in micro-batches of 8" in results[0].stdout
     assert losses(two)[:4] == losses(one)[:4] and len(losses(two)) == 7
