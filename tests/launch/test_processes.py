@@ -188,9 +188,7 @@ def test_a_run_goes_on_with_more_ranks_and_says_what_changes(tiny_set: Path, tmp
     again = train_command(tiny_set, two, *OPTIONS, "--save-every", "4", "--micro-batch", "16", "--resume")
     results = start_nodes(tmp_path, again, again)
     assert [result.returncode for result in results] == [0, 0], results[0].stderr
-    assert (
-        "goes on with 2 ranks, 1 before: the same global batches, cut into at most 8 images, 16" in results[0].stdout
-    )
+    assert "goes on with 2 ranks, 1 before: the same global batches, cut into at most 8 images, 16" in results[0].stdout
     assert "steps 4..7" in results[0].stdout and "in micro-batches of 8" in results[0].stdout
     assert losses(two)[:4] == losses(one)[:4] and len(losses(two)) == 7
     state = json.loads((two / "checkpoints" / "last" / "state.json").read_text())
