@@ -21,6 +21,7 @@ from shards.format.layout import IMAGE_SIZE
 Head = Literal["linear", "cosine"]
 OptimizerName = Literal["adam", "adamw", "sgd", "lamb", "muon"]
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
+MOST_EPOCHS, MOST_DRAWS, MOST_SEED = 10**6, 10**9, 2**63 - 1  # positions and seeds are 64-bit numbers
 SIZE_STEP = 8  # pixels; below it the networks' maps do not shrink evenly
 
 
@@ -64,6 +65,7 @@ class OrderOptions:
 
     def __post_init__(self) -> None:
         _require_at_least(self, 1, "lanes", "draws_per_class")
+        _require_at_most(self, MOST_DRAWS, "draws_per_class")
         _require_at_least(self, 0, "window")
         _require(0 <= self.draw_exponent <= 1, "draw_exponent", self.draw_exponent, "from 0 to 1")
 
@@ -137,6 +139,7 @@ class ScheduleOptions:
 
     def __post_init__(self) -> None:
         _require_at_least(self, 1, "epochs")
+        _require_at_most(self, MOST_EPOCHS, "epochs")
         _require_at_least(self, 0, "max_steps")
         _require_at_least(self, 0.0, "max_minutes", "warmup_epochs")
         most = f"at most {self.epochs} epochs"
@@ -251,6 +254,7 @@ class RuntimeOptions:
 
     def __post_init__(self) -> None:
         _require_at_least(self, 0, "micro_batch", "seed", "stall_seconds", "profile_steps")
+        _require_at_most(self, MOST_SEED, "seed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -475,6 +479,11 @@ def _require_at_least(options: Any, least: float, *names: str) -> None:
     for name in names:
         found = getattr(options, name)
         _require(least <= found < math.inf, name, found, f"{least:g} or more")
+
+
+def _require_at_most(options: Any, most: int, name: str) -> None:
+    found = getattr(options, name)
+    _require(found <= most, name, found, f"at most {most:,}")
 
 
 def _require(condition: bool, name: str, found: object, expected: str) -> None:

@@ -28,6 +28,7 @@ from shards.errors import InputError, shortened
 from shards.json_reading import parse_json, read_bounded
 
 MOST_BYTES = 1 << 20
+MOST_ALIASES, MOST_NAMES = 100, 1000  # a small file of merges of merges could otherwise fill any memory
 SHOWN = 60  # characters of a wrong value
 WIDTH = 118  # of a comment
 REQUIRED = "?"  # stands for an option without default in what --print-config prints
@@ -70,8 +71,15 @@ def read_files(paths: Sequence[Path]) -> dict[str, Any]:
 
 def read_file(path: Path) -> dict[str, Any]:
     """Options by name, typed. Raises InputError for what is no option of `kkanji train`, or of another type."""
+    options: dict[str, Any] = {}
     try:
-        return dict(_options(_content(path)))
+        for name, value in _options(_content(path)):
+            if name in options:
+                raise ValueError(
+                    f"{name} is there twice, in its group {GROUP_OF[name]} and without, or by an older name"
+                )
+            options[name] = value
+        return options
     except OSError as error:
         raise InputError(f"--config {path}: {error.strerror}; give a YAML file, or the config.json of a run") from error
     except (ValueError, RecursionError) as error:
@@ -110,8 +118,8 @@ def _as_words(options: Mapping[str, Any]) -> Iterator[str]:
     for name, value in options.items():
         if name in FLAGLESS or value is None or value is False or value == ():
             continue
-        if isinstance(value, tuple):
-            yield from (flag(name), *map(str, value))
+        if isinstance(value, tuple):  # of paths: one that begins with a dash must not be taken for a flag
+            yield from (flag(name), *(f"./{path}" if str(path).startswith("-") else str(path) for path in value))
         else:
             yield flag(name) if value is True else f"{flag(name)}={value}"
 
@@ -125,13 +133,28 @@ def _joined(paths: Sequence[Path]) -> str:
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # it has no annotations
-    """Refuses a name that stands twice in a mapping, of which YAML readers silently take the last."""
+    """Refuses endless merges, and a name twice in a mapping, of which YAML readers silently take the last."""
+
+    aliases = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.aliases += self.check_event(yaml.AliasEvent)
+        if self.aliases > MOST_ALIASES:
+            raise ValueError(f"more than {MOST_ALIASES} aliases; write the options out")
+        return super().compose_node(parent, index)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)  # it calls this one for what is merged
+        if len(node.value) > MOST_NAMES:
+            line = node.start_mark.line + 1
+            raise ValueError(f"line {line}: a mapping of {len(node.value)} names, expected at most {MOST_NAMES}")
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for name in names:
-            if names.count(name) > 1:
+        seen: set[str] = set()
+        for name in [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
+            if name in seen:
                 raise ValueError(f"line {node.start_mark.line + 1}: {name[:SHOWN]} is there twice")
+            seen.add(name)
         mapping: dict[Any, Any] = super().construct_mapping(node, deep)
         return mapping
 

@@ -34,8 +34,12 @@ def average(paths: Sequence[Path], output: Path, *, overwrite: bool = False) -> 
         _check_alike(first, other)
     weights = [safetensors.torch.load_file(path / MODEL) for path in paths]
     mean = {name: _mean([tensors[name] for tensors in weights]) for name in weights[0]}
-    state = checkpoint.usable_state(first)
-    state["config"] = state["config"] | {"averaged": [str(path.resolve()) for path in others]}
+    state = {
+        name: value for name, value in checkpoint.usable_state(first).items() if name != "temperature"
+    }  # of its own
+    # The first may be a mean itself: what it was made of is behind these weights too.
+    behind = [*read_options(state["config"]).get("averaged", ()), *(str(path.resolve()) for path in others)]
+    state["config"] = state["config"] | {"averaged": list(dict.fromkeys(behind))}
     contents: dict[str, str | bytes] = {
         MODEL: safetensors.torch.save(mean),
         STATE: json.dumps(state, indent=1),

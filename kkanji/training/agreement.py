@@ -9,8 +9,8 @@ error on one rank ends all ranks.
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -102,6 +102,13 @@ def together(action: Callable[[], Result]) -> list[Result]:
     return [result for _, result, _ in outcomes]
 
 
+def alike(action: Callable[[], Result]) -> Result:
+    """This rank's own result of an action that all ranks take. If it fails on any rank, all end as by `together`."""
+    results: list[Result] = []
+    together(lambda: results.append(action()))  # the results stay here: only errors travel
+    return results[0]
+
+
 def compare(describe: Callable[[], Fields], *, remedy: str) -> None:
     """End all ranks if one differs from rank 0 in any field. An unknown value differs from no other."""
     if PartialState().num_processes == 1:
@@ -126,27 +133,6 @@ def differences(reports: list[tuple[str, Fields]]) -> list[str]:
     return list(found.values())
 
 
-class LostRank(InputError):
-    """Another rank no longer answers."""
-
-
-@contextmanager
-def naming_lost_ranks() -> Iterator[None]:
-    """While entered, torch's own error when another rank's process is gone becomes LostRank."""
-    try:
-        yield
-    except RuntimeError as error:
-        # Gloo's errors have no type of their own.
-        if not dist.is_initialized() or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
-            raise
-        raise LostRank(f"{rank_name()}: another rank ended or no longer answers: {first_line(error)}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says first, or its type if it says nothing."""
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
 def checksum(tensors: Iterable[Tensor]) -> str:
     """Checksum of float32 tensors. Their bits are added up on the device: only one number for each leaves it."""
     sums = [tensor.detach().view(torch.int32).sum(dtype=torch.int64) for tensor in tensors]
@@ -169,7 +155,7 @@ def meet() -> None:
             if host_group() is not None:
                 dist.barrier(group=host_group())
         except (RuntimeError, ValueError) as error:  # torch's errors of networks are RuntimeErrors
-            raise InputError(told(reason=first_line(error))) from error
+            raise InputError(told(reason=str(error).splitlines()[0])) from error
     if PartialState().num_processes < wanted:
         raise InputError(ALONE.format(wanted=wanted))
 

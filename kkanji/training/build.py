@@ -26,6 +26,7 @@ from kkanji.environment import choose_kernels, loader_threads, stay_near
 from kkanji.evaluation.predict_split import training_originals, training_rendered
 from kkanji.models import compile_network, create_model, is_ours, stages_of
 from kkanji.timm_models import require_size
+from kkanji.training.agreement import alike
 from kkanji.training.averages import BatchStatistics, NoAverage, WeightAverage, create_average
 from kkanji.training.data_check import DataCheck
 from kkanji.training.finite_guard import FiniteGuard, SampleReport
@@ -176,9 +177,12 @@ def build_run(
     rank = Rank(index=accelerator.process_index, count=accelerator.num_processes)
     # Every rank seeds alike: the network begins with the same weights everywhere.
     torch.manual_seed(config.runtime.seed)
-    network = _network(config, classes, accelerator)
-    data = _training_data(config, shards, classes, accelerator.device)  # its memory counts as taken from here on
-    objective = _objective(config, data, accelerator)  # before the memory that its teachers leave is measured
+    network = alike(partial(_network, config, classes, accelerator))
+    # Its memory counts as taken from here on.
+    data = alike(partial(_training_data, config, shards, classes, accelerator.device))
+    objective = alike(
+        partial(_objective, config, data, accelerator)
+    )  # before the memory that teachers leave is measured
     config = _with_micro_batch(config, network, accelerator)
     stretch = resumed_stretch(config, state, data.order.samples) if state else WHOLE
     plan = plan_of(config, data.order.samples, stretch)

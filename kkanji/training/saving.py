@@ -80,6 +80,7 @@ def _extension(run: Run, state: dict[str, Any]) -> str:
     if not changes:
         return ""
     step = run.progress.step
+    _require_time_to_extend(run)
     epoch = run.plan.seen(step) / run.plan.samples
     run.progress.extensions.append({"step": step, "epoch": epoch, "changes": changes})
     if run.is_main:
@@ -89,6 +90,18 @@ def _extension(run: Run, state: dict[str, Any]) -> str:
     return f"extended after step {step}, epoch {epoch:.4g}: {told}; the learning rate goes on from {rate:.2e}"
 
 
+def _require_time_to_extend(run: Run) -> None:
+    """A limit of an earlier start may come with its config.json: the extension would end before its first step."""
+    schedule, step, seconds = run.config.schedule, run.progress.step, run.progress.seconds
+    limits = {
+        f"--max-steps {schedule.max_steps}": run.last_step <= step < run.plan.steps,
+        f"--max-minutes {schedule.max_minutes:g}": 0 < 60 * schedule.max_minutes <= seconds,
+    }
+    for limit in (limit for limit, passed in limits.items() if passed):
+        found = f"{limit}: the run is past it, at step {step} after {seconds / 60:.1f} minutes, and cannot be extended"
+        raise InputError(f"{found}; give a higher limit, or 0 for none")
+
+
 def _devices(run: Run, state: dict[str, Any]) -> str:
     """What another number of ranks or another micro-batch changes."""
     count = run.rank.count
@@ -96,8 +109,9 @@ def _devices(run: Run, state: dict[str, Any]) -> str:
     own, theirs = run.config.runtime.micro_batch, read_options(state["config"])["micro_batch"]
     if (before, theirs) == (count, own):
         return ""
-    images, others = (largest_micro_batch(run.plan, ranks, most) for ranks, most in ((count, own), (before, theirs)))
-    found = f"goes on with {count} rank(s), {before} before: the same global batches, cut into at most {images}"
+    images, others = (largest_micro_batch(run.plan, each, most) for each, most in ((count, own), (before, theirs)))
+    ranks = "1 rank" if count == 1 else f"{count} ranks"
+    found = f"goes on with {ranks}, {before} before: the same global batches, cut into at most {images}"
     if images == others:
         return f"{found} images as before; losses change only in the order of sums"
     return f"{found} images, {others} before; batch statistics are of as many images each, so losses change a little"

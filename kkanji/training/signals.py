@@ -8,6 +8,7 @@ answer.
 
 import math
 import os
+import re
 import signal
 import threading
 import time
@@ -24,7 +25,7 @@ from torch import nn
 from kkanji.cli import Terminated, say
 from kkanji.data.dali import Batch
 from kkanji.launchers import rank_name
-from kkanji.training.agreement import first_line, host_group
+from kkanji.training.agreement import host_group
 from shards import InputError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -38,6 +39,10 @@ UNSAVED = "nothing was saved; --resume goes on from the last checkpoint"
 
 class Leaving(Exception):
     """All ranks leave the run, and each undoes what it has done of the current step."""
+
+
+class LostRank(InputError):
+    """Another rank no longer answers."""
 
 
 class Ending:
@@ -249,6 +254,19 @@ class Longest:
 
 
 @contextmanager
+def missing_ranks() -> Iterator[None]:
+    """While entered, torch's own error when another rank's process is gone becomes LostRank."""
+    try:
+        yield
+    except RuntimeError as error:
+        if dist.is_initialized() and _is_of_network(error):
+            # Gloo's begins with a line of its source, and goes on with guesses.
+            reason = re.sub(r"^\[\S+\] ", "", _first_line(error)).partition(". This is typically")[0]
+            raise LostRank(f"{rank_name()}: another rank ended or no longer answers: {reason}") from error
+        raise
+
+
+@contextmanager
 def prompt_signals() -> Iterator[None]:
     """While entered, a signal ends the process within GRACE_S, also where it waits for other ranks."""
     over = threading.Event()
@@ -290,7 +308,16 @@ def _answer_all(reading: int, answer: Callable[[int], None]) -> None:
         answer(received[0])
 
 
+def _is_of_network(error: BaseException) -> bool:
+    """Whether torch lost the connection to another rank. Gloo's errors have no type of their own."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
 def _described(error: BaseException) -> str:
     if isinstance(error, InputError | OSError):
         return str(error)
-    return f"{type(error).__name__}: {first_line(error)}"
+    return f"{type(error).__name__}: {_first_line(error)}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -14,7 +14,7 @@ from kkanji.data.dali import Batch
 from kkanji.environment import warn_of_emulation, warn_of_idle_cores
 from kkanji.pixels import normalise, resized
 from kkanji.tracking.trackers import require_trackers
-from kkanji.training.agreement import LostRank, agree, meet, naming_lost_ranks, together
+from kkanji.training.agreement import agree, alike, meet, together
 from kkanji.training.build import (
     Run,
     blank_batch,
@@ -30,7 +30,7 @@ from kkanji.training.profiling import Watch, profiled, watched, without_garbage_
 from kkanji.training.run_log import RunLog
 from kkanji.training.saving import Saver, begin_or_resume, compare_ranks, position
 from kkanji.training.schedule import image_size, largest_micro_batch, learning_rate, part_of
-from kkanji.training.signals import SAVED, UNSAVED, Ending, Leaving, prompt_signals
+from kkanji.training.signals import SAVED, UNSAVED, Ending, Leaving, LostRank, missing_ranks, prompt_signals
 from shards import InputError, Plan, ShardSet
 from shards.order.permutation import mix
 from shards.read.cut_files import survived
@@ -38,11 +38,8 @@ from shards.read.cut_files import survived
 
 def train(config: TrainConfig, data: ShardSet) -> None:
     """Train from the options to the last checkpoint. Raises InputError if the options or the data are wrong."""
-    with (
-        ExitStack() as held,
-        watched(config.runtime.stall_seconds, "before the first step") as watch,
-        naming_lost_ranks(),
-    ):
+    before = "before the first step"
+    with ExitStack() as held, watched(config.runtime.stall_seconds, before) as watch, missing_ranks():
         with prompt_signals():
             require_trackers(config.checkpointing.trackers)
             meet()
@@ -120,19 +117,11 @@ def train_to_end(run: Run, watch: Watch, changes: str = "") -> None:
     compare_ranks(run)
     config, output = run.config, run.config.checkpointing.output
     first = run.progress.step
-    seen, pace = run.plan.seen(first), create_pace(run)
+    pace = create_pace(run)
     with (
-        RunLog(
-            output,
-            total_images=run.plan.total,
-            seen_images=seen,
-            seen_steps=first,
-            enabled=run.is_main,
-            options=config.to_dict(),
-            log_with=config.checkpointing.trackers,
-        ) as log,
-        create_loader(run, first) as loader,
-        create_data_check(run) as check,
+        alike(partial(_create_log, run)) as log,
+        alike(partial(create_loader, run, first)) as loader,
+        alike(partial(create_data_check, run)) as check,
         Ending(blank_batch(run), watch.moved, over=lambda: run.is_main and pace.over()) as ending,
         profiled(config.runtime.profile_steps, output / "profile") as profiler,
         without_garbage_collection(),
@@ -143,7 +132,7 @@ def train_to_end(run: Run, watch: Watch, changes: str = "") -> None:
         meter = create_meter(run, loader)
         saver = Saver(run, log, ending)
         try:
-            with naming_lost_ranks():
+            with missing_ranks():
                 if _evaluation_due(run) and run.progress.evaluated_step < first:
                     saver.evaluate_and_save()
                 for step in range(first, run.last_step):
@@ -168,6 +157,18 @@ def train_to_end(run: Run, watch: Watch, changes: str = "") -> None:
         except LostRank as lost:
             kept = saver.save_alone()
             raise InputError(f"{lost}; {SAVED.format(step=run.progress.step) if kept else UNSAVED}") from lost
+
+
+def _create_log(run: Run) -> RunLog:
+    return RunLog(
+        run.config.checkpointing.output,
+        total_images=run.plan.total,
+        seen_images=run.plan.seen(run.progress.step),
+        seen_steps=run.progress.step,
+        enabled=run.is_main,
+        options=run.config.to_dict(),
+        log_with=run.config.checkpointing.trackers,
+    )
 
 
 def _end_early(run: Run, log: RunLog, saver: Saver) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,8 @@ WRONG: dict[str, str] = {
     "!!python/object/apply:os.system [ls]": "not YAML: could not determine a constructor",
     "7: 8": "7: no such option",
     "lr: &a [*a]": "lr: found a list, expected a number",
+    "lr: 1\noptimization: {lr: 2}": "lr is there twice, in its group optimization and without",
+    "teaching: 0.1\ndistillation_weight: 0.2": "distillation_weight is there twice",
 }
 
 
@@ -149,6 +152,30 @@ def test_files_that_are_none_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(InputError, match="1,048,577 bytes, expected at most 1,048,576"):
         read_file(tmp_path / "large.yaml")
     assert read_file(written(tmp_path, "# nothing")) == {}
+
+
+def test_a_small_file_takes_little_time_and_memory(tmp_path: Path) -> None:
+    """Merges of merges multiply: nine levels of nine would be 387 million names."""
+    levels = (
+        "a{0}: &a{0} {{{1}}}".format(n, f"<<: [{', '.join([f'*a{n - 1}'] * 9)}]" if n else "lr: 1") for n in range(10)
+    )
+    start = time.monotonic()
+    with pytest.raises(InputError, match="of 6561 names, expected at most 1000"):
+        read_file(written(tmp_path, "\n".join(levels)))
+    with pytest.raises(InputError, match="more than 100 aliases"):
+        read_file(written(tmp_path, f"a: &a {{lr: 1}}\nb: [{', '.join(['*a'] * 101)}]"))
+    with pytest.raises(InputError, match="of 9000 names"):
+        read_file(written(tmp_path, f"{{{', '.join(f'k{n}: 1' for n in range(9_000))}}}"))
+    assert time.monotonic() - start < 60
+    merged = written(tmp_path, "optimization: &own {lr: 1}\nschedule: {epochs: 3}\n<<: {batch_size: 7}\n")
+    assert read_file(merged) == {"batch_size": 7, "lr": 1.0, "epochs": 3}
+
+
+def test_a_path_that_looks_like_a_flag_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = written(tmp_path, "teachers: [--lr, '5', --help]")
+    config = parsed(monkeypatch, *REQUIRED, "--config", str(file))
+    assert config.optimization.lr == 1e-3
+    assert config.regularisation.teachers == (Path("--lr"), Path("5"), Path("--help"))
 
 
 def test_an_option_without_a_flag_says_where_it_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,6 +172,27 @@ def test_after_a_rank_is_lost_the_first_one_saves_alone(tiny_set: Path, tmp_path
     assert "Traceback" not in results[0].stderr and checkpoints(run) == ["step-000000002"]
 
 
+def test_a_rank_that_cannot_begin_ends_all_with_one_cause(tiny_set: Path, tmp_path: Path) -> None:
+    """After the ranks agreed and before the first step, with nothing between them that they exchange by themselves."""
+    command = failing("begin", 1, tiny_set, tmp_path / "run")
+    results = start_nodes(tmp_path, command, command)
+    told = f"error: rank 1 ({socket.gethostname()}): [Errno 12] Cannot allocate memory: 'buffers'"
+    assert [result.returncode for result in results] == [2, 2]
+    assert all(told in result.stderr and "Traceback" not in result.stderr for result in results), results[0].stderr
+
+
+def test_after_a_rank_is_lost_in_an_evaluation_the_first_one_saves_alone(tiny_set: Path, tmp_path: Path) -> None:
+    """The steps before it were finished, and no checkpoint had them yet."""
+    run = tmp_path / "run"
+    command = failing("evaluation", 1, tiny_set, run)
+    results = start_nodes(tmp_path, command, command)
+    assert results[0].returncode == 2 and results[1].returncode != 0
+    assert "another rank ended or no longer answers: Connection closed by peer [" in results[0].stderr
+    assert "pair.cc" not in results[0].stderr and "Traceback" not in results[0].stderr
+    assert "; the run is saved at step 7; the same command with --resume goes on" in results[0].stderr
+    assert checkpoints(run) == ["step-000000007"]
+
+
 def test_a_run_goes_on_with_more_ranks_and_says_what_changes(tiny_set: Path, tmp_path: Path) -> None:
     """By the same command. Its micro-batch is as large as a batch, so it cannot stay."""
     one, two = tmp_path / "one", tmp_path / "two"
@@ -182,9 +203,7 @@ def test_a_run_goes_on_with_more_ranks_and_says_what_changes(tiny_set: Path, tmp
     again = train_command(tiny_set, two, *OPTIONS, "--save-every", "4", "--micro-batch", "16", "--resume")
     results = start_nodes(tmp_path, again, again)
     assert [result.returncode for result in results] == [0, 0], results[0].stderr
-    assert (
-        "goes on with 2 rank(s), 1 before: the same global batches, cut into at most 8 images, 16" in results[0].stdout
-    )
+    assert "goes on with 2 ranks, 1 before: the same global batches, cut into at most 8 images, 16" in results[0].stdout
     assert "steps 4..7" in results[0].stdout and "in micro-batches of 8" in results[0].stdout
     assert losses(two)[:4] == losses(one)[:4] and len(losses(two)) == 7
     state = json.loads((two / "checkpoints" / "last" / "state.json").read_text())

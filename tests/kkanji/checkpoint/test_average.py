@@ -9,6 +9,7 @@ import torch
 
 from kkanji import checkpoint
 from kkanji.checkpoint.average import average
+from kkanji.checkpoint.export import export
 from kkanji.checkpoint.load import load_trained
 from kkanji.classes import ClassMap
 from kkanji.config import Head
@@ -47,6 +48,19 @@ def test_it_is_a_checkpoint_that_says_what_it_is_made_of(tmp_path: Path) -> None
     assert state["config"]["seed"] == 0 and state["config"]["averaged"] == [str(second.resolve())]
     assert "progress" not in state and "optimizer" not in state
     assert load_trained(tmp_path / "mean")(torch.zeros(2, 1, 64, 64)).shape == (2, 3)
+
+
+def test_a_mean_of_means_names_all_parts_and_has_no_temperature(tmp_path: Path) -> None:
+    """Otherwise an evaluation on images of a forgotten part would be proven disjoint from training."""
+    first, second, third = (save(tmp_path / str(seed), seed) for seed in range(3))
+    average([first, second], tmp_path / "mean")
+    average([tmp_path / "mean", third, second], tmp_path / "again")
+    parts = checkpoint.read_state(tmp_path / "again")["config"]["averaged"]
+    assert parts == [str(second.resolve()), str(third.resolve())]
+    export(first, tmp_path / "exported", card="# a model\n", temperature=2.5)
+    average([tmp_path / "exported", second], tmp_path / "calibrated")
+    assert checkpoint.read_state(tmp_path / "exported")["temperature"] == 2.5
+    assert "temperature" not in checkpoint.read_state(tmp_path / "calibrated")
 
 
 def test_what_has_no_mean_is_refused_and_nothing_is_written(tmp_path: Path) -> None:

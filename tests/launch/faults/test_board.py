@@ -56,7 +56,7 @@ KINDS: dict[str, Any] = {
     "scalars": lambda event: event.value,
     "images": lambda event: event.encoded_image_string,
     "histograms": lambda event: event.histogram_value.num,
-    "tensors": lambda event: 0,
+    "tensors": lambda _: 0,
 }
 
 

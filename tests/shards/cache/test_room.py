@@ -67,7 +67,9 @@ def test_an_item_larger_than_the_cache_is_refused(open_cache: OpenCache, source:
     cache = open_cache(2)
     use(cache, source.entry(1))
     for entry in (source.entry(2, size=201), source.entry(2, size=200, extra=1)):
-        with pytest.raises(StorageError, match=r"needs 201 bytes, the cache may have 200; give a --cache-size of 0.001 or more"):
+        with pytest.raises(
+            StorageError, match=r"needs 201 bytes, the cache may have 200; give a --cache-size of 0.001 or more"
+        ):
             cache.obtain(entry, ahead=True)
     assert finished(cache) == keys(source, 1)
 

@@ -78,6 +78,19 @@ def test_a_finished_run_is_extended_and_no_image_is_missed(run: Path, train_set:
     assert kept == ["step-000000008", "step-000000010"]  # older ones are its own, though its options were others
 
 
+def test_an_extension_beyond_a_limit_of_an_earlier_start_is_refused(run: Path, train_set: Path) -> None:
+    """Such as one that `--config RUN` brings along: it would end at once, and say that all is well."""
+    before = read_json(run / "config.json")
+    for limits, found in (({"max_steps": 3}, "--max-steps 3"), ({"max_minutes": 1e-6}, "--max-minutes 1e-06")):
+        with pytest.raises(
+            InputError, match=f"^{found}: the run is past it, at step 5 .* higher limit, or 0 for none$"
+        ):
+            trained(train_set, run, **LONGER, **limits, extend=True)
+    assert read_json(run / "config.json") == before
+    trained(train_set, run, **LONGER, max_steps=7, extend=True)
+    assert len(lines(run)) == 7
+
+
 def test_an_extension_that_was_stopped_goes_on_by_the_same_command(run: Path, train_set: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(run, tmp_path / "other", symlinks=True))
     trained(train_set, run, **LONGER, extend=True)
