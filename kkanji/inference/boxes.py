@@ -18,8 +18,10 @@ import json
 import math
 import re
 import threading
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -32,7 +34,7 @@ from kkanji.inference.image_files import FORMATS, SUFFIXES
 from shards.errors import InputError
 from shards.json_reading import load_json, read_bounded
 
-LARGEST_PAGE = 200_000_000  # pixels: a folio scanned at 600 dots an inch has 100 million
+LARGEST_PAGE = 178_956_970  # pixels: Pillow opens no more; a folio scanned at 600 dots an inch has 100 million
 LARGEST_BYTES = 1 << 30
 QUARTER_TURNS = range(5, 9)  # EXIF orientations that exchange width and height
 FULL = (0.0, 0.0, 100.0, 100.0)
@@ -100,11 +102,19 @@ def cut(box: Box) -> bytes:
     return buffer.getvalue()
 
 
+@contextmanager
+def _of_any_size() -> Iterator[None]:
+    """Without the warning that Pillow gives at half of LARGEST_PAGE."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
 @lru_cache(maxsize=64)
 def page_size(file: Path) -> tuple[int, int] | None:
     """Width and height of a page, in pixels as it is seen; None if it cannot be read."""
     try:
-        with Image.open(file, formats=FORMATS) as image:
+        with _of_any_size(), Image.open(file, formats=FORMATS) as image:
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in QUARTER_TURNS
             return image.size[::-1] if turned else image.size
     except Exception:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more; `cut` says what is wrong
@@ -127,17 +137,14 @@ _READING = threading.Lock()  # decoders share the page: without this, each threa
 def _page(file: Path) -> Image.Image:
     """A page as it is seen. Raises InputError."""
     try:
-        image = Image.open(io.BytesIO(read_bounded(file, LARGEST_BYTES)), formats=FORMATS)
-        if image.width * image.height > LARGEST_PAGE:
-            raise InputError(
-                f"{file}: {image.width}x{image.height} pixels; expected {LARGEST_PAGE:,} at most: scale it"
-            )
+        with _of_any_size():
+            image = Image.open(io.BytesIO(read_bounded(file, LARGEST_BYTES)), formats=FORMATS)
         upright = ImageOps.exif_transpose(image)
         return upright if upright.mode in ("1", "L", "LA", "RGB", "RGBA", "I;16") else upright.convert("RGB")
     except FileNotFoundError:
         raise InputError(f"{file}: no such page; expected its image there") from None
-    except InputError:
-        raise
+    except Image.DecompressionBombError:
+        raise InputError(f"{file}: expected a page of at most {LARGEST_PAGE:,} pixels: scale it") from None
     except Exception as error:  # on damaged files Pillow raises OSError, SyntaxError, ValueError, struct.error and more
         found = f"{type(error).__name__}: {str(error)[:100]}"
         raise InputError(f"{file}: not a readable page ({found}); expected one of {', '.join(FORMATS)}") from error

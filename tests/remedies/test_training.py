@@ -281,7 +281,7 @@ FAULTS = [
     Fault(
         "a cache smaller than a batch's shards",
         streamed("--cache-size", "0.00013", "--order", "full", in_a_shard=12),
-        {"give --order windowed": in_windows, "give a --cache-size of * or more": larger_cache},
+        {"give a --cache-size of * or more": larger_cache},
     ),
     Fault(
         "a cache smaller than a window",
@@ -353,13 +353,6 @@ FAULTS = [
         },
     ),
     Fault("an output in use", locked, {"wait for it": wait_for_it, "choose another --output": another_output}),
-    Fault(
-        "one thread on several cores",
-        training(),
-        {
-            "set OMP_NUM_THREADS": lambda told: told.place.variables.update({told.remedy.split()[1]: "2"}),
-        },
-    ),
     Fault(
         "originals as data",
         originals_given,

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kkanji.inference import boxes
 from kkanji.inference.boxes import Box, by_page, cut, in_pixels, page_size, read_boxes
 from kkanji.inference.image_files import load_character, read_character
 from shards import InputError
@@ -142,9 +141,11 @@ def test_pages_that_cannot_be_read_are_told(page: Path, monkeypatch: pytest.Monk
     with pytest.raises(InputError, match=r"text\.png: not a readable page"):
         cut(box_on(page.with_name("text.png")))
     assert page_size(page.with_name("text.png")) is None
-    monkeypatch.setattr(boxes, "LARGEST_PAGE", 19_999)
-    with pytest.raises(InputError, match=r"page1\.png: 200x100 pixels; expected 19,999 at most"):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9_999)
+    with pytest.raises(InputError, match=r"page1\.png: expected a page of at most 178,956,970 pixels: scale it"):
         cut(box_on(page))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    assert cut(box_on(page))
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(5001, 5000), (16000, 16000)])
 def test_an_image_too_large_is_refused_without_being_decoded(tmp_path: Path, size: tuple[int, int]) -> None:
     path = saved(tmp_path / "x.png", Image.new("1", size))
-    with pytest.raises(InputError, match=r"x\.png: (5001x5000 pixels|.*16000|.*exceeds)"):
+    with pytest.raises(InputError, match=r"x\.png: (5001x5000 pixels|hundreds of millions of pixels)"):
         load_character(path)
 
 
