@@ -27,7 +27,6 @@ class NeighbourClassifier(nn.Module):
     codes: Tensor
     added: Tensor
     labels: Tensor
-    weights: Tensor
 
     def __init__(self, model: nn.Module, index: Index, mix: Mix, temperature: float, unknown: Unknown | None) -> None:
         """temperature: divisor of the network's logits."""
@@ -36,7 +35,6 @@ class NeighbourClassifier(nn.Module):
         for name in ("projection", "codebooks", "codes", "added"):
             self.register_buffer(name, getattr(index, name))
         self.register_buffer("labels", index.labels().int())
-        self.register_buffer("weights", torch.tensor(unknown.weights if unknown else []))
         self.outputs = ("probabilities", "unknown", "reasons") if unknown else ("probabilities",)
         self.eval()
 
@@ -51,12 +49,13 @@ class NeighbourClassifier(nn.Module):
         cosines, numbers = self._nearest(normalize(inside))
         votes = votes_of(cosines, self.labels[numbers].long(), self.mix.temperature, logits.shape[1])
         mixed = mixture((logits / self.temperature).softmax(dim=1), votes, self.mix.weight)
-        if not len(self.weights):
+        if self.unknown is None:
             return (mixed,)
         lengths = (features.norm(dim=1), inside.norm(dim=1))
         reading = Reading(mixed.clamp(min=LEAST).log(), cosines, logits.logsumexp(dim=1), *lengths)
         described = torch.cat([of_reading(reading), ink_in_graph(images.to(torch.float32))], dim=1)
-        kinds = (described @ self.weights[:, :-1].T + self.weights[:, -1]).softmax(dim=1)
+        weights = torch.tensor(self.unknown.weights)
+        kinds = (described @ weights[:, :-1].T + weights[:, -1]).softmax(dim=1)
         return mixed, 1 - kinds[:, 0], kinds[:, 1:]
 
     def _nearest(self, features: Tensor) -> tuple[Tensor, Tensor]:
