@@ -16,7 +16,8 @@ for file in sys.argv[2:]:
     picture = ImageOps.exif_transpose(Image.open(file)).convert("RGBA")
     paper = Image.new("RGBA", picture.size, "white")
     gray = np.asarray(Image.alpha_composite(paper, picture).convert("L"))
-    probabilities = session.run(None, {"images": gray[None, None]})[0][0]
-    best = probabilities.argsort()[::-1][:5]
-    for n in best:
+    probabilities, *judged = (output[0] for output in session.run(None, {"images": gray[None, None]}))
+    for n in probabilities.argsort()[::-1][:5]:
         print(file, about["characters"][n], json.loads(about["labels"])[n], f"{probabilities[n]:.1%}")
+    if judged and judged[0] >= float(about["unknown_threshold"]):  # a model with an index of neighbours judges
+        print(file, "probably none of these:", json.loads(about["unknown_reasons"])[judged[1].argmax()])

@@ -18,7 +18,7 @@ from kkanji import checkpoint
 from kkanji.checkpoint import CLASSES, MODEL, ORIGINALS, STATE, write_hashed
 from kkanji.checkpoint.lineage import originals_behind
 from kkanji.checkpoint.load import network_of
-from kkanji.checkpoint.onnx_file import ONNX, ImageClassifier, metadata, onnx_bytes, trial_images
+from kkanji.checkpoint.onnx_file import ONNX, classifier_of, metadata, onnx_bytes, trial_images
 from kkanji.config import read_options
 from kkanji.models import timm_config
 from kkanji.neighbours.index import FILE as NEIGHBOURS
@@ -62,8 +62,8 @@ def export(
         contents[NEIGHBOURS] = (path / NEIGHBOURS).read_bytes()
     with OutputFolder(output, maker="export", inputs=[path], overwrite=overwrite) as partial:
         if onnx:
-            about = metadata(classes, temperature, **card_facts(card))
-            classifier = ImageClassifier(model, temperature)
+            classifier = classifier_of(path, model, temperature)
+            about = metadata(classifier, classes, temperature, **card_facts(card))
             contents[ONNX] = onnx_bytes(classifier, partial / ONNX, trial_images(classes.characters), about)
         write_hashed(partial, contents)
 

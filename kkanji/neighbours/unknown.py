@@ -63,6 +63,12 @@ class Unknown:
 
 def describe(reading: Reading, images: NDArray[np.uint8]) -> Tensor:
     """The numbers that the score is made of, float64 [B, FEATURES], on the CPU. images: [B, 64, 64]."""
+    seen = torch.from_numpy(np.stack([ink_of(image) for image in images]))
+    return torch.cat([of_reading(reading).double().cpu(), seen], dim=1)
+
+
+def of_reading(reading: Reading) -> Tensor:
+    """Those of them that network and neighbours give, float32 [B, 7]."""
     columns = [
         reading.cosines[:, 0],
         reading.cosines.mean(dim=1),
@@ -72,11 +78,10 @@ def describe(reading: Reading, images: NDArray[np.uint8]) -> Tensor:
         reading.log_probabilities.amax(dim=1),
         -(reading.log_probabilities.exp() * reading.log_probabilities).sum(dim=1),
     ]
-    seen = torch.from_numpy(np.stack([_ink(image) for image in images]))
-    return torch.cat([torch.stack(columns, dim=1).double().cpu(), seen], dim=1)
+    return torch.stack(columns, dim=1)
 
 
-def _ink(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+def ink_of(image: NDArray[np.uint8]) -> NDArray[np.float64]:
     """How the ink of an image lies: how much, how gray, in how many parts, with how many gaps, and at the edge."""
     ink = image >= INK
     gray = float(((image > 32) & (image < 224)).mean())

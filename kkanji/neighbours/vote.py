@@ -108,7 +108,8 @@ def nearest(features: Tensor, vectors: Tensor, count: int) -> tuple[Tensor, Tens
 def votes_of(cosines: Tensor, labels: Tensor, temperature: float, classes: int) -> Tensor:
     """Probabilities [B, C] by the neighbours alone. labels: their classes [B, k]."""
     weights = (cosines / temperature).softmax(dim=1)
-    return weights.new_zeros(len(weights), classes).scatter_add(1, labels, weights)
+    rows = weights.shape[0]  # not len: that is a constant to exporters
+    return weights.new_zeros(rows, classes).scatter_add(1, labels, weights)
 
 
 def mixture(probabilities: Tensor, votes: Tensor, weight: float) -> Tensor:

@@ -21,19 +21,15 @@ const embedded = {
   },
 };
 
-const ESCAPE = 0xe000;
+const BLOCK = 160;
 
-// Two bytes a UTF-16 unit; units that a script cannot hold are written as two.
+// Two bytes a UTF-16 unit; before each block of units is the number that multiplies all of them, modulo 2^16.
 function decode(text, length) {
   const units = new Uint16Array(Math.ceil(length / 2));
-  let count = 0;
-  for (let at = 0; at < text.length; at++) {
-    let unit = text.charCodeAt(at);
-    if (unit === ESCAPE) {
-      const code = text.charCodeAt(++at);
-      unit = code < 0x1000 ? code + 0xd700 : code - 0x1000;
-    }
-    units[count++] = unit;
+  let [from, key] = [0, 0];
+  for (let at = 0; at < units.length; at++) {
+    if (at % BLOCK === 0) key = text.charCodeAt(from++);
+    units[at] = Math.imul(text.charCodeAt(from++) + 1, key);
   }
   return new Uint8Array(units.buffer, 0, length);
 }

@@ -6,6 +6,7 @@ const LEAST_SHOWN = 0.001; // of a probability: below, digits say nothing
 const LARGEST_PIXELS = 5000 * 5000;
 const PEN = 0.045; // width of a stroke by the side of the field
 const DRAWN_MARGIN = 0.15; // of paper around the strokes, by their longer side: what touches an edge may be a neighbour's
+const DOUBTS = ["nothing", "several", "otherScript"]; // texts, in the order of the model's reasons
 const at = (id) => document.getElementById(id);
 const state = { language: "en", session: null, image: null, strokes: [], found: null, message: ["loading", {}] };
 
@@ -32,9 +33,11 @@ function speak(language) {
   document.querySelectorAll("[data-label]").forEach((each) => each.setAttribute("aria-label", text(each.dataset.label)));
   at("language").textContent = text("other");
   const count = ABOUT.characters.length.toLocaleString(language);
-  at("known").textContent = text("known", { title: ABOUT.title, count, noKana: ABOUT.kana ? "" : text("noKana") });
-  const { images, same, difference, kind } = ABOUT.agreement;
-  at("agreement").textContent = text("agreement", { images, same, difference, kind: text(kind) });
+  const others = text(ABOUT.unknown_threshold === null ? "takenForOne" : "marked");
+  at("known").textContent = text("known", { title: ABOUT.title, count, noKana: ABOUT.kana ? "" : text("noKana"), others });
+  const { images, same, difference, kind, marks } = ABOUT.agreement;
+  const sameMarks = marks === null ? "" : text("sameMarks", { marks });
+  at("agreement").textContent = text("agreement", { images, same, difference, kind: text(kind), sameMarks });
   at("licence").textContent = text("licence", { licence: ABOUT.licence, maker: ABOUT.maker });
   say(...state.message);
   if (state.found) show(state.found);
@@ -55,11 +58,12 @@ async function start() {
   await read();
 }
 
-// Probabilities of all classes for a prepared image.
-async function probabilitiesOf(prepared) {
+// What the model says of a prepared image: its readings, and with an index of neighbours why it shows no character.
+async function judged(prepared) {
   const images = new ort.Tensor("uint8", prepared, [1, 1, SIDE, SIDE]);
-  const { probabilities } = await state.session.run({ images });
-  return probabilities.data;
+  const { probabilities, unknown, reasons } = await state.session.run({ images });
+  const readings = readingsOf(probabilities.data);
+  return { readings, score: unknown?.data[0] ?? null, doubt: doubtOf(readings[0], unknown, reasons) };
 }
 
 // The most probable classes, each with its forms and the sum of their probabilities.
@@ -72,9 +76,11 @@ function readingsOf(probabilities) {
   });
 }
 
-// Whether the image probably shows none of the model's characters.
-function isUnknown([best]) {
-  return Math.max(best.probability, best.together) < ABOUT.least_probability;
+// Why the image probably shows none of the model's characters: the name of a text; null if it probably shows one.
+function doubtOf(best, unknown, reasons) {
+  if (!unknown) return Math.max(best.probability, best.together) < ABOUT.least_probability ? "unsure" : null;
+  if (unknown.data[0] < ABOUT.unknown_threshold) return null;
+  return DOUBTS[reasons.data.indexOf(Math.max(...reasons.data))];
 }
 
 // Read what is there: a picture, or else the strokes.
@@ -85,9 +91,9 @@ async function read() {
   if (!prepared) return refuse("blank");
   say("reading");
   const begin = performance.now();
-  const readings = readingsOf(await probabilitiesOf(prepared));
+  const found = await judged(prepared);
   if (pixels !== state.image && state.image) return; // another image came meanwhile
-  state.found = { readings, prepared };
+  state.found = { ...found, prepared };
   show(state.found);
   say("read", { milliseconds: Math.round(performance.now() - begin) });
 }
@@ -105,10 +111,10 @@ function forget() {
 
 // ---- what was found ----
 
-function show({ readings, prepared }) {
+function show({ readings, doubt, score, prepared }) {
   at("readings").replaceChildren(...readings.map(item));
-  at("doubt").hidden = !isUnknown(readings);
-  at("doubt").textContent = text("unknown", { percent: percent(readings[0].probability) });
+  at("doubt").hidden = !doubt;
+  if (doubt) at("doubt").textContent = text(doubt, { percent: percent(score ?? readings[0].probability) });
   const canvas = at("prepared").getContext("2d");
   const pixels = Uint8ClampedArray.from({ length: 4 * SIDE * SIDE }, (_, n) => (n % 4 === 3 ? 255 : prepared[n >> 2]));
   canvas.putImageData(new ImageData(pixels, SIDE, SIDE), 0, 0);

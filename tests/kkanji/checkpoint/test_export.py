@@ -130,8 +130,8 @@ def test_timm_loads_the_folder(folder: Path) -> None:
     images = torch.from_numpy(trial_images(tuple(CHARACTERS)))
     model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     with torch.inference_mode():
-        found = ImageClassifier(model, 0.5)(images)
-        expected = ImageClassifier(Predictor(folder, torch.device("cpu")).model, 0.5)(images)
+        (found,) = ImageClassifier(model, 0.5)(images)
+        (expected,) = ImageClassifier(Predictor(folder, torch.device("cpu")).model, 0.5)(images)
     assert torch.allclose(found, expected, atol=1e-5)
     assert tuple(model.default_cfg["input_size"]) == (1, 64, 64)
     assert model.default_cfg["label_names"] == list(ClassMap.of(map(ord, CHARACTERS)).labels)
