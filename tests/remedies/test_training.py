@@ -182,10 +182,6 @@ def larger_cache(told: Told) -> Words:
     return resumed(told, with_option(told.words, *found))
 
 
-def in_windows(told: Told) -> Words:
-    return resumed(told, [str(word) for word in give(told)])
-
-
 def resumed(told: Told, words: list[str]) -> Words:
     """With --resume, if the message says so: the run had begun."""
     return [*words, *re.findall(r"the same command with (--resume) goes on", told.text)]
