@@ -63,7 +63,10 @@ def test_a_flipped_bit_anywhere_in_originals_ends_balance(
     folder = originals_folder({"U+4E00": 6, "U+4E01": 4})
     size = (folder / name).stat().st_size
     for part in range(40):
-        with flipped(folder / name, size * part // 40), pytest.raises(InputError, match=r"again|kkanji split .* --overwrite"):
+        with (
+            flipped(folder / name, size * part // 40),
+            pytest.raises(InputError, match=r"again|kkanji split .* --overwrite"),
+        ):
             balance(folder, per_class=4, output=tmp_path / "set", block_size=125, shard_size=125, workers=1)
         assert not (tmp_path / "set").exists()
 
