@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from benchmarks.chart import draw
 from benchmarks.rows import read_result
 from benchmarks.size.fabricate import CLASSES, fabricate
+from benchmarks.size.linked import link
 from benchmarks.size.size import BILLION, computed, measured, size
 from shards import InputError, Manifest, SampleOrder, ShardSet, verify
 from shards.order.permutation import permute
@@ -33,6 +34,13 @@ def test_a_fabricated_set_is_valid_and_takes_no_disk(sets: dict[int, Path]) -> N
     shards = list(folder.glob("*.tar"))
     assert len(shards) == 3
     assert sum(path.stat().st_blocks * 512 for path in shards) < sum(path.stat().st_size for path in shards) / 20
+
+
+def test_a_set_of_links_has_a_sets_training_images_many_times(sets: dict[int, Path], tmp_path: Path) -> None:
+    linked = link(sets[FEW], tmp_path / "linked", 3)
+    assert verify(tmp_path / "linked").problems == ()
+    once, thrice = (ShardSet(folder).split("train").labels() for folder in (sets[FEW], tmp_path / "linked"))
+    assert np.array_equal(thrice, np.tile(once, 3)) and linked.splits["train"].samples == 3 * FEW * CLASSES
 
 
 class Calls:

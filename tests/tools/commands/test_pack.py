@@ -233,7 +233,10 @@ def test_verify_finds_another_class_map(folder: Path, tmp_path: Path, capsys: py
 
 
 def test_verify_refuses_what_is_no_set(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"originals, no shard set; make one with `kkanji pack"):
+    with pytest.raises(InputError, match=r"originals, no shard set; make one with `kkanji pack [^`]*`$"):
+        verify(folder)
+    (folder / "split.json").unlink()
+    with pytest.raises(InputError, match=r"originals, no shard set; make one with `kkanji split .*` and `kkanji pack"):
         verify(folder)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"no dataset.json, so this is not a complete shard set"):
