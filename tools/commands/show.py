@@ -1,4 +1,4 @@
-"""What a shard set or a folder of originals looks like: contact sheets, class balance, data card."""
+"""What a shard set or a folder of originals looks like: contact sheets, class balance, data card, suspect labels."""
 
 import struct
 import zlib
@@ -14,15 +14,23 @@ from shards import InputError, write_file
 from shards.order.permutation import mix, permute
 from tools.build.offline_augment import Name, find_recipe
 from tools.ingest.originals import check_seed
+from tools.ingest.tables import write_csv
 from tools.view.contact_sheet import Choice, draw_balance, draw_sheet
 from tools.view.contents import Contents, Subset, open_contents
 from tools.view.data_card import card
+from tools.view.suspects import COLUMNS, find_suspects
 
-Kind = Literal["sheet", "variants", "balance", "card"]
+Kind = Literal["sheet", "variants", "balance", "card", "suspects"]
 SIGNATURE = b"kkanji show"  # near the end of every file that this command writes
 IEND_BYTES = 12  # the chunk that ends a PNG file
 END_BYTES = 64
-FILES = {"sheet": "sheet.png", "variants": "variants.png", "balance": "balance.png", "card": "card.md"}
+FILES = {
+    "sheet": "sheet.png",
+    "variants": "variants.png",
+    "balance": "balance.png",
+    "card": "card.md",
+    "suspects": "suspects.png",
+}
 
 
 def show(
@@ -34,25 +42,30 @@ def show(
     split: str | None = None,
     source: str | None = None,
     label: str | None = None,
+    evaluation: Path | None = None,
     count: int = 200,
     recipe: Name = "policy",
     augment: float = 1.0,
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
-    """Show a shard set or originals: a contact sheet, augmented variants, the class balance or a data card.
+    """Show a shard set or originals: a contact sheet, augmented variants, the class balance, a data card or suspects.
 
     Example: kkanji show data/shards --split val --label U+4E00 --output sheet.png
+    Example: kkanji show data/shards --split val --kind suspects --evaluation runs/first/evaluation
 
     Args:
         location: Shard set (a folder or a URL), or originals made by `kkanji combine`.
         kind: What to show: sheet (images, each above its typeset character), variants (one image and augmentations of
-            it), balance (plot of the images of each class) or card (Markdown: counts, mean, licence, split and more).
-        output: File to write, by default sheet.png, variants.png, balance.png or card.md.
+            it), balance (plot of the images of each class), card (Markdown: counts, mean, licence, split and more) or
+            suspects (images of SPLIT whose label the model of EVALUATION contradicts most confidently, each above its
+            label and the prediction; beside the picture a list as CSV, for `kkanji split --leave-out`).
+        output: File to write, by default sheet.png, variants.png, balance.png, card.md or suspects.png.
         split: Split to show: train, val or test; all by default.
         source: Source to show, such as kkanji.tar; only for originals, all by default.
         label: Class to show, such as U+4E00; all by default.
-        count: Images to show at most, chosen at random.
+        evaluation: Folder that `kkanji evaluate` wrote for SPLIT, of a model not trained on it; for suspects.
+        count: Images to show at most: chosen at random, or the most suspect ones.
         recipe: Augmentation of the variants: policy or legacy, as in `kkanji balance`.
         augment: Strength of recipe policy for the variants, from 0 to 2.
         seed: Seed of the choice and of the augmentation, 0 or more.
@@ -65,6 +78,9 @@ def show(
     if output.suffix.lower() not in ("", Path(FILES[kind]).suffix):
         raise InputError(f"--output {output}: --kind {kind} writes {Path(FILES[kind]).suffix}; give such a name")
     _refuse_existing(output, overwrite)
+    if kind == "suspects":
+        _show_suspects(location, split, evaluation, count, output, overwrite)
+        return
     contents = only_class(open_contents(location, split, source), label)
     if kind == "card":
         write_file(output, f"{card(contents)}\n<!-- {SIGNATURE.decode()} -->\n")
@@ -76,6 +92,25 @@ def show(
         shown = variants(choice, count, recipe, augment, seed) if kind == "variants" else choice
         write_file(output, signed(draw_sheet(shown, contents.classes)))
     print(f"{output}: {_description(contents)}")
+
+
+def _show_suspects(
+    location: str, split: str | None, evaluation: Path | None, count: int, output: Path, overwrite: bool
+) -> None:
+    if split is None or evaluation is None:
+        raise InputError("--kind suspects: expected --split NAME, and --evaluation FOLDER of an evaluation of it")
+    listed = output.with_suffix(".csv")
+    if listed.exists() and not (overwrite and output.exists()):  # it is replaced with the picture that it belongs to
+        raise InputError(f"{listed}: already exists; choose another --output")
+    contents = open_contents(location, split)
+    suspects = find_suspects(contents, evaluation, count)
+    if not suspects.rows:
+        raise InputError(f"{evaluation}: no misreading but of other forms of a character; nothing is suspect")
+    (subset,) = contents.subsets
+    choice = Choice(subset.read(suspects.places), subset.labels[suspects.places], suspects.predicted)
+    write_csv(listed, COLUMNS, suspects.rows)
+    write_file(output, signed(draw_sheet(choice, contents.classes)))
+    print(f"{output} and {listed.name}: {counted(len(suspects.rows), 'suspect')} of {_description(contents)}")
 
 
 def signed(png: bytes) -> bytes:

@@ -3,6 +3,7 @@
 tools/ingest/split_protocols.py holds the protocols: which images each divides, and how it rounds.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,7 +26,9 @@ from tools.ingest import originals
 from tools.ingest.originals import NO_SPLIT, SPLITS, Origin, Originals, check_seed, read_originals
 from tools.ingest.split_protocols import folded, halved, halved_with_fractions_order
 from tools.ingest.tables import MOST_CSV_BYTES, parse_csv
+from tools.view.suspects import COLUMNS as SUSPECTS
 
+SUSPECTS_REMEDY = "expected a list made by `kkanji show --kind suspects`"
 SHOWN = 3  # ids quoted in a message
 Protocol = Literal["fractions", "half", "half-2026"]
 
@@ -40,6 +43,7 @@ def split(
     fold: int | None = None,
     protocol: Protocol = "fractions",
     from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None,
+    leave_out: tuple[Path, ...] = (),
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
@@ -60,6 +64,8 @@ def split(
             half of every class is train and half test; classes with one image are excluded, with their rendered images.
             half-2026 is the division on which models/kuzushiji-kanji-half was tested.
         from_: A split.csv of the same originals, made elsewhere, to adopt id by id.
+        leave_out: Lists of originals, from `kkanji show --kind suspects`, not to train on. Those that the division puts
+            into val or test stay there.
         seed: Seed of the division, 0 or more.
         overwrite: Replace an earlier split.
     """
@@ -76,7 +82,20 @@ def split(
         division = _by_folds(combined, folds, fold, seed)
     else:
         division = by_fractions_of(combined, val, test, seed)
-    write_division(combined, division)
+    write_division(combined, without(combined, division, leave_out) if leave_out else division)
+
+
+def without(combined: Originals, division: Division, lists: Sequence[Path]) -> Division:
+    """The division with the listed originals in no split if they were in train. Raises InputError for a wrong list."""
+    ids, listed = [f"{number:016x}" for number in combined.ids.tolist()], set()
+    for path in lists:
+        rows = parse_csv(_read_table(path, SUSPECTS_REMEDY), SUSPECTS, path, SUSPECTS_REMEDY)
+        found = {row[0] for row in rows}
+        _require_same(path, found - set(ids), f"are not in {combined.folder}", len(found))
+        listed |= found
+    dropped = np.array([number in listed for number in ids]) & (division.numbers == SPLITS.index("train"))
+    options = {**division.options, "left_out": int(dropped.sum())}
+    return division._replace(numbers=np.where(dropped, np.int8(NO_SPLIT), division.numbers), options=options)
 
 
 def adopted(combined: Originals, path: Path) -> Division:
@@ -85,11 +104,7 @@ def adopted(combined: Originals, path: Path) -> Division:
     It may have been made before images were rendered from fonts: those that it lacks are for training, unless it leaves
     their whole class out.
     """
-    try:
-        data = read_bounded(path, MOST_CSV_BYTES)
-    except (OSError, ValueError) as error:
-        found = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: {found}; expected a split.csv made by `kkanji split`") from error
+    data = _read_table(path, "expected a split.csv made by `kkanji split`")
     rows = parse_csv(data, originals.SPLIT_COLUMNS, path, "make it again by `kkanji split`")
     numbers = dict(zip((row[0] for row in rows), originals.split_numbers([row[1] for row in rows], path), strict=True))
     ids = [f"{number:016x}" for number in combined.ids.tolist()]
@@ -105,6 +120,13 @@ def adopted(combined: Originals, path: Path) -> Division:
     _require_official(combined, division, path)
     fractions = {name: float((division == number).mean()) for number, name in enumerate(SPLITS)}
     return Division(division, division_options("file", None, fractions["val"], fractions["test"]), fractions)
+
+
+def _read_table(path: Path, remedy: str) -> bytes:
+    try:
+        return read_bounded(path, MOST_CSV_BYTES)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}; {remedy}") from error
 
 
 def _left_out(combined: Originals, division: NDArray[np.int8]) -> NDArray[np.bool_]:

@@ -23,20 +23,26 @@ PLOT_INCHES, PLOT_DPI = (9, 5), 120
 
 
 class Choice(NamedTuple):
-    """Images to show, [n, 64, 64], and their class numbers, [n]."""
+    """Images to show, [n, 64, 64], their class numbers, [n], and, where wanted, those that a model predicts, [n]."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.integer[Any]]
+    predicted: NDArray[np.integer[Any]] | None = None
 
 
 def draw_sheet(choice: Choice, classes: ClassMap) -> bytes:
-    """A PNG with a grid of images, each above its code point and its typeset character."""
+    """A PNG with a grid of images, each above its code point and its character, or above two: true and predicted."""
     columns = min(COLUMNS, len(choice.labels))
     rows = -(-len(choice.labels) // columns)
     sheet = Image.new("L", (columns * TILE_WIDTH, rows * TILE_HEIGHT), BACKGROUND)
     for position, (pixels, label) in enumerate(zip(choice.images, choice.labels, strict=True)):
         row, column = divmod(position, columns)
-        _draw_tile(sheet, column * TILE_WIDTH + MARGIN, row * TILE_HEIGHT + MARGIN, pixels, classes.code_points[label])
+        left, top = column * TILE_WIDTH + MARGIN, row * TILE_HEIGHT + MARGIN
+        sheet.paste(Image.fromarray(pixels), (left, top))
+        if choice.predicted is None:
+            _caption(sheet, left, top, f"{classes.code_points[label]:04X}", classes.characters[label])
+        else:
+            _compare(sheet, left, top, classes.characters[label], classes.characters[choice.predicted[position]])
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     return buffer.getvalue()
@@ -61,9 +67,22 @@ def draw_balance(counts: dict[str, NDArray[np.int64]], title: str) -> bytes:
     return buffer.getvalue()
 
 
-def _draw_tile(sheet: Image.Image, left: int, top: int, pixels: NDArray[np.uint8], code_point: int) -> None:
-    sheet.paste(Image.fromarray(pixels), (left, top))
-    below = top + IMAGE_SIZE
-    sheet.paste(Image.fromarray(render_glyph(chr(code_point), GLYPH)), (left + IMAGE_SIZE - GLYPH, below))
-    font = ImageFont.load_default(CAPTION_POINTS)
-    ImageDraw.Draw(sheet).text((left, below + GLYPH / 2), f"{code_point:04X}", fill=TEXT, font=font, anchor="lm")
+def _caption(sheet: Image.Image, left: int, top: int, text: str, character: str) -> None:
+    _glyph(sheet, left + IMAGE_SIZE - GLYPH, top, character)
+    _text(sheet, left, top, text)
+
+
+def _compare(sheet: Image.Image, left: int, top: int, true: str, predicted: str) -> None:
+    _glyph(sheet, left, top, true)
+    _text(sheet, left + GLYPH + 4, top, "->")
+    _glyph(sheet, left + IMAGE_SIZE - GLYPH, top, predicted)
+
+
+def _glyph(sheet: Image.Image, left: int, top: int, character: str) -> None:
+    """A typeset character below the tile's image."""
+    sheet.paste(Image.fromarray(render_glyph(character, GLYPH)), (left, top + IMAGE_SIZE))
+
+
+def _text(sheet: Image.Image, left: int, top: int, text: str) -> None:
+    font, middle = ImageFont.load_default(CAPTION_POINTS), top + IMAGE_SIZE + GLYPH / 2
+    ImageDraw.Draw(sheet).text((left, middle), text, fill=TEXT, font=font, anchor="lm")
