@@ -32,6 +32,7 @@ from kkanji.wording import counted
 from shards import InputError, SplitReader
 
 BATCH = 64  # images at a time: with 256, a core computed a third as many a second
+MOST_CLUSTERED = 300  # images of a character whose clusters are found
 MADE = 150  # images of each kind that show none of the model's characters
 MOST_VALIDATED = 50_000  # validation images that settings are chosen and measured on
 
@@ -89,15 +90,15 @@ def index_set(
     dimensions = min(width, MOST_DIMENSIONS)
     if dimensions % parts:
         raise InputError(
-            f"--bytes-per-image {parts}: does not divide the index's {dimensions} dimensions; give 32 or 64"
+            f"--bytes-per-vector {parts}: does not divide the index's {dimensions} dimensions; give 32 or 64"
         )
     numbers = _numbers(model.classes, class_map(data), location)
     settings = read_settings(settings_of) if settings_of else None
     validation = None if settings else _validation(model, data.split("val"), numbers)
-    chosen = _first_of_each_original(data.split("train"), most)
+    chosen = _first_of_each_original(data.split("train"))
     features, labels = _features(model, data.split("train"), chosen)
-    index = make_index(features, numbers[labels], len(model.classes), parts=parts)
-    said = f"`{FILE}`: {len(chosen):,} training images in {parts} bytes each; "
+    index = make_index(features, numbers[labels], len(model.classes), parts=parts, most=most)
+    said = f"`{FILE}`: {len(chosen):,} training images as {len(index.codes):,} vectors of {parts} bytes; "
     if settings is None and validation is not None:
         settings, found = _choose(model, index, *validation)
         said += found
@@ -120,13 +121,13 @@ def _numbers(classes: ClassMap, own: ClassMap, location: str) -> Tensor:
     return torch.tensor([classes.ids[point] for point in own.code_points])
 
 
-def _first_of_each_original(reader: SplitReader, most: int) -> NDArray[np.int64]:
-    """Positions of one image of each original, and of at most so many of each class, in the order of the split."""
+def _first_of_each_original(reader: SplitReader) -> NDArray[np.int64]:
+    """Positions of one image of each original, at most MOST_CLUSTERED of each class, by class and in random order."""
     sources, first = np.unique(reader.sources(), return_index=True)
     labels = reader.labels()[first]
     order = np.lexsort((sources, labels))  # ids are hashes, so the first ones of a class are a random choice
     starts = np.searchsorted(labels[order], labels[order])
-    return np.sort(first[order[np.arange(len(order)) - starts < most]])
+    return first[order[np.arange(len(order)) - starts < MOST_CLUSTERED]]
 
 
 def _features(model: Model, reader: SplitReader, positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:

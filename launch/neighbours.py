@@ -2,9 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from kkanji import cli
 from shards.errors import InputError
@@ -34,10 +31,10 @@ class NeighboursConfig:
     settings_of: Path | None = None
     """Folder of another model with an index, whose settings to take. For a model that was trained on all images: one
     that was trained without the images that its settings were chosen on."""
-    bytes_per_image: Annotated[int, tyro.conf.arg(name="bytes-per-image")] = 32
-    """Size of an image in the index: a power of 2 up to 128."""
-    most_per_class: int = 50
-    """Largest number of images of one character in the index."""
+    bytes_per_vector: int = 64
+    """Size of a vector in the index: a power of 2 up to 128."""
+    most_per_class: int = 14
+    """Largest number of vectors of one character in the index: its images, or means of alike ones if it has more."""
     overwrite: bool = False
     """Replace OUTPUT if this command made it."""
 
@@ -46,7 +43,7 @@ class NeighboursConfig:
             raise InputError("expected either --data SET, to make an index, or --images FOLDER, to add characters")
         if self.images is not None and self.settings_of is not None:
             raise InputError("--settings-of belongs to --data; leave it out: added characters keep the settings")
-        for name in ("bytes_per_image", "most_per_class"):
+        for name in ("bytes_per_vector", "most_per_class"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected 1 or more")
 
@@ -65,7 +62,7 @@ def neighbours(config: NeighboursConfig) -> None:
             config.data,
             config.output,
             settings_of=config.settings_of,
-            parts=config.bytes_per_image,
+            parts=config.bytes_per_vector,
             most=config.most_per_class,
             overwrite=config.overwrite,
         )

@@ -1,9 +1,10 @@
 """The index of a model folder: the features of training images, by class, and the file that holds them.
 
-A feature is what the network gives its classifier. In the index it has R numbers and the length 1: its D numbers times
-`projection` float16 [D, R], so that products are cosines. `neighbours.safetensors` also holds `codebooks` float16
-[M, K, R / M] and `codes` uint8 [N, M] (see `quantise`) in the order of the classes, `counts` int32 [C], the codes of
-each class, and what was added later: `added` float16 [A, R] and `added_labels` int32 [A].
+A feature is what the network gives its classifier. A character with many images has the means of clusters of their
+features, which are right more often than as many images. In the index a feature has R numbers and the length 1: its D
+numbers times `projection` float16 [D, R], so that products are cosines. `neighbours.safetensors` also holds `codebooks`
+float16 [M, K, R / M] and `codes` uint8 [N, M] (see `quantise`) in the order of the classes, `counts` int32 [C], the
+codes of each class, and what was added later: `added` float16 [A, R] and `added_labels` int32 [A].
 """
 
 from dataclasses import dataclass, fields
@@ -14,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from kkanji.neighbours.quantise import decode, encode, learn_codebooks
+from kkanji.neighbours.quantise import decode, encode, k_means, learn_codebooks
 
 FILE = "neighbours.safetensors"
 LARGEST_BYTES = 1 << 30
@@ -87,17 +88,22 @@ def _largest_directions(features: Tensor) -> Tensor:
     return largest
 
 
-def make_index(features: Tensor, labels: Tensor, classes: int, *, parts: int) -> Index:
-    """The index of features [N, D] of images of classes [N]. parts: bytes for each image, a divisor of R."""
-    order = labels.argsort(stable=True)
+def make_index(features: Tensor, labels: Tensor, classes: int, *, parts: int, most: int) -> Index:
+    """The index of features [n, D], in random order, of images of classes [n].
+
+    parts: bytes for each vector, a divisor of R. most: largest number of vectors of a class.
+    """
     projection = _largest_directions(features)
-    vectors = normalize(project(features[order], projection))
+    projected = normalize(project(features, projection))
+    groups = [projected[labels == number] for number in range(classes)]
+    groups = [normalize(k_means(group, most)) if len(group) > most else group for group in groups]
+    vectors = torch.cat(groups)
     codebooks = learn_codebooks(vectors, parts).half()
     return Index(
         projection=projection,
         codebooks=codebooks,
         codes=encode(vectors, codebooks),
-        counts=labels.bincount(minlength=classes).int(),
+        counts=torch.tensor([len(group) for group in groups], dtype=torch.int32),
         added=torch.zeros(0, vectors.shape[1], dtype=torch.float16),
         added_labels=torch.zeros(0, dtype=torch.int32),
     )

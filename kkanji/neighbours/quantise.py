@@ -21,12 +21,12 @@ def learn_codebooks(vectors: Tensor, parts: int, *, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(vectors), generator=generator)[:SAMPLE]
     sample = vectors[chosen].float()
-    return torch.stack([_k_means(part.contiguous()) for part in sample.chunk(parts, dim=1)])
+    return torch.stack([k_means(part.contiguous(), PIECES) for part in sample.chunk(parts, dim=1)])
 
 
-def _k_means(vectors: Tensor) -> Tensor:
-    """Pieces [K, d] of vectors [N, d], which are in random order: the first K are the first pieces."""
-    pieces = vectors[:PIECES].clone()
+def k_means(vectors: Tensor, count: int) -> Tensor:
+    """Means [K, d] of K = min(count, N) clusters of vectors [N, d], in random order: it begins with the first."""
+    pieces = vectors[:count].clone()
     for _ in range(ROUNDS):
         nearest = _nearest(vectors, pieces)
         sums = torch.zeros_like(pieces).index_add_(0, nearest, vectors)

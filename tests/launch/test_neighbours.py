@@ -86,7 +86,8 @@ def test_neighbours_are_indexed_chosen_stated_and_used(
     assert alone["top1"] == plain["top1"] and alone["loss"] == pytest.approx(plain["loss"])
     card = (indexed / "README.md").read_text()
     assert (
-        f"`{FILE}`: 108 training images in 32 bytes each; the" in card and "On the other half, 18 images: top-1" in card
+        f"`{FILE}`: 108 training images as 84 vectors of 64 bytes; the" in card
+        and "On the other half, 18 images: top-1" in card
     )
     assert timm.create_model(f"local-dir:{indexed}", pretrained=True).num_classes == 6  # as before
 
@@ -189,8 +190,8 @@ def test_misuse_says_what_to_do(exported: Path, indexed: Path, tiny_set: Path, t
         neighbours(NeighboursConfig(checkpoint=tmp_path, data=data, output=out))
     with pytest.raises(InputError, match=rf"has no {FILE}; make it with `kkanji neighbours"):
         neighbours(NeighboursConfig(checkpoint=exported, images=SAMPLE, output=out))
-    with pytest.raises(InputError, match=r"--bytes-per-image 7: does not divide the index's 128 dimensions; give 32"):
-        neighbours(NeighboursConfig(checkpoint=exported, data=data, output=out, bytes_per_image=7))
+    with pytest.raises(InputError, match=r"--bytes-per-vector 7: does not divide the index's 128 dimensions; give 32"):
+        neighbours(NeighboursConfig(checkpoint=exported, data=data, output=out, bytes_per_vector=7))
     with pytest.raises(InputError, match=r"no images; expected a folder of images for each character"):
         neighbours(NeighboursConfig(checkpoint=indexed, images=tmp_path, output=out))
     assert not out.exists()

@@ -29,7 +29,7 @@ def make_model(classes: int) -> nn.Module:
     if classes != WITH_NEIGHBOURS:
         return model
     features, labels = torch.rand(40, int(model.get_parameter("classifier.weight").shape[1])), torch.arange(40) % 9
-    return WithNeighbours(model, make_index(features, labels, classes, parts=32), Mix(), 0.7)
+    return WithNeighbours(model, make_index(features, labels, classes, parts=32, most=50), Mix(), 0.7)
 
 
 def main(output: Path, folders: list[Path]) -> None:

@@ -51,7 +51,7 @@ def with_index(model: Path, output: Path) -> Path:
     network = load_trained(model).eval()
     images, labels = _typeset(checkpoint.read_classes(model).characters)
     features = features_of(network, normalise(torch.from_numpy(images)[:, None]))
-    index = make_index(features, torch.from_numpy(labels), int(labels.max()) + 1, parts=8)
+    index = make_index(features, torch.from_numpy(labels), int(labels.max()) + 1, parts=8, most=50)
     settings = Settings(mix=MIX, unknown=_judge(WithNeighbours(network, index, MIX, 1.0), images))
     originals = np.arange(len(images), dtype=np.uint64)
     write_with_neighbours(model, output, index=index, settings=settings, originals=originals, said="an index")

@@ -16,11 +16,25 @@ def some_features(count: int, width: int = 8, *, seed: int = 0) -> Tensor:
 
 def test_an_index_of_few_images_loses_nothing_but_half_precision() -> None:
     features, labels = some_features(40), torch.arange(40) % 3
-    index = make_index(features, labels, 4, parts=2)
+    index = make_index(features, labels, 4, parts=2, most=50)
     order = labels.argsort(stable=True)
     assert index.labels().tolist() == labels[order].tolist() and index.counts.tolist() == [14, 13, 13, 0]
     expected = normalize(features[order])
     assert torch.allclose(index.vectors() @ index.projection.float().T, expected, atol=4e-3)  # a rotation
+
+
+def test_a_class_of_many_images_has_means_that_are_nearer_to_them_than_as_many_images() -> None:
+    features = normalize(some_features(163, 8))
+    index = make_index(features, torch.tensor([0] * 160 + [1] * 3), 2, parts=8, most=12)
+    assert index.counts.tolist() == [12, 3]
+    vectors = index.vectors() @ index.projection.float().T
+    assert torch.allclose(vectors.norm(dim=1), torch.ones(15), atol=1e-2)
+    assert torch.allclose(vectors[12:], features[160:], atol=2e-2)  # few images are there themselves
+
+    def nearness(of: Tensor) -> float:
+        return float((features[:160] @ of.T).max(dim=1).values.mean())
+
+    assert nearness(vectors[:12]) > nearness(features[:12]) + 0.05
 
 
 def test_more_parts_are_nearer_and_codes_name_the_nearest_piece() -> None:
@@ -43,7 +57,7 @@ def test_more_parts_are_nearer_and_codes_name_the_nearest_piece() -> None:
 
 
 def test_added_images_keep_their_features_and_may_be_of_new_classes() -> None:
-    index = make_index(some_features(10), torch.zeros(10, dtype=torch.int64), 1, parts=2)
+    index = make_index(some_features(10), torch.zeros(10, dtype=torch.int64), 1, parts=2, most=50)
     new = some_features(3, seed=1)
     larger = parse_index(index.with_images(new, torch.tensor([2, 2, 0]), 3).to_bytes(), classes=3, width=8)
     assert larger.labels().tolist() == [0] * 10 + [2, 2, 0] and larger.counts.tolist() == [10, 0, 0]
@@ -51,7 +65,7 @@ def test_added_images_keep_their_features_and_may_be_of_new_classes() -> None:
 
 
 def test_a_file_is_read_as_written() -> None:
-    index = make_index(some_features(20), torch.arange(20) % 5, 5, parts=4)
+    index = make_index(some_features(20), torch.arange(20) % 5, 5, parts=4, most=50)
     again = parse_index(index.to_bytes(), classes=5, width=8)
     assert torch.equal(again.vectors(), index.vectors()) and torch.equal(again.labels(), index.labels())
 
@@ -84,7 +98,7 @@ def changed(index: Index, **arrays: Tensor) -> bytes:
     ],
 )
 def test_a_file_that_no_kkanji_wrote_is_refused(arrays: dict[str, Tensor], found: str) -> None:
-    index = make_index(some_features(20), torch.arange(20) % 5, 5, parts=4)
+    index = make_index(some_features(20), torch.arange(20) % 5, 5, parts=4, most=50)
     with pytest.raises(ValueError, match=found):
         parse_index(changed(index, **arrays), classes=5, width=8)
 

@@ -45,7 +45,7 @@ def test_the_nearest_by_cosine_vote_by_a_softmax_of_their_cosines() -> None:
 
 def test_a_network_with_neighbours_gives_the_logarithms_of_mixed_probabilities() -> None:
     features = torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]])
-    index = make_index(features, torch.tensor([0, 1, 2]), 3, parts=2)
+    index = make_index(features, torch.tensor([0, 1, 2]), 3, parts=2, most=50)
     model = WithNeighbours(Pixels(), index, Mix(count=1, temperature=0.1, weight=0.5), 1.0)
     with torch.inference_mode():
         probabilities, reading = model(image(0, 5, 0, 0)).exp(), model.read(image(0, 5, 0, 0))
