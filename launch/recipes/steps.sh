@@ -23,10 +23,15 @@ train() { # NAME SET RECIPE OPTIONS...: RECIPE.yaml of this folder
         --precision "$precision" --resume "${@:4}"
 }
 
-evaluate() { # NAME SET OPTIONS...
-    kkanji evaluate --checkpoint "$out/runs/$1/checkpoints/best" --data "$out/$2-shards" "${@:3}"
+average() { # NAME MODEL: the mean of a run's weights and of those that it began with
+    [ -e "$out/runs/$1/checkpoints/averaged" ] ||
+        kkanji average --checkpoints "$out/runs/$1/checkpoints/best" "$2" --output "$out/runs/$1/checkpoints/averaged"
 }
 
-export_model() { # NAME OPTIONS...
-    kkanji export --checkpoint "$out/runs/$1/checkpoints/best" --overwrite "${@:2}"
+evaluate() { # NAME SET OPTIONS...; weights=averaged: the mean
+    kkanji evaluate --checkpoint "$out/runs/$1/checkpoints/${weights:-best}" --data "$out/$2-shards" "${@:3}"
+}
+
+export_model() { # NAME OPTIONS...; weights=averaged: the mean
+    kkanji export --checkpoint "$out/runs/$1/checkpoints/${weights:-best}" --overwrite "${@:2}"
 }
