@@ -11,6 +11,8 @@ import numpy as np
 from kkanji.classes import ClassMap, parse_class_map
 from kkanji.config import OrderOptions, TrainConfig, flag
 from kkanji.data.codec import decode_into
+from kkanji.data.feed import KEEP
+from kkanji.data.resident import RESIDENT_SPLITS
 from shards import (
     BalancedOrder,
     InputError,
@@ -29,7 +31,6 @@ from shards.read.prefetch import WINDOW_FRACTION
 
 GIGABYTE = 10**9
 RESIDENT_FRACTION = 0.5  # of a device's free memory; the rest is for the network, its activations and batches
-RESIDENT_SPLITS = ("train", "val")  # which a run reads again and again
 ORDER_VERSION = 2  # of the streams, which a checkpoint records: since 2, a lane has the same shards in every epoch
 WINDOW = 8  # shards that order windowed mixes at a time: 200,000 images of the usual 25,000 a shard
 
@@ -79,8 +80,9 @@ def resolve_order(config: TrainConfig, data: ShardSet, room: float) -> TrainConf
             warnings.warn(f"{found}: no effect, as the set fits here; give --order windowed", UserWarning, stacklevel=2)
     if sampling.order == "windowed" and not sampling.window:
         shards = data.manifest.splits["train"].shards
-        # One shard less than the room has: while a window is read, the first shard of the next one is fetched.
-        most = len(shards) if room == math.inf else int(room / _window_bytes(sampling, data, shards=1)) - 1
+        # So that any number of ranks, whatever their micro-batch, finds room beside the window.
+        others = _cache_bytes(data, sampling.lanes, (KEEP + 1) * config.optimization.batch_size)
+        most = len(shards) if room == math.inf else int((room - others) / _cache_bytes(data, sampling.lanes, 0))
         sampling = replace(sampling, window=max(1, min(WINDOW, most)))
     return replace(config, sampling=sampling)
 
@@ -147,23 +149,49 @@ def resolve_residence(config: TrainConfig, data: ShardSet, device: str, free: fl
     return config.with_options(residence=wanted), message
 
 
-def require_room(config: TrainConfig, data: ShardSet) -> None:
-    """Raises InputError if this machine's cache has no room for the window of a resolved config."""
+def require_room(config: TrainConfig, data: ShardSet, *, ranks: int, here: int) -> None:
+    """Raises InputError if this machine's cache has no room for what a resolved config of order windowed reads at once.
+
+    That is the window and all shards that the batches in progress draw on. ranks: of the run. here: on this machine.
+    """
     sampling = config.sampling
-    if sampling.order != "windowed":
+    if sampling.order != "windowed" or fits(data):
         return
-    needed, room = _window_bytes(sampling, data, shards=sampling.window + 1), room_bytes(data)
+    # Where the machine's part of a batch is whole lanes, it reads no others.
+    of = ranks // here if sampling.lanes * here % ranks == 0 else 1
+    images, lanes = _images_in_progress(config, ranks, of), sampling.lanes // of
+    window, room = sampling.window, room_bytes(data)
+    needed = min(_cache_bytes(data, lanes * (window + 1), images), whole_bytes(data))
     if needed > room:
-        found = f"a window of {sampling.window} shards in each of {sampling.lanes} lanes takes {needed / 1e9:.3g} GB"
-        remedy = larger_cache(needed)
-        smaller = ", or give a smaller --window" if sampling.window > 1 else ""
-        raise InputError(f"{data.location}: {found} of cache, there are {room / 1e9:.3g}; {remedy}{smaller}")
+        found = f"a window of {window} shards{f' in each of {lanes} lanes' if lanes > 1 else ''}"
+        found += f" and the {images:,} images of the batches in progress take {needed / 1e9:.3g} GB"
+        smaller = ", or give a smaller --window" if window > 1 else ""
+        remedy = larger_cache(needed) + smaller
+        raise InputError(f"{data.location}: {found} of cache, there are {room / 1e9:.3g}; {remedy}")
 
 
-def _window_bytes(sampling: OrderOptions, data: ShardSet, *, shards: int) -> float:
-    """Cache for this number of the largest shards in each lane."""
-    largest = int(data.manifest.splits["train"].table.plain_bytes.max())
-    return shards * sampling.lanes * largest / WINDOW_FRACTION
+def _images_in_progress(config: TrainConfig, ranks: int, of: int) -> int:
+    """Between the first and the last that ranks hold, of their last KEEP micro-batches each, in a machine's lanes.
+
+    ranks: of the run. of: machines among which its lanes are divided.
+    """
+    batch = config.optimization.batch_size
+    # A micro-batch that is left open is at most a rank's whole part of a batch.
+    own = math.ceil(batch / (ranks * (config.runtime.micro_batch or batch)))
+    if ranks == of:  # no other rank reads these lanes
+        return KEEP * math.ceil(batch / (ranks * own))
+    # A rank's parts of two batches lie apart, and another rank may be a micro-batch ahead.
+    return math.ceil((math.ceil(KEEP / own) + 1) * batch / of)
+
+
+def _cache_bytes(data: ShardSet, shards: int, images: int) -> float:
+    """Cache for so many of the largest shards, for a stretch of so many images more, and for an evaluation beside it.
+
+    A stretch of a lane has its images' bytes, and at its ends less than `window` + 1 shards of which it has a part.
+    """
+    table = data.manifest.splits["train"].table
+    image_bytes = table.plain_bytes.sum() / max(1, table.samples.sum())
+    return float(images * image_bytes + shards * table.plain_bytes.max()) / WINDOW_FRACTION
 
 
 def training_order(config: TrainConfig, data: ShardSet, reader: SplitReader) -> Order:

@@ -81,7 +81,7 @@ def agree(config: TrainConfig, data: ShardSet, held: ExitStack) -> Agreement:
     config = resolve_order(config.resolved_as(saved), data, min(together(partial(room_bytes, data))))
     if last:
         together(partial(config.check_resumes, saved))
-    together(partial(require_room, config, data))
+    together(partial(require_room, config, data, ranks=PartialState().num_processes, here=local_ranks()))
     config = _with_residence(config, data)
     precisions = together(partial(precision_name, config.runtime.precision))
     precision = precisions[0] if len(set(precisions)) == 1 else "no"

@@ -25,7 +25,7 @@ PAGE = mmap.PAGESIZE  # where a mapping may start: 4 KiB on x86, up to 64 KiB on
 _MAP_FIXED, _MAP_NORESERVE, _FAILED = 0x10, 0x4000, ctypes.c_void_p(-1).value  # <asm-generic/mman.h>, Linux
 _PROT_NONE = 0
 HUGE_PAGE = 2 << 20  # of x86 and of most arm64
-_NORMAL, _RANDOM = 0, 1  # <asm-generic/mman-common.h>
+_NORMAL, _RANDOM, _DONT_NEED = 0, 1, 4  # <asm-generic/mman-common.h>
 _RESERVE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -81,6 +81,16 @@ class AddressRange:
         """random: nothing beside the pages that are touched is worth reading, in any mapped file."""
         for number in range(len(self._sizes)):
             self._advise(number, _RANDOM if random else _NORMAL)
+
+    def leave(self, number: int, path: Path) -> None:
+        """Drop a file's pages from memory, but for those that another process has mapped. It can still be read.
+
+        path: of the file. Raises: MissingShard, StorageError.
+        """
+        self._advise(number, _DONT_NEED)  # first: the kernel keeps what is mapped
+        descriptor = _open(path)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
 
     def _advise(self, number: int, advice: int) -> None:
         _libc.madvise(self._base + self.starts[number], self._sizes[number], advice)

@@ -3,8 +3,9 @@
 Left alone, the kernel reads 128 KiB and more around each page that is touched: the first 100 images of a shuffled set
 of 159 GB read 738 MB, and one image waits for the other. Where the requests to come draw on more shards than memory
 holds, only the pages that are touched are read, and those of the images to come are asked for, many at once
-(madvise(2)). Anything else is left to the kernel: shards of a set that fits, or of a few at a time, read whole ahead of
-use came later than without that.
+(madvise(2)). Where they draw on a few shards of such a set at a time, these are read by the kernel's own read-ahead
+(whole shards asked for ahead of use came later), and dropped behind: else the memory would fill with images that are
+not needed before the next epoch, and files that are needed would leave it. A set that fits is left to the kernel.
 """
 
 import os
@@ -25,7 +26,7 @@ from shards.read.prefetch import LEAST_NUMBERS, Numbers, Shards, shards_ahead
 from shards.store.retry import Workers
 
 MEMORY_FRACTION = 0.8  # of the memory, for shards that stay in it; the rest is for the programs
-THREADS = 4  # that ask for pages; one asks for 30,000 a second, which a disk of this machine serves
+THREADS = 4  # that ask for pages and drop them; one asks for 30,000 a second, which a disk of this machine serves
 _WILL_NEED = 3  # <asm-generic/mman-common.h>
 
 # int madvise(void *, size_t, int)
@@ -65,6 +66,7 @@ class PageAhead:
         self._shards_of, self._addresses_of = shards_of, addresses_of
         self._queue: deque[Numbers] = deque()
         self._queued_numbers = 0
+        self._uses = np.zeros(len(files.shards), np.int32)  # how many requests of the queue need a shard
         per_shard = sum(shard.samples for shard in files.shards) // max(1, len(files.shards))
         self._most_numbers = max(LEAST_NUMBERS, shards_ahead(files.sizes) * per_shard)
 
@@ -74,20 +76,19 @@ class PageAhead:
         if sum(self._files.sizes) <= MEMORY_FRACTION * memory_bytes():
             yield from source
             return
-        first = list(self._look_ahead(source))
-        scattered = self._bytes_of_shards(first) > MEMORY_FRACTION * memory_bytes()
+        coming = list(self._look_ahead(source))
+        scattered = self._bytes_of_queue() > MEMORY_FRACTION * memory_bytes()
         self._mapped.expect(random=scattered)
-        if not scattered:
-            yield from first
-            yield from source
-            return
-        for numbers in first:
-            self._ask_for(numbers)
         while self._queue:
-            yield self._queue[0]
-            self._queued_numbers -= len(self._queue.popleft())
-            for numbers in self._look_ahead(source):
+            for numbers in coming if scattered else ():
                 self._ask_for(numbers)
+            yield self._queue[0]
+            self._queued_numbers -= len(self._queue[0])
+            done = self._shards_of(self._queue.popleft())
+            self._uses[done] -= 1
+            coming = list(self._look_ahead(source))
+            for number in () if scattered else done[self._uses[done] == 0].tolist():
+                _helpers().submit(self._mapped.leave, number, self._files.path(number))
 
     def _look_ahead(self, source: Iterator[Numbers]) -> Iterator[Numbers]:
         """Queue and yield requests as far as is looked ahead."""
@@ -97,18 +98,18 @@ class PageAhead:
                 return
             self._queue.append(numbers)
             self._queued_numbers += len(numbers)
+            self._uses[self._shards_of(numbers)] += 1
             yield numbers
 
-    def _bytes_of_shards(self, requests: list[Numbers]) -> int:
-        numbers = np.concatenate([np.empty(0, np.int64), *requests])
-        return int(np.array(self._files.sizes, np.int64)[self._shards_of(numbers)].sum())
+    def _bytes_of_queue(self) -> int:
+        return int(np.array(self._files.sizes, np.int64)[self._uses > 0].sum())
 
     def _ask_for(self, numbers: Numbers) -> None:
         pages = np.unique(self._addresses_of(numbers) // PAGE * PAGE)
-        _readers().submit(ask_for_pages, pages, PAGE)
+        _helpers().submit(ask_for_pages, pages, PAGE)
 
 
 @cache
-def _readers() -> Workers:
+def _helpers() -> Workers:
     """All readers of the process share these threads, which are daemons: the end does not wait for a disk."""
     return Workers(THREADS)

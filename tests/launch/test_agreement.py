@@ -15,8 +15,9 @@ from tests.launch.commands import ROOT, Result, losses, start, start_nodes, trai
 from tests.making import cut_up
 
 OPTIONS = ("--epochs", "1", "--augment", "0", "--micro-batch", "4")
-LITTLE, PLENTY = ("--cache-size", "0.0005"), ("--cache-size", "0.1")
-"""Room for two shards at a time, and for the whole set."""
+LITTLE, PLENTY = ("--cache-size", "0.0007"), ("--cache-size", "0.1")
+"""Room for two shards and a few small batches at a time, and for the whole set."""
+SMALL = ("--batch-size", "4", "--micro-batch", "2")
 
 
 def assert_all_refused(results: list[Result], *expected: str) -> None:
@@ -46,8 +47,8 @@ def compressed(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_order_and_window_follow_the_smallest_cache(compressed: Path, tmp_path: Path) -> None:
     """Both ranks train on the global batches of one process that has as little room."""
     alone, run = tmp_path / "alone", tmp_path / "run"
-    assert start_nodes(tmp_path, train_command(compressed, alone, *OPTIONS, *LITTLE))[0].returncode == 0
-    commands = [train_command(compressed, run, *OPTIONS, *room) for room in (PLENTY, LITTLE)]
+    assert start_nodes(tmp_path, train_command(compressed, alone, *OPTIONS, *SMALL, *LITTLE))[0].returncode == 0
+    commands = [train_command(compressed, run, *OPTIONS, *SMALL, *room) for room in (PLENTY, LITTLE)]
     for result in start_nodes(tmp_path, *commands):
         assert result.returncode == 0, result.stderr
     configs = [json.loads((each / "config.json").read_text())["config"]["sampling"] for each in (alone, run)]

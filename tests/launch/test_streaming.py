@@ -17,7 +17,7 @@ from tests.making import cut_up
 STEPS = 14
 IN_A_SHARD = 9
 OPTIONS = ("--order", "windowed", "--window", "2", "--micro-batch", "4")
-CACHE = ("--cache-size", "0.0005")  # room for seven shards of twelve
+CACHE = ("--cache-size", "0.00065")  # room for ten shards of sixteen
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_the_server_is_killed_and_comes_back(
 def test_two_ranks_share_a_cache(in_bucket: str, from_disk: Path, tmp_path: Path) -> None:
     """The same global batches; gradients are summed in another order."""
     run = tmp_path / "run"
-    command = train_command(in_bucket, run, *OPTIONS, "--cache-size", "0.0009")
+    command = train_command(in_bucket, run, *OPTIONS, "--micro-batch", "2", "--cache-size", "0.0009")
     results = start_ranks(*command, KKANJI_CACHE=str(tmp_path / "cache"))
     assert [result.returncode for result in results] == [0, 0], results[0].stderr
     assert "2 x cpu" in results[0].stdout

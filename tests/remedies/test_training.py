@@ -287,6 +287,13 @@ FAULTS = [
         },
     ),
     Fault(
+        "a cache smaller than the shards of the batches in progress",
+        streamed("--cache-size", "0.0001", "--order", "windowed", "--window", "1", in_a_shard=3),
+        {
+            "give a --cache-size of * or more": larger_cache,
+        },
+    ),
+    Fault(
         "a run that is there",
         trained_before(),
         {

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.chart import draw
 from benchmarks.rows import read_result
+from benchmarks.size.cached import cached
 from benchmarks.size.fabricate import CLASSES, fabricate
 from benchmarks.size.linked import link
 from benchmarks.size.size import BILLION, computed, measured, size
@@ -118,3 +119,17 @@ def test_the_benchmark_writes_rows_for_tables_and_a_chart(tmp_path: Path) -> Non
 def test_sets_that_are_too_small_are_refused() -> None:
     with pytest.raises(InputError, match=r"--images 10 --repeats 5: expected sets of 3882 images or more"):
         size(images=(10,))
+
+
+def test_a_cache_is_filled_once_for_all_its_processes(tmp_path: Path) -> None:
+    """By the first; the others find each shard. Nothing of the cache stays."""
+    lines = cached(3, tmp_path, processes=2)
+    assert [line.split(":")[0] for line in lines] == [
+        "filling",
+        *("mapping", "micro-batches of 125"),
+        *("mapping", "micro-batches of 500"),
+        *("mapping", "micro-batches of 6,250"),
+        *("process 1 of 2", "process 2 of 2"),
+    ]
+    assert all(line.endswith("; 3 hits, 0 misses, 0 made, 0 evicted") for line in lines[-2:])
+    assert [path.name for path in tmp_path.iterdir()] == ["3"]

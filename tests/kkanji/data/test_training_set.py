@@ -1,5 +1,7 @@
 """Which order a run gets, from its options and from what its machine has room for."""
 
+import re
+from bisect import bisect_left
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from kkanji.config import TrainConfig, train_config
+from kkanji.data.feed import KEEP
 from kkanji.data.resident import resident_images
 from kkanji.data.training_set import (
     check_options,
@@ -21,8 +24,11 @@ from kkanji.data.training_set import (
     training_order,
     whole_bytes,
 )
-from shards import BalancedOrder, InputError, SampleOrder, ShardSet, WindowedOrder
+from kkanji.training.schedule import Rank, spans
+from shards import BalancedOrder, InputError, Plan, SampleOrder, ShardSet, StorageError, WindowedOrder
 from shards.cache.cache import Cache
+from shards.order.sequential import numbers_of
+from tests.making import cut_up
 from tools.commands.convert import convert
 
 CONFIG = train_config(data="data", output=Path("runs/x"), batch_size=16)
@@ -45,7 +51,7 @@ def cached(folder: Path, cache: Path, sets: float) -> ShardSet:
 def settled(config: TrainConfig, data: ShardSet) -> TrainConfig:
     """As on a machine by itself."""
     result = resolve_order(config, data, room_bytes(data))
-    require_room(result, data)
+    require_room(result, data, ranks=1, here=1)
     return result
 
 
@@ -74,6 +80,59 @@ def test_a_larger_one_gets_a_window_that_fits(compressed: Path, tmp_path: Path) 
     assert config.sampling.window == 8
     order = training_order(config, wide, wide.split("train"))
     assert isinstance(order, WindowedOrder) and order.samples == 108
+
+
+@pytest.fixture(scope="module")
+def small_shards(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """36 shards of three images."""
+    return cut_up(tiny_set, tmp_path_factory.mktemp("small") / "set", in_a_shard=3, compression="zstd")
+
+
+@pytest.mark.parametrize(("ranks", "micro_batch"), [(1, 12), (1, 4), (2, 6), (2, 3)])
+def test_batches_of_many_shards_find_the_room_that_is_asked_for(
+    small_shards: Path, tmp_path: Path, ranks: int, micro_batch: int
+) -> None:
+    """And with less than that it is refused, before the first step."""
+    config = CONFIG.with_options(order="windowed", window=1, batch_size=12, micro_batch=micro_batch)
+    needed = least_room(config, small_shards, tmp_path, ranks)
+    assert needed < whole_bytes(ShardSet(small_shards))
+    assert steps_with_room(config, small_shards, tmp_path / "enough", ranks, needed) == 18
+    with pytest.raises((StorageError, InputError), match="give a --cache-size of"):
+        steps_with_room(config, small_shards, tmp_path / "four", ranks, needed // 4)
+
+
+def least_room(config: TrainConfig, folder: Path, cache: Path, ranks: int) -> int:
+    """The smallest cache that is not refused, in bytes."""
+
+    def accepted(size: int) -> bool:
+        try:
+            require_room(config, ShardSet(folder, cache=Cache(cache, size)), ranks=ranks, here=ranks)
+        except InputError as error:
+            assert re.search(
+                r"images of the batches in progress take .*; give a --cache-size of 0\.00\d or more$", str(error)
+            )
+            return False
+        return True
+
+    return bisect_left(range(10**7), True, key=accepted)
+
+
+def steps_with_room(config: TrainConfig, folder: Path, cache: Path, ranks: int, size: int) -> int:
+    """Steps of two epochs in which all ranks, who share a cache of so many bytes, had their images."""
+    data = [ShardSet(folder, cache=Cache(cache, size, wait_s=0.3)) for _ in range(ranks)]
+    readers = [each.split("train") for each in data]
+    order = training_order(config, data[0], readers[0])
+    plan = Plan(samples=order.samples, epochs=2, batch_size=config.optimization.batch_size)
+    parts = [Rank(index=index, count=ranks) for index in range(ranks)]
+    own = [numbers_of(order, spans(plan, 0, rank, config.runtime.micro_batch)) for rank in parts]
+    streams = [reader.follow(numbers, keep=KEEP) for reader, numbers in zip(readers, own, strict=True)]
+    turns = sum(
+        all(len(reader.gather(each).labels) for reader, each in zip(readers, numbers, strict=True))
+        for numbers in zip(*streams, strict=True)
+    )
+    for each in data:
+        each.cache.close()
+    return turns * ranks * config.runtime.micro_batch // config.optimization.batch_size
 
 
 def test_a_smaller_room_elsewhere_decides(tiny_set: Path, compressed: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from shards import Samples, ShardSet, SplitReader
+from shards import Samples, ShardSet, SplitReader, WindowedOrder
 from shards.read import page_cache
 from shards.read.address_range import HUGE_PAGE, AddressRange
 from shards.read.files import SplitFiles
@@ -31,10 +31,18 @@ class Bench:
         self.shards = [SimpleNamespace(samples=SAMPLES)] * shards
         self.sizes = [SIZE] * shards
         self.pages: list[int] = []
+        self.left: list[int] = []
         self.random: bool | None = None
 
     def expect(self, *, random: bool) -> None:
         self.random = random
+
+    def path(self, number: int) -> Path:
+        return Path(f"{number}.tar")
+
+    def leave(self, number: int, path: Path) -> None:
+        assert path == self.path(number)
+        self.left.append(number)
 
     def serve(self, requests: Iterator[Numbers]) -> Iterator[Numbers]:
         ahead = PageAhead(cast(SplitFiles, self), cast(AddressRange, self), shards_of, lambda numbers: numbers * 4096)
@@ -55,9 +63,16 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     return bench
 
 
-def test_a_windowed_order_is_left_to_the_kernel(bench: Bench) -> None:
-    requests = [np.arange(start, start + 500) for start in range(0, 100 * SAMPLES, 500)]
-    assert np.array_equal(np.concatenate(list(bench.serve(iter(requests)))), np.arange(100 * SAMPLES))
+def test_a_windowed_order_drops_shards_behind_it_and_no_others(bench: Bench) -> None:
+    """Each once, after its last image and while its successors are read; none is asked for."""
+    order = WindowedOrder([SAMPLES] * 100, seed=0, window=8)
+    requests = [order.at(start, start + 500) for start in range(0, order.samples, 500)]
+    last = {shard: turn for turn, numbers in enumerate(requests) for shard in shards_of(numbers).tolist()}
+    for turn, numbers in enumerate(bench.serve(iter(requests))):
+        assert np.array_equal(numbers, requests[turn])
+        assert all(last[shard] < turn for shard in bench.left)
+        wait_until(lambda: len(bench.left) == sum(end < turn for end in last.values()))  # noqa: B023  (called here)
+    wait_until(lambda: sorted(bench.left) == [*range(100)])
     assert not bench.pages and bench.random is False
 
 
@@ -69,14 +84,14 @@ def test_a_full_order_of_a_set_larger_than_memory_has_its_pages_asked_for(bench:
     assert {*bench.pages} <= {*numbers.tolist()}
     assert len(list(stream)) == 99
     wait_until(lambda: len(bench.pages) == 50_000)
-    assert bench.random
+    assert bench.random and not bench.left
 
 
 def test_a_set_that_fits_is_left_to_the_kernel(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_cache, "memory_bytes", lambda: 200 * SIZE)
     numbers = np.random.default_rng(0).permutation(100 * SAMPLES)[:50_000]
     assert np.array_equal(np.concatenate(list(bench.serve(iter(np.split(numbers, 100))))), numbers)
-    assert not bench.pages and bench.random is None
+    assert not bench.pages and not bench.left and bench.random is None
 
 
 COLD = 1250  # images of the block that opening does not read
@@ -94,12 +109,12 @@ def reader(write_set: Callable[..., Path], make_samples: Callable[..., Samples])
     return reader
 
 
-def resident(reader: SplitReader) -> int:
-    """Pages of the first block's pixels that are in memory."""
+def resident(reader: SplitReader, images: int = COLD) -> int:
+    """Pages of the first block's pixels that are in memory. images: in the block."""
     first = int(reader.addresses_of(np.array([0]))[0]) // mmap.PAGESIZE * mmap.PAGESIZE
-    flags = (ctypes.c_uint8 * (COLD * 4096 // mmap.PAGESIZE))()
+    flags = (ctypes.c_uint8 * (images * 4096 // mmap.PAGESIZE))()
     libc = ctypes.CDLL(None)
-    assert libc.mincore(ctypes.c_void_p(first), ctypes.c_size_t(COLD * 4096), flags) == 0
+    assert libc.mincore(ctypes.c_void_p(first), ctypes.c_size_t(images * 4096), flags) == 0
     return sum(flag & 1 for flag in flags)
 
 
@@ -110,6 +125,25 @@ def test_a_few_images_of_a_cold_shard_read_a_few_pages(reader: SplitReader, monk
     for numbers in reader.follow([np.arange(0, 1000, 100)]):
         reader.gather(numbers)
     assert resident(reader) - before <= 20
+
+
+def test_shards_that_were_passed_leave_the_memory(
+    write_set: Callable[..., Path], make_samples: Callable[..., Samples], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In sequence through ten shards and a memory that holds nine. They can still be read."""
+    samples = make_samples(2000)
+    reader = ShardSet(write_set({"train": samples}, [[200]] * 10)).split("train")
+    reader.gather(np.arange(2000))
+    assert resident(reader, 200) == 200
+    monkeypatch.setattr(page_cache, "LEAST_NUMBERS", 200)
+    monkeypatch.setattr(page_cache, "shards_ahead", lambda _: 2)
+    monkeypatch.setattr(page_cache, "MEMORY_FRACTION", 0.9)
+    monkeypatch.setattr(page_cache, "memory_bytes", lambda: 2000 * 4096)
+    os.sync()  # what is not on the disk stays in memory
+    for numbers in reader.follow(np.split(np.arange(2000), 20)):
+        assert np.array_equal(reader.gather(numbers).images, samples.images[numbers])
+    wait_until(lambda: resident(reader, 200) < 20)
+    assert np.array_equal(reader.gather(np.arange(200)).images, samples.images[:200])
 
 
 def test_pages_that_requests_ask_for_come(reader: SplitReader) -> None:
