@@ -14,8 +14,9 @@ import tyro
 from kkanji import cli
 from kkanji.inference.boxes import by_page, read_boxes
 from kkanji.inference.forms import BOM, Form, form
-from kkanji.inference.listing import Listing, every_page, list_images
+from kkanji.inference.listing import Listing, Page, every_page, list_images
 from kkanji.inference.output_file import ResultFile, refuse_existing
+from kkanji.inference.page_xml import PageKey, Written, page_key
 from kkanji.inference.progress import Progress
 from kkanji.pretrained import KUZUSHIJI_KANJI
 from kkanji.wording import counted
@@ -25,8 +26,11 @@ from shards.json_reading import read_bounded
 if TYPE_CHECKING:
     from kkanji.inference.predict import Item, Predictor
 
-BY_SUFFIX = {".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".xml": "tei"}
-FormName = Literal["text", "json", "csv", "tei"]
+BY_SUFFIX = {
+    **{".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"},
+    **{".alto.xml": "alto", ".xml": "tei"},  # the longer suffix first
+}
+FormName = Literal["text", "json", "csv", "tei", "alto"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +57,7 @@ class PredictConfig:
     format: FormName | None = None
     """Form of the output, by default by the suffix of --output, else text: text has a line for each image, json
     (.jsonl) an object on a line for each image, csv a row for each character that is printed for an image, tei (.xml)
-    zones on the surfaces of pages."""
+    zones on the surfaces of pages, alto (.alto.xml) strings on pages."""
     max_unreadable: int = 0
     """Number of files that may be unreadable. Each is named, and all others are predicted; with more of them the exit
     code is 1."""
@@ -69,8 +73,8 @@ class PredictConfig:
     @property
     def form(self) -> str:
         """Name of the form of the output."""
-        suffix = self.output.suffix.lower() if self.output else ""
-        return self.format or BY_SUFFIX.get(suffix, "text")
+        name = self.output.name.lower() if self.output else ""
+        return self.format or next((form for suffix, form in BY_SUFFIX.items() if name.endswith(suffix)), "text")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,13 +152,13 @@ def _items(config: PredictConfig) -> tuple[Sequence["Item"], int]:
     bare = set(listing.files) - {box.file for box in boxes}
     if bare:
         sys.stderr.write(f"{counted(len(bare), 'page')} without a box, such as {printable(str(min(bare)))}\n")
-    return by_page(boxes) if config.form == "tei" else boxes, listing.others
+    return by_page(boxes) if config.form in ("tei", "alto") else boxes, listing.others
 
 
 def _predict_to_stdout(config: PredictConfig, predictor: "Predictor", items: Sequence["Item"]) -> int:
     """Returns the number of items that failed."""
     is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    written = form(config.form, boxed=config.boxes is not None, ascii_only=not is_utf8)
+    written = form(config.form, boxed=config.boxes is not None, ascii_only=not is_utf8, only=_only_file(items))
     shown = Progress(len(items)) if not sys.stdout.isatty() else None
     job = Job(predictor=predictor, items=items, top=config.top, form=written, shown=shown)
     return _predict_all(job, Stdout())
@@ -162,7 +166,7 @@ def _predict_to_stdout(config: PredictConfig, predictor: "Predictor", items: Seq
 
 def _predict_to_file(config: PredictConfig, predictor: "Predictor", items: Sequence["Item"], file: ResultFile) -> int:
     """Returns the number of items that failed, those of an earlier run included."""
-    written = form(config.form, boxed=config.boxes is not None, errors=True)
+    written = form(config.form, boxed=config.boxes is not None, errors=True, only=_only_file(items))
     if config.form == "csv":
         written = replace(written, head=BOM + written.head)
     if file.items:
@@ -177,7 +181,7 @@ def _predict_all(job: Job, sink: Sink) -> int:
     """Predict what the sink does not have yet, a batch at a time. Returns the number of items that failed."""
     from kkanji.inference.predict import BATCH, predict_files
 
-    previous = _page_of(job.items[sink.items - 1]) if sink.items else None
+    before = Written().followed_by(map(_page_of, job.items[: sink.items]))
     text = "" if sink.items else job.form.head
     predictions = predict_files(job.predictor, job.items[sink.items :], top=job.top)
     while batch := list(islice(predictions, BATCH)):
@@ -185,9 +189,9 @@ def _predict_all(job: Job, sink: Sink) -> int:
         for each in bad:
             _tell(job, str(each.error))
         is_last = sink.items + len(batch) == len(job.items)
-        text += job.form.entries(batch, previous, is_last)
+        text += job.form.entries(batch, before, is_last)
         sink.write(text + (job.form.tail if is_last else ""), len(batch), len(bad))
-        text, previous = "", batch[-1].file
+        text, before = "", before.followed_by(map(page_key, batch))
         if job.shown:
             job.shown.update(len(batch), sink.failed)
     if job.shown:
@@ -195,8 +199,18 @@ def _predict_all(job: Job, sink: Sink) -> int:
     return sink.failed
 
 
-def _page_of(item: "Item") -> Path:
+def _page_of(item: "Item") -> PageKey:
+    return _file_of(item), item.number if isinstance(item, Page) else None
+
+
+def _file_of(item: "Item") -> Path:
     return item if isinstance(item, Path) else item.file
+
+
+def _only_file(items: Sequence["Item"]) -> Path | None:
+    """The file of all items; None if they are of several."""
+    files = {_file_of(item) for item in items}
+    return files.pop() if len(files) == 1 else None
 
 
 def _tell(job: Job, error: str) -> None:
@@ -213,7 +227,7 @@ def _tell(job: Job, error: str) -> None:
 def _identity(config: PredictConfig, items: Sequence["Item"]) -> str:
     """Everything that the results depend on: the model, the options, and what is read, with sizes and times."""
     model = read_bounded(config.checkpoint / "manifest.json").decode(errors="replace")
-    files = [(str(item), *_stamp(_page_of(item))) for item in items]
+    files = [(str(item), *_stamp(_file_of(item))) for item in items]
     return json.dumps([model, config.top, config.form, files])
 
 

@@ -1,7 +1,8 @@
 """How many characters a model reads right in each of the ways in which people have them.
 
 `python -m benchmarks scans --data SHARDS`. Images of a split that the model was not trained on are made into pictures,
-which are read as `kkanji predict` reads files. Pictures are made anew each time, from the seed alone, and not kept.
+which are read as `kkanji predict` reads files, and as the first version did. Pictures are made anew each time, from the
+seed alone, and not kept.
 """
 
 import sys
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from benchmarks.measure import environment, write_result
 from benchmarks.rows import Row, plain
+from benchmarks.scans.before import prepared_before
 from benchmarks.scans.ways import WAYS, Way
 from kkanji.checkpoint.lineage import proven_disjoint
 from kkanji.data.training_set import class_map, open_set
@@ -63,8 +65,7 @@ def scans(
     rows = [
         _measured(name, WAYS[name], predictor, characters.images, neighbours, labels, seed) for name in only or WAYS
     ]
-    counted = [row["top-1"] for row in rows if row["name"] != NOT_COUNTED]
-    rows.append({"name": f"mean without {NOT_COUNTED}", "top-1": float(np.mean(counted)), "least": min(counted)})
+    rows += _summary([row for row in rows if row["name"] != NOT_COUNTED])
     options = {"images": len(labels), "seed": seed, "split": split, "checkpoint": checkpoint.name}
     write_result(output, {"benchmark": "scans", "options": options, "environment": state, "rows": rows})
     sys.stdout.write("\n".join(plain(rows)) + "\n")
@@ -99,30 +100,51 @@ def _measured(
     started = process_time()
     found = np.stack([_found(picture, name) for picture in pictures])
     seconds = process_time() - started
-    guesses = [
-        guess for at in range(0, len(found), BATCH) for guess in predictor.predict(found[at : at + BATCH], top=1)
-    ]
-    right = np.array([guess[0].label == label for guess, label in zip(guesses, labels, strict=True)])
+    guesses = _guesses(predictor, found)
+    right = _is_right(guesses, labels)
+    before = _is_right(_guesses(predictor, np.stack([prepared_before(picture) for picture in pictures])), labels)
     low, high = interval(float(right.mean()), len(right))
-    sys.stderr.write(f"{name}: {100 * right.mean():.1f} %\n")
+    sys.stderr.write(f"{name}: {100 * before.mean():.1f} % before, {100 * right.mean():.1f} % now\n")
     return {
         "name": name,
+        "before": 100 * float(before.mean()),
         "top-1": 100 * float(right.mean()),
         "lowest": 100 * low,
         "highest": 100 * high,
         "with forms": 100 * _right_by_form(guesses, labels, predictor),
-        "stated when wrong": 100 * float(np.mean([guess[0].probability for guess in guesses], where=~right))
+        "stated when wrong": 100 * float(np.mean([guess.probability for guess in guesses], where=~right))
         if not right.all()
         else None,
         "ms an image": 1000 * seconds / len(found),
     }
 
 
-def _right_by_form(guesses: list[tuple[Guess, ...]], labels: NDArray[np.str_], predictor: Predictor) -> float:
+def _summary(rows: list[Row]) -> list[Row]:
+    """The mean and the least of some rows."""
+    kinds = (("mean", np.mean), ("least", np.min))
+    return [
+        {"name": f"{kind} without {NOT_COUNTED}"}
+        | {column: float(of([row[column] for row in rows])) for column in ("before", "top-1")}
+        for kind, of in kinds
+    ]
+
+
+def _guesses(predictor: Predictor, images: NDArray[np.uint8]) -> list[Guess]:
+    """The best reading of each image [n, 64, 64]."""
+    return [
+        guesses[0] for at in range(0, len(images), BATCH) for guesses in predictor.predict(images[at : at + BATCH], 1)
+    ]
+
+
+def _is_right(guesses: list[Guess], labels: NDArray[np.str_]) -> NDArray[np.bool_]:
+    return np.array([guess.label == label for guess, label in zip(guesses, labels, strict=True)])
+
+
+def _right_by_form(guesses: list[Guess], labels: NDArray[np.str_], predictor: Predictor) -> float:
     """The fraction that is right if another form of a character counts as the character."""
     families = dict(zip(predictor.classes.labels, family_numbers(predictor.classes.characters), strict=True))
     return float(
-        np.mean([families[guess[0].label] == families[label] for guess, label in zip(guesses, labels, strict=True)])
+        np.mean([families[guess.label] == families[label] for guess, label in zip(guesses, labels, strict=True)])
     )
 
 

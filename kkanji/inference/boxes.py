@@ -111,10 +111,11 @@ def _of_any_size() -> Iterator[None]:
 
 
 @lru_cache(maxsize=64)
-def page_size(file: Path) -> tuple[int, int] | None:
-    """Width and height of a page, in pixels as it is seen; None if it cannot be read."""
+def page_size(file: Path, number: int = 1) -> tuple[int, int] | None:
+    """Width and height of a page, in pixels as it is seen; None if it cannot be read. number: of several in a file."""
     try:
         with _of_any_size(), Image.open(file, formats=FORMATS) as image:
+            image.seek(number - 1)
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in QUARTER_TURNS
             return image.size[::-1] if turned else image.size
     except Exception:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more; `cut` says what is wrong

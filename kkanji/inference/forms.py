@@ -1,16 +1,16 @@
-"""The forms in which predictions are written: text, JSON Lines, CSV, TEI."""
+"""The forms in which predictions are written: text, JSON Lines, CSV, and those of page_xml."""
 
 import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kkanji import __version__
-from kkanji.inference.boxes import Box, in_pixels, page_size
+from kkanji.inference import page_xml
+from kkanji.inference.boxes import Box
+from kkanji.inference.page_xml import Written, file_name
 from shards.errors import printable
 
 if TYPE_CHECKING:
@@ -20,40 +20,36 @@ CSV_HEAD = "file rank character label probability forms forms_probability unknow
 BOX_HEAD = ("x", "y", "w", "h", "id")
 BOM = "\ufeff"
 """Without it Excel takes a CSV file for one of its own code page."""
-_TEI_HEAD = """\
-<?xml version="1.0" encoding="UTF-8"?>
-<TEI xmlns="http://www.tei-c.org/ns/1.0">
-<teiHeader><fileDesc>
-<titleStmt><title>Characters read from page images</title></titleStmt>
-<publicationStmt><p>Read by kkanji {version}, unchecked; @cert is the model's probability.</p></publicationStmt>
-<sourceDesc><p>The images that each surface names.</p></sourceDesc>
-</fileDesc></teiHeader>
-<sourceDoc>
-"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Form:
     """A form of the output."""
 
-    entries: Callable[[Sequence["Prediction"], Path | None, bool], str]
-    """The text of some predictions in a row. Further: the file of the one before, and whether none follows."""
+    entries: Callable[[Sequence["Prediction"], Written, bool], str]
+    """The text of some predictions in a row. Further: what is written before them, and whether none follows."""
     head: str = ""
     """What comes before the first."""
     tail: str = ""
     """What comes after the last."""
 
 
-def form(name: str, *, boxed: bool = False, ascii_only: bool = False, errors: bool = False) -> Form:
-    """The form of this name. boxed: whether predictions have boxes. errors: whether text tells of failures."""
+def form(
+    name: str, *, boxed: bool = False, ascii_only: bool = False, errors: bool = False, only: Path | None = None
+) -> Form:
+    """The form of this name. boxed: whether predictions have boxes. errors: whether text tells of failures.
+
+    only: the file of all predictions; None if they are of several.
+    """
     if name == "csv":
         head = csv_text([[*CSV_HEAD, *(BOX_HEAD if boxed else ())]])
         return Form(entries=lambda some, *_: csv_text(row for each in some for row in _rows(each)), head=head)
     if name == "json":
         return Form(entries=lambda some, *_: "".join(_json(each, ascii_only) for each in some))
     if name == "tei":
-        head = _TEI_HEAD.format(version=__version__)
-        return Form(entries=_tei, head=head, tail="</sourceDoc>\n</TEI>\n")
+        return Form(entries=page_xml.tei, head=page_xml.tei_head(), tail=page_xml.TEI_TAIL)
+    if name == "alto":
+        return Form(entries=page_xml.alto, head=page_xml.alto_head(only), tail=page_xml.ALTO_TAIL)
     return Form(entries=lambda some, *_: "".join(_text(each) for each in some if errors or not each.error))
 
 
@@ -64,13 +60,8 @@ def csv_text(rows: Iterable[Iterable[object]]) -> str:
     return text.getvalue()
 
 
-def _name(prediction: "Prediction") -> str:
-    """Its file; a name need not be text."""
-    return str(prediction.file).encode(errors="backslashreplace").decode()
-
-
 def _text(prediction: "Prediction") -> str:
-    name = printable(_name(prediction) if prediction.box is None else str(prediction.box))
+    name = printable(file_name(prediction) if prediction.box is None else str(prediction.box))
     name += f", page {prediction.page}" if prediction.page else ""
     texts = [*map(_guess_text, prediction.guesses), *([f"[{prediction.doubt}]"] if prediction.doubt else [])]
     texts += [f"[error: {printable(prediction.error)}]"] if prediction.error else []
@@ -83,7 +74,7 @@ def _guess_text(guess: "Guess") -> str:
 
 
 def _json(prediction: "Prediction", ascii_only: bool) -> str:
-    entry: dict[str, object] = {"file": _name(prediction)}
+    entry: dict[str, object] = {"file": file_name(prediction)}
     entry |= {"page": prediction.page} if prediction.page else {}
     entry |= _place(prediction.box)
     entry |= {"guesses": [asdict(each) for each in prediction.guesses]}
@@ -101,7 +92,7 @@ def _place(box: Box | None) -> dict[str, object]:
 
 
 def _rows(prediction: "Prediction") -> list[list[object]]:
-    file, page, corners = _name(prediction), prediction.page or "", _corners(prediction.box)
+    file, page, corners = file_name(prediction), prediction.page or "", _corners(prediction.box)
     if prediction.error:
         return [[file, 0, *[""] * (len(CSV_HEAD) - 4), prediction.error, page, *corners]]
     rest = (_decimal(prediction.unknown), prediction.doubt or "", "", page, *corners)
@@ -122,37 +113,3 @@ def _reading(guess: "Guess") -> tuple[str, ...]:
 
 def _decimal(value: float | None) -> str:
     return "" if value is None else f"{value:.6f}"
-
-
-def _tei(predictions: Sequence["Prediction"], before: Path | None, last: bool) -> str:
-    """Zones on surfaces (TEI P5, section 12.2.2): a surface for each page, a zone for each box, readings as choices."""
-    parts = []
-    for prediction in predictions:
-        if before != prediction.file:
-            parts += ["</surface>\n" if before is not None else "", _surface(prediction)]
-        parts.append(_zone(prediction))
-        before = prediction.file
-    return "".join(parts) + ("</surface>\n" if last and before is not None else "")
-
-
-def _surface(prediction: "Prediction") -> str:
-    size = page_size(prediction.file)
-    corners = f' ulx="0" uly="0" lrx="{size[0]}" lry="{size[1]}"' if size else ""
-    return f'<surface{corners}><graphic url="{escape(printable(_name(prediction)))}"/>\n'
-
-
-def _zone(prediction: "Prediction") -> str:
-    corners = ""
-    if prediction.box is not None:
-        box = in_pixels(prediction.box)
-        left, top, right, bottom = (f"{value:g}" for value in (box.x, box.y, box.x + box.w, box.y + box.h))
-        corners = f' ulx="{left}" uly="{top}" lrx="{right}" lry="{bottom}"' + (
-            f' n="{escape(printable(box.id))}"' if box.id else ""
-        )
-    if prediction.error:
-        return f'<zone{corners}><gap reason="unreadable"/><note>{escape(printable(prediction.error))}</note></zone>\n'
-    readings = (
-        f'<unclear cert="{each.probability:.4f}">{escape(each.character)}</unclear>' for each in prediction.guesses
-    )
-    doubt = f"<note>{escape(prediction.doubt)}</note>" if prediction.doubt else ""
-    return f"<zone{corners}><choice>{''.join(readings)}</choice>{doubt}</zone>\n"

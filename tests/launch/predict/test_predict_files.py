@@ -19,6 +19,7 @@ from PIL import Image
 
 from kkanji.inference import predict as inference
 from kkanji.inference.output_file import ResultFile
+from kkanji.neighbours.made import SEVERAL
 from launch.predict import PredictConfig, predict
 from shards import InputError
 from shards.errors import printable
@@ -26,6 +27,8 @@ from shards.errors import printable
 FILES = 600  # three batches
 BAD = (7, 300, 599)
 TEI = "{http://www.tei-c.org/ns/1.0}"
+ALTO = "{http://www.loc.gov/standards/alto/ns-v4#}"
+LINK = "{http://www.w3.org/1999/xlink}href"
 
 
 class Reader:
@@ -90,7 +93,7 @@ def run(folder: Path, checkpoint: Path, output: Path, top: int = 2) -> int:
     return end.value.code
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".txt", ".xml"])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".txt", ".xml", ".alto.xml"])
 @pytest.mark.parametrize("batches", [0, 1, 2])
 def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(
     folder: Path, checkpoint: Path, tmp_path: Path, suffix: str, batches: int, capsys: pytest.CaptureFixture[str]
@@ -231,6 +234,71 @@ def test_tei_has_a_surface_for_each_page_and_a_zone_for_each_box(pages: Path, ch
     assert [reading.get("cert") for reading in readings] == ["0.5000", "0.2500"] and readings[0].text
 
 
+def alto(path: Path) -> ElementTree.Element:
+    """The Layout of an ALTO file, whose names are all different."""
+    root = ElementTree.parse(path).getroot()  # noqa: S314
+    names = [each.get("ID") for each in root.iter() if each.get("ID")]
+    assert root.tag == f"{ALTO}alto" and len(names) == len(set(names))
+    assert {each.get("TAGREFS") for each in root.iter(f"{ALTO}String")} - {None} <= set(names)
+    layout = root.find(f"{ALTO}Layout")
+    assert layout is not None
+    return layout
+
+
+def place(element: ElementTree.Element) -> tuple[float, ...]:
+    return tuple(float(element.get(name, "nan")) for name in ("HPOS", "VPOS", "WIDTH", "HEIGHT"))
+
+
+def test_alto_has_a_page_for_each_page_and_a_string_in_each_box(pages: Path, checkpoint: Path, tmp_path: Path) -> None:
+    config = {"boxes": pages, "checkpoint": checkpoint, "max_unreadable": 1}
+    predict(PredictConfig(**config, top=3, output=tmp_path / "o.alto.xml"))  # type: ignore[arg-type]
+    predict(PredictConfig(**config, top=3, output=tmp_path / "o.jsonl"))  # type: ignore[arg-type]
+    found = list(alto(tmp_path / "o.alto.xml"))
+    assert [(page.get("PHYSICAL_IMG_NR"), page.get("WIDTH"), page.get("HEIGHT")) for page in found] == [
+        ("1", "200", "100"), ("2", "200", "100"),
+    ]  # fmt: skip
+    blocks = [page.find(f"{ALTO}PrintSpace/{ALTO}TextBlock") for page in found]
+    assert [Path(block.get(LINK, "")).name for block in blocks if block is not None] == ["p2.png", "p1.png"]
+    assert [place(block) for block in blocks if block is not None] == [(0, 0, 200, 100)] * 2
+    entries = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text(encoding="utf-8").splitlines()]
+    expected = sorted(entries, key=lambda entry: Path(entry["file"]).name, reverse=True)  # by page, as they come first
+    lines = [line for page in found for line in page.iter(f"{ALTO}TextLine")]
+    strings = [line.find(f"{ALTO}String") for line in lines]
+    for line, string, entry in zip(lines, strings, expected, strict=True):
+        assert string is not None and place(line) == place(string) == tuple(entry["box"])
+        assert (string.get("TAGREFS") == "unreadable") == ("error" in entry)
+        variants = [(each.get("CONTENT"), each.get("VC")) for each in string.iter(f"{ALTO}Variant")]
+        readings = [(string.get("CONTENT"), string.get("WC")), *variants]
+        guesses = [(each["character"], f"{each['probability']:.4f}") for each in entry["guesses"]]
+        assert (readings == guesses) if guesses else (readings == [("", None)])
+
+
+def test_alto_of_one_page_names_its_image_and_tells_forms_and_doubts(
+    pages: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = inference.Guess(character="来", label="U+6765", probability=0.7, forms="來来", forms_probability=0.9)
+    named = inference.Guess(character="<より & more>", label="U+E000", probability=0.2)
+    judged = inference.Judged((best, named), unknown=0.9, doubt=SEVERAL)
+    monkeypatch.setattr(Reader, "judged", lambda _, images, __: [judged] * len(images))
+    image = pages.with_name("a&b\ufffe.png")
+    pages.with_name("p1.png").rename(image)
+    predict(PredictConfig(images=(image,), checkpoint=checkpoint, output=tmp_path / "o.alto.xml"))
+    layout = alto(tmp_path / "o.alto.xml")
+    (string,) = layout.iter(f"{ALTO}String")
+    assert place(string) == (0, 0, 200, 100)  # the whole image
+    assert [each.text for each in string.findall(f"{ALTO}ALTERNATIVE")] == ["來"]
+    assert [each.get("CONTENT") for each in string.iter(f"{ALTO}Variant")] == ["\ue000"]
+    root = ElementTree.parse(tmp_path / "o.alto.xml").getroot()  # noqa: S314
+    labels = {each.get("ID"): each.get("LABEL") for each in root.iter(f"{ALTO}OtherTag")}
+    assert labels[string.get("TAGREFS")] == SEVERAL
+    names = [each.text for each in root.iter(f"{ALTO}fileName")]
+    assert names == [str(image).replace("\ufffe", "\\ufffe")]
+    judged = inference.Judged((named, best))
+    predict(PredictConfig(images=(image,), checkpoint=checkpoint, output=tmp_path / "2.alto.xml"))
+    (string,) = alto(tmp_path / "2.alto.xml").iter(f"{ALTO}String")
+    assert string.get("CONTENT") == named.character and string.get("TAGREFS") is None
+
+
 def test_pages_without_a_box_are_told(pages: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("L", (9, 9)).save(pages.with_name("p3.png"))
     config = PredictConfig(images=(pages.parent,), boxes=pages, checkpoint=checkpoint, max_unreadable=1)
@@ -264,3 +332,12 @@ def test_each_page_of_a_tiff_is_read(checkpoint: Path, tmp_path: Path, capsys: p
         f"{scans / 'a.tif'}, page 1", f"{scans / 'a.tif'}, page 3", str(scans / "b.tif"),
     ]  # fmt: skip
     assert "a.tif, page 2: every pixel is 0" in outputs["text"].err
+
+
+@pytest.mark.parametrize(("name", "tag"), [("o.xml", f"{TEI}surface"), ("o.alto.xml", f"{ALTO}Page")])
+def test_each_page_of_a_tiff_is_a_page_of_its_own_in_xml(checkpoint: Path, tmp_path: Path, name: str, tag: str) -> None:
+    pages = [Image.fromarray(np.eye(side, dtype=np.uint8) * 255) for side in (40, 50)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    predict(PredictConfig(images=(tmp_path / "a.tif",), checkpoint=checkpoint, output=tmp_path / name))
+    found = list(ElementTree.parse(tmp_path / name).getroot().iter(tag))  # noqa: S314
+    assert [page.get("lrx") or page.get("WIDTH") for page in found] == ["40", "50"]
