@@ -107,7 +107,7 @@ def _user(data: Path, place: Path, meeting: Barrier) -> str:
 def _memory() -> dict[str, float]:
     """MB of this process: its share of all pages, what is its own alone, and page tables."""
     status = Path("/proc/self/status").read_text() + Path("/proc/self/smaps_rollup").read_text()
-    sizes = {line.split(":")[0]: int(line.split()[1]) / 1e3 for line in status.splitlines() if line.endswith(" kB")}
+    sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 / 1e6 for line in status.splitlines() if " kB" in line}
     return {"share": sizes["Pss"], "own": sizes["Pss_Anon"], "page tables": sizes["VmPTE"]}
 
 

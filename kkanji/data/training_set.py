@@ -81,7 +81,8 @@ def resolve_order(config: TrainConfig, data: ShardSet, room: float) -> TrainConf
     if sampling.order == "windowed" and not sampling.window:
         shards = data.manifest.splits["train"].shards
         # So that any number of ranks, whatever their micro-batch, finds room beside the window.
-        others = _cache_bytes(data, sampling.lanes, (KEEP + 1) * config.optimization.batch_size)
+        images = (KEEP + 1) * config.optimization.batch_size
+        others = _cache_bytes(data, sampling.lanes * _cut_shards(sampling), images)
         most = len(shards) if room == math.inf else int((room - others) / _cache_bytes(data, sampling.lanes, 0))
         sampling = replace(sampling, window=max(1, min(WINDOW, most)))
     return replace(config, sampling=sampling)
@@ -161,7 +162,7 @@ def require_room(config: TrainConfig, data: ShardSet, *, ranks: int, here: int) 
     of = ranks // here if sampling.lanes * here % ranks == 0 else 1
     images, lanes = _images_in_progress(config, ranks, of), sampling.lanes // of
     window, room = sampling.window, room_bytes(data)
-    needed = min(_cache_bytes(data, lanes * (window + 1), images), whole_bytes(data))
+    needed = min(_cache_bytes(data, lanes * (window + _cut_shards(sampling)), images), whole_bytes(data))
     if needed > room:
         found = f"a window of {window} shards{f' in each of {lanes} lanes' if lanes > 1 else ''}"
         found += f" and the {images:,} images of the batches in progress take {needed / 1e9:.3g} GB"
@@ -184,10 +185,15 @@ def _images_in_progress(config: TrainConfig, ranks: int, of: int) -> int:
     return math.ceil((math.ceil(KEEP / own) + 1) * batch / of)
 
 
+def _cut_shards(sampling: OrderOptions) -> int:
+    """Shards beyond its window that a lane has parts of: the next one, and one that it shares with another lane."""
+    return 2 if sampling.lanes > 1 else 1
+
+
 def _cache_bytes(data: ShardSet, shards: int, images: int) -> float:
     """Cache for so many of the largest shards, for a stretch of so many images more, and for an evaluation beside it.
 
-    A stretch of a lane has its images' bytes, and at its ends less than `window` + 1 shards of which it has a part.
+    A stretch has its images' bytes, and at its two ends, of shards of which it has a part, a window's and one more.
     """
     table = data.manifest.splits["train"].table
     image_bytes = table.plain_bytes.sum() / max(1, table.samples.sum())
