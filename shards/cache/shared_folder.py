@@ -299,8 +299,10 @@ def _is_alive(mark: Path) -> bool:
     finally:
         os.close(descriptor)
     if found != _MARK:
-        remedy = "another version of kkanji uses this folder: give each its own, or end that process"
-        raise StorageError(f"{mark}: not understood ({found!r}); {remedy}")
+        who = f"process {mark.name.split('.')[-1].partition('-')[0]} uses this folder with another version of kkanji"
+        raise StorageError(
+            f"{mark}: not understood ({found!r}); {who}: give each its own KKANJI_CACHE, or end that process"
+        )
     return True
 
 

@@ -177,7 +177,7 @@ def _check_block(path: Path, block: EncodedImages, first: int) -> None:
     if not 0 < min(map(len, files)) <= max(map(len, files)) <= MAX_MEMBER_BYTES:
         raise InputError(f"{path}: an image file without content, or larger than {MAX_MEMBER_BYTES} bytes")
     if first + len(files) > MAX_IMAGES:
-        raise InputError(f"{path}: more than {MAX_IMAGES} images; give a smaller --shard-size")
+        raise InputError(f"{path}: more than {MAX_IMAGES} images; write several shards")
 
 
 def _sample(tar: str, members: Sequence[Member], descriptor: int, classes: int) -> ImageSample:

@@ -38,7 +38,7 @@ def write_manifest(folder: Path, manifest: Manifest, classes_json: str) -> Manif
         content = manifest.to_json().encode()
     if len(content) > json_reading.MOST_BYTES:
         found = f"{len(content):,} bytes without its shards, expected at most {json_reading.MOST_BYTES:,}"
-        raise InputError(f"{folder / MANIFEST_NAME}: {found}; give a shorter --name or --licence, or fewer classes")
+        raise InputError(f"{folder / MANIFEST_NAME}: {found}; give `kkanji combine` a shorter --name or --licence")
     write_file(folder / CLASSES_NAME, classes_json)
     # Last: readers take a folder with a manifest for a complete set.
     write_file(folder / MANIFEST_NAME, content)
@@ -61,7 +61,9 @@ def _write_part(folder: Path, manifest: Manifest, split: str, number: int, table
     content = json.dumps(table_to_dict(manifest, table)).encode() + b"\n"
     if len(content) > MOST_BYTES:  # one shard of millions of blocks
         found = f"{len(content):,} bytes, expected at most {MOST_BYTES:,}"
-        raise InputError(f"{folder / part_name(split, number)}: {found}; give larger blocks, or smaller shards")
+        raise InputError(
+            f"{folder / part_name(split, number)}: {found}; give a larger --block-size, or a smaller --shard-size"
+        )
     write_file(folder / part_name(split, number), content)
     return hashlib.sha256(content).hexdigest()
 

@@ -1,6 +1,6 @@
 """A place for each test: a new folder, small data, and a trained run where one is needed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -46,6 +46,8 @@ def stock_run(made: Path) -> Callable[[], Path]:
 
 
 @pytest.fixture
-def place(made: Path, stock_run: Callable[[], Path], tmp_path: Path, request: pytest.FixtureRequest) -> Stock:
+def place(made: Path, stock_run: Callable[[], Path], tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stock]:
     variables = {"KKANJI_CACHE": str(tmp_path / "cache")}
-    return Stock(tmp_path, made, stock_run, lambda: str(request.getfixturevalue("bucket")), variables)
+    stock = Stock(tmp_path, made, stock_run, lambda: str(request.getfixturevalue("bucket")), variables)
+    with stock.ending:
+        yield stock

@@ -117,6 +117,8 @@ def run(place: Stock, words: Sequence[str]) -> Ended:
         patch.setattr(sys, "argv", ["kkanji", *words])
         for name, value in place.variables.items():
             patch.setenv(name, value)
+        for name, limit in place.limits.items():
+            patch.setattr(name, limit)
         warnings.simplefilter("default")  # as in a process of its own
         warnings.onceregistry.clear()  # type: ignore[attr-defined]
         with redirect_stdout(printed), redirect_stderr(printed), pytest.raises(SystemExit) as ended:

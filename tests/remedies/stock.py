@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,8 +26,14 @@ class Stock:
     """A new location in an S3 server, which is started when it is first needed."""
     variables: dict[str, str] = field(default_factory=dict)
     """Of the environment."""
+    limits: dict[str, object] = field(default_factory=dict)
+    """Of the sources, by their names with the module: what a set of terabytes or a wait of minutes meets, met at once.
+
+    Only tools meet them: what imports torch runs in another process."""
     held: object = None
     """What another process would hold meanwhile."""
+    ending: ExitStack = field(default_factory=ExitStack)
+    """What the test closes as it ends."""
 
     def __truediv__(self, name: str) -> Path:
         return self.folder / name

@@ -118,51 +118,19 @@ OUT_OF_REACH: dict[str, tuple[str, ...]] = {
         "remove one",
         "use another model folder",
         "use the folder without ONNX",
+        "write several shards",
+    ),
+    "a caution beside remedies that are followed": ("do not write to a set that is in use",),
+    "of a file that `kkanji evaluate` has just written, or of another program's data: only Python code meets it": (
+        "give the report the data set that the run was trained on",
+        "write it again with `kkanji evaluate`",
     ),
 }
 """Remedies that a test cannot follow, by the reason."""
-OPEN: tuple[str, ...] = (
-    "begin a new one with *",
-    "choose another",
-    "copy the set again",
-    "divide the file",
-    "do not write to a set that is in use",
-    "end it",
-    "end that process",
-    "give *batches that leave each micro-batch two images",
-    "give --fonts a folder that holds the files",
-    "give 32 or 64",
-    "give a higher limit",
-    "give a shorter --name or --licence",
-    "give a smaller --shard-size",
-    "give a smaller --window",
-    "give each its own",
-    "give larger blocks",
-    "give the report the data set that the run was trained on",
-    "give the run's own checkpoint",
-    "make it with `*`",
-    "mend that line",
-    "name a mirror by --url",
-    "name another mirror by --url",
-    "pack the set again with a larger --shard-size",
-    "put a copy of it back",
-    "put back a copy of config.json",
-    "put it in quotes",
-    "run `kkanji evaluate` again",
-    "run `kkanji fetch`",
-    "run `kkanji verify` on the set",
-    "run again",
-    "start again",
-    "start again with the new set",
-    "train again with `kkanji train`",
-    "write it again with `kkanji evaluate`",
-    "write the options out",
-)
-"""Remedies that a test could follow, and none does yet. This list may only become shorter."""
 
 
 def test_every_remedy_is_followed_or_has_a_reason() -> None:
-    known = [*FOLLOWED, *OPEN, *chain(*ELSEWHERE.values()), *chain(*OUT_OF_REACH.values())]
+    known = [*FOLLOWED, *chain(*ELSEWHERE.values()), *chain(*OUT_OF_REACH.values())]
     assert sorted(set(remedies()) - set(known)) == [], "follow these"
     assert sorted(set(known) - set(remedies())) == [], "no message says these any more"
     assert sorted({each for each in known if known.count(each) > 1}) == [], "stand in two lists"
@@ -178,7 +146,7 @@ def test_most_are_followed() -> None:
     assert done >= MOST_FOLLOWED <= len(remedies())
 
 
-MOST_FOLLOWED = 100
+MOST_FOLLOWED = 155
 
 
 def test_a_remedy_is_found_in_its_message() -> None:

@@ -1,8 +1,10 @@
 """Remedies of what leads to originals: sources, combine, split, render, fetch."""
 
+import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -11,8 +13,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tests.faults.servers.webserver import WebServer
 from tests.making import make_font
 from tests.remedies.following import (
+    OPTION,
     Fault,
     Told,
     Words,
@@ -27,6 +31,8 @@ from tests.remedies.following import (
 )
 from tests.remedies.stock import Stock, cut, draw, flip
 from tests.tools.conftest import encode
+from tools.commands.fetch import Published
+from tools.commands.sample import CHARACTERS
 
 COMBINED = "combined"
 
@@ -395,7 +401,114 @@ def unmarked(place: Stock) -> Words:
     return combining(place, "--overwrite")
 
 
+def mirror(place: Stock, **files: bytes) -> tuple[WebServer, str]:
+    """A web server with the arrays of Kuzushiji-49, some of them otherwise, and its address; and their checksums."""
+    kuzushiji_arrays(place)
+    paths = [path for path in sorted(place.folder.iterdir()) if path.name.startswith("k49")]
+    good = {f"k49/{path.name}": path.read_bytes() for path in paths}
+    place.limits["tools.commands.fetch.FILES"] = tuple(
+        Published("k49", name.removeprefix("k49/"), hashlib.md5(data, usedforsecurity=False).hexdigest())
+        for name, data in good.items()
+    )
+    server = place.ending.enter_context(WebServer(good | {f"k49/{name}": data for name, data in files.items()}))
+    return server, f"http://127.0.0.1:{server.port}/"
+
+
+def fetching(place: Stock, address: str) -> Words:
+    return ("fetch", "k49", "--output", place / "data", "--url", address)
+
+
+def fetching_damaged(place: Stock) -> Words:
+    """From a server that has one file otherwise, for now."""
+    server, address = mirror(place, **{"k49_classmap.csv": b"other"})
+    place.held = server
+    return fetching(place, address)
+
+
+def damage_mended(told: Told) -> None:
+    assert isinstance(told.place.held, WebServer)
+    told.place.held.files["k49/k49_classmap.csv"] = (told.place / "k49_classmap.csv").read_bytes()
+
+
+def from_a_mirror(told: Told) -> Words:
+    (option,) = OPTION.findall(told.remedy)
+    return with_option(told.words, option, mirror(told.place)[1])
+
+
+def fetching_over_another(place: Stock) -> Words:
+    place.write("data/k49/k49_classmap.csv", "other")
+    return fetching(place, mirror(place)[1])
+
+
+def removed(told: Told) -> None:
+    Path(told.named(r"error: (\S+): md5")).unlink()
+
+
+def empty_archive(place: Stock) -> Words:
+    """A server that has nothing under the name of the archive, which has no published checksum."""
+    server = place.ending.enter_context(WebServer({"kkanji/kkanji.tar": b""}))
+    return ("fetch", "kkanji", "--output", place / "data", "--url", f"http://127.0.0.1:{server.port}/")
+
+
+def from_a_mirror_with_the_archive(told: Told) -> Words:
+    (option,) = OPTION.findall(told.remedy)
+    data = archive(told.place, form="").read_bytes()
+    server = told.place.ending.enter_context(WebServer({"kkanji/kkanji.tar": data}))
+    return with_option(told.words, option, f"http://127.0.0.1:{server.port}/")
+
+
+def without_class_map(place: Stock) -> Words:
+    kuzushiji_arrays(place)
+    (place / "k49_classmap.csv").unlink()
+    return ("combine", place.folder, "--output", place / COMBINED)
+
+
+def fetch_it(told: Told) -> Words:
+    """By the command in the message; what stands for CODH is a server of this test."""
+    command = told.named(r"run `kkanji ([^`]+)`").split()
+    ended = run(told.place, [*command, "--url", mirror(told.place)[1]])
+    assert ended.code == 0, ended.text
+    return with_option(["combine", str(told.place / "data" / command[-1])], "--output", told.place / COMBINED)
+
+
+def without_fonts(place: Stock) -> Words:
+    (place / "fonts").mkdir()
+    place.limits["tools.commands.sample.CHARACTERS"] = CHARACTERS[:4]
+    return ("sample", "--fonts", place / "fonts", "--output", place / "sample", "--per-class", "1")
+
+
+def folder_of_fonts(told: Told) -> Words:
+    """With the files that the message names; here they are drawn."""
+    for name in re.findall(r"[\w-]+\.ttf", told.text.partition(" or below")[0]):
+        make_font(told.place / name, CHARACTERS[:4])
+    (option,) = OPTION.findall(told.remedy)
+    return with_option(told.words, option, told.place.folder)
+
+
 FAULTS = [
+    Fault(
+        "a server without the file",
+        lambda place: fetching(place, f"{mirror(place)[1]}wrong/"),
+        {"name a mirror by --url": from_a_mirror},
+    ),
+    Fault(
+        "a server with nothing in the file",
+        empty_archive,
+        {"name a mirror by --url": from_a_mirror_with_the_archive},
+    ),
+    Fault(
+        "a file that is damaged on the way",
+        fetching_damaged,
+        {"run again": damage_mended, "name another mirror by --url": from_a_mirror},
+    ),
+    Fault("another file of that name", fetching_over_another, {"run again": removed}),
+    Fault(
+        "arrays without their class map",
+        without_class_map,
+        {"run `kkanji fetch *`": fetch_it},
+    ),
+    Fault("labels alone", without_images, {"run `kkanji fetch *`": fetch_it}),
+    Fault("no brush fonts", without_fonts, {"give --fonts a folder that holds the files": folder_of_fonts}),
     Fault(
         "an image of another size",
         lambda place: (raw_with(place, "U+4E00/odd.png", picture(32)), combining(place, "--as-is"))[1],

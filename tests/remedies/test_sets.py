@@ -1,14 +1,24 @@
 """Remedies of shard sets: made, damaged, copied, pushed to a bucket, shown, and fetched as archives."""
 
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from shards import OutputFolder
+from shards.cache.cache import Cache
+from shards.read.opening import RESERVE
 from tests.faults import hostile
+from tests.faults.servers.webserver import WebServer
+from tests.making import cut_up
 from tests.remedies.following import (
     Fault,
     Told,
@@ -21,7 +31,7 @@ from tests.remedies.following import (
     unset_it,
     with_option,
 )
-from tests.remedies.stock import Stock, cut, draw, flip
+from tests.remedies.stock import WORDS, Stock, cut, draw, flip
 
 PACKED = ("--block-size", "125")
 
@@ -339,6 +349,181 @@ def set_keys(told: Told) -> None:
         del told.place.variables[name]
 
 
+MOST = "shards.format.manifest_writer.MOST_BYTES"  # of a file of the manifest
+
+
+def many(place: Stock, *more: str | Path) -> Words:
+    """`pack` of 480 images: in blocks of 125 and shards of one block, unless told otherwise."""
+    for word in WORDS:
+        draw(place / "raw", word, 160)
+    done(place, "combine", "raw", "--output", "many", *more)
+    done(place, "split", "many", "--val", "0")
+    return ("pack", place / "many", "--output", place / "set", *PACKED, "--shard-size", "125")
+
+
+def in_parts_of_a_manifest(place: Stock) -> Words:
+    """Its shards are described in a file of their own, which was not copied."""
+    place.limits[MOST] = 1500
+    done(place, *many(place))
+    place.limits.clear()
+    shutil.move(next((place / "set").glob("*.shards-*.json")), place / "left-behind.json")
+    return ("verify", "set")
+
+
+def copy_all(told: Told) -> None:
+    name = told.named(r"(\S+): named in dataset\.json but not there")
+    shutil.copy(told.place / "left-behind.json", told.place / name)
+
+
+def long_name(place: Stock) -> Words:
+    words = many(place, "--name", "n" * 300)
+    place.limits |= {MOST: 1700, "shards.json_reading.MOST_BYTES": 1700}
+    return words
+
+
+def shorter_name(told: Told) -> None:
+    """With the command and the option that the message names."""
+    command, option = told.named(r"give `kkanji (\w+)` a shorter"), told.named(r"a shorter (--[a-z]+)")
+    done(told.place, command, "raw", "--output", "many", "--overwrite", option, "n")
+    done(told.place, "split", "many", "--val", "0")
+
+
+def small_blocks(place: Stock) -> Words:
+    words = with_option([str(word) for word in many(place)], "--shard-size", "1250")
+    place.limits[MOST] = 240
+    return words
+
+
+def more_shards_than_are_mapped(place: Stock) -> Words:
+    done(place, *many(place))
+    place.limits["shards.read.opening.MAP_LIMIT"] = place.write("max_map_count", f"{RESERVE + 2}\n")
+    return ("arrays", place / "set", "--output", place / "arrays")
+
+
+def larger_shards(told: Told) -> None:
+    option = told.named(r"again with a larger (--[a-z-]+)")
+    done(told.place, "pack", "many", "--output", "set", *PACKED, option, "625", "--overwrite")
+
+
+def beside_another(place: Stock, *command: str | Path) -> None:
+    """Start a process that keeps something until it is ended, and leave all waiting to it after a second."""
+    process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, start_new_session=True)
+    place.ending.enter_context(process)
+    place.ending.callback(end_group, process)
+    place.held = process
+    place.limits["shards.read.shard_set.Cache"] = partial(Cache, wait_s=1.0)
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def unpacking(place: Stock) -> tuple[Words, Path]:
+    """A command that unpacks a shard into the cache, and where it does."""
+    cut_up(place.made / "lessons", place / "packed", 48, "zstd")
+    words = ("arrays", place / "packed", "--output", place / "arrays")
+    done(place, *words)
+    shutil.rmtree(place / "arrays")
+    return words, place / "cache"
+
+
+def flocked(path: Path) -> tuple[str | Path, ...]:
+    return ("flock", path, "sh", "-c", "echo locked; sleep 600")
+
+
+def locked_cache(place: Stock) -> Words:
+    words, cache = unpacking(place)
+    beside_another(place, *flocked(cache / ".lock"))
+    wait_for_line(place)
+    return words
+
+
+def cache_of_another_version(place: Stock) -> Words:
+    words, cache = unpacking(place)
+    beside_another(
+        place,
+        "sh",
+        "-c",
+        f'echo $$; exec flock --no-fork {cache}/.pins.$$-00000000 sh -c "echo >&9; exec sleep 600" 9>&1',
+    )
+    pid = wait_for_line(place)
+    wait_for_line(place)
+    (cache / f".pins.{pid}-00000000").write_text("{}")
+    return words
+
+
+MAKER = """
+import sys, time
+from pathlib import Path
+from shards.cache.shared_folder import SharedFolder
+folder = SharedFolder(Path(sys.argv[1]), 9)
+with folder.locked():
+    folder.reserve(sys.argv[2], 9, ahead=False)
+print("making", flush=True)
+time.sleep(600)
+"""
+
+
+def stuck_maker(place: Stock) -> Words:
+    words, cache = unpacking(place)
+    (key,) = (path.name for path in cache.iterdir() if not path.name.startswith("."))
+    (cache / key).unlink()
+    beside_another(place, sys.executable, "-c", MAKER, cache, key)
+    wait_for_line(place)
+    return words
+
+
+def wait_for_line(place: Stock) -> str:
+    assert isinstance(place.held, subprocess.Popen) and place.held.stdout
+    return str(place.held.stdout.readline().decode().strip())
+
+
+def end_those_that_fuser_names(told: Told) -> None:
+    path = told.named(r"(\S+/\.lock): locked")
+    found = subprocess.run(["fuser", path], capture_output=True, text=True, check=True).stdout.split()
+    end_them(told, *map(int, found))
+
+
+def end_that_process(told: Told) -> None:
+    end_them(told, int(told.named(r"process (\d+) ")))
+
+
+def end_them(told: Told, *pids: int) -> None:
+    assert isinstance(told.place.held, subprocess.Popen) and pids
+    assert {os.getsid(pid) for pid in pids} == {told.place.held.pid}, "not a process of this test"
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    told.place.held.wait(10)
+
+
+def own_cache(told: Told) -> None:
+    told.place.variables[told.named(r"give each its own (\w+)")] = str(told.place / "own-cache")
+
+
+def served(place: Stock) -> tuple[WebServer, str]:
+    """A set on a web server, and its address."""
+    folder = place.copy("shards")
+    files = {f"set/{path.name}": path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    server = place.ending.enter_context(WebServer(files))
+    return server, f"http://127.0.0.1:{server.port}/set"
+
+
+def half_replaced(place: Stock) -> Words:
+    """The shards of a new set, and as yet the manifest of the old one."""
+    server, address = served(place)
+    done(place, *many(place), "--overwrite")
+    server.files |= {f"set/{path.name}": path.read_bytes() for path in (place / "set").glob("*.tar")}
+    place.held = server
+    return ("arrays", address, "--output", place / "arrays")
+
+
+def new_set(told: Told) -> None:
+    assert isinstance(told.place.held, WebServer)
+    paths = (path for path in (told.place / "set").iterdir() if path.is_file())
+    told.place.held.files = {f"set/{path.name}": path.read_bytes() for path in paths}
+
+
 FAULTS = [
     Fault(
         "no folder of a set",
@@ -376,6 +561,44 @@ FAULTS = [
         },
     ),
     Fault("a cut shard", SHARD_CUT, {"pack the set again": pack_anew}),
+    Fault("a part of a manifest that is gone", in_parts_of_a_manifest, {"copy the set again": copy_all}),
+    Fault(
+        "a manifest that is too large",
+        long_name,
+        {"give `kkanji combine` a shorter --name or --licence": shorter_name},
+    ),
+    Fault(
+        "a shard of too many blocks",
+        small_blocks,
+        {
+            "give a larger --block-size": giving("625"),
+        },
+    ),
+    Fault(
+        "more shards than are mapped",
+        more_shards_than_are_mapped,
+        {"pack the set again with a larger --shard-size": larger_shards},
+    ),
+    Fault(
+        "a cache that is locked",
+        locked_cache,
+        {"end it": end_those_that_fuser_names, "start again": end_those_that_fuser_names},
+    ),
+    Fault(
+        "a cache of another version",
+        cache_of_another_version,
+        {"give each its own KKANJI_CACHE": own_cache, "end that process": end_that_process},
+    ),
+    Fault(
+        "a stuck maker",
+        stuck_maker,
+        {"end that process": end_that_process, "start again": end_that_process},
+    ),
+    Fault(
+        "a set that was half replaced",
+        half_replaced,
+        {"start again with the new set": new_set},
+    ),
     Fault("a damaged shard", stored(lambda place: flip(shard(place)), *CONVERT), {"copy it again": copy_again}),
     Fault("a shard of others, verified", stored(stranger, *VERIFY), {"remove it": remove_what_it_names}),
     Fault(

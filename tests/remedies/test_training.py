@@ -5,6 +5,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from shards.output.lock import FolderLock
 from tests.making import cut_up
 from tests.remedies.following import (
@@ -21,6 +23,7 @@ from tests.remedies.following import (
     without,
 )
 from tests.remedies.stock import Stock, flip
+from tests.shards.kinds import write_labels
 
 SHORT = ("--model", "test_resnet", "--epochs", "1", "--batch-size", "12")
 
@@ -187,6 +190,53 @@ def resumed(told: Told, words: list[str]) -> Words:
     return [*words, *re.findall(r"the same command with (--resume) goes on", told.text)]
 
 
+ALIASED = ("network: &n {}\nother: [", "*n, " * 1000, "]\n")
+
+
+def small_and_single(place: Stock) -> Words:
+    return training("--batch-size", "1", "--start-size", "32")(place)
+
+
+def give_size(told: Told) -> Words:
+    """Of the two ways that the message gives, the first."""
+    return with_option(told.words, "--start-size", told.named(r"give --start-size (\d+)"))
+
+
+def in_quotes(told: Told) -> None:
+    found = told.named(r"output: found (\S+),")
+    told.place.write("options.yaml", f"checkpointing: {{output: '{found}'}}\n")
+
+
+def ended_within_a_batch(place: Stock) -> Words:
+    """48 images in batches of 10: the last one has 8 of them."""
+    data = cut_up(place.made / "lessons", place / "cut", 24)
+    fixed = ("--data", data, "--output", place / "run", "--model", "test_resnet", "--batch-size", "10")
+    words = ["train", *map(str, fixed), "--config", str(place.write("options.yaml", "sampling: {lanes: 2}\n"))]
+    assert run(place, [*words, "--epochs", "1"]).code == 0
+    return [*words, "--epochs", "2", "--extend"]
+
+
+def begun_anew(told: Told) -> Words:
+    """A new run, with the option that the message names."""
+    name, weights = told.named(r"a new one with (--init \S+)").split()
+    words = without(told.words, "--extend")
+    return [*with_option(words, "--output", told.place / "new"), name, weights]
+
+
+def labels_of_no_class(place: Stock) -> Words:
+    """A set with right checksums of wrong labels, as no command here writes it."""
+    (place / "wrong").mkdir()
+    data = write_labels(place / "wrong", np.arange(40) // 13)  # 0..3 of three classes
+    return with_option([str(word) for word in training()(place)], "--data", data)
+
+
+def verify_and_pack(told: Told) -> Words:
+    """The command that the message names tells where they are; then the set is made anew."""
+    ended = run(told.place, [told.named(r"run `kkanji (verify)` on the set"), "wrong"])
+    assert ended.code == 1 and "has label 3, expected 0..2" in ended.text, ended.text
+    return training("--output", "{0}/new")(told.place)
+
+
 FAULTS = [
     Fault(
         "a window without its order",
@@ -293,6 +343,42 @@ FAULTS = [
             "give a --cache-size of * or more": larger_cache,
         },
     ),
+    Fault(
+        "a cache smaller than a larger window",
+        streamed("--cache-size", "0.00032", "--order", "windowed", "--window", "3", in_a_shard=12),
+        {"give a smaller --window": lambda told: resumed(told, with_option(told.words, "--window", "1"))},
+    ),
+    Fault(
+        "a network for other images",
+        training("--model", "inception_v3"),
+        {"choose another": lambda told: with_option(told.words, "--model", told.named(r"such as \S+ or (\S+)"))},
+    ),
+    Fault(
+        "small images in a batch of one",
+        small_and_single,
+        {"give *batches that leave each micro-batch two images": give_size},
+    ),
+    Fault(
+        "a number as a folder",
+        lambda place: without([*map(str, configured("checkpointing: {output: 2026}\n")(place))], "--output"),
+        {"put it in quotes": in_quotes},
+    ),
+    Fault(
+        "aliases without end",
+        configured("".join(ALIASED)),
+        {"write the options out": out_of_the_file},
+    ),
+    Fault(
+        "a limit that the run is past",
+        trained_before("--extend", "--epochs", "3", "--max-steps", "3"),
+        {"give a higher limit": lambda told: with_option(told.words, told.option, told.named(r"or (0) for none"))},
+    ),
+    Fault(
+        "an extension from within a batch",
+        ended_within_a_batch,
+        {"begin a new one with *": begun_anew},
+    ),
+    Fault("labels of no class", labels_of_no_class, {"run `kkanji verify` on the set": verify_and_pack}),
     Fault(
         "a run that is there",
         trained_before(),

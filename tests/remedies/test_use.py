@@ -1,6 +1,8 @@
 """Remedies of what comes after training: evaluate, average, export, neighbours, predict."""
 
+import json
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -176,6 +178,71 @@ def neighbours_of(*more: str, checkpoint: str = "model") -> Callable[[Stock], Wo
     return make
 
 
+def many_pages(path: Path) -> None:
+    """A TIFF of 10,001 pages, all of the same pixel."""
+    size, first = 78, 12
+    tags = ((256, 1), (257, 1), (258, 8), (262, 1), (273, 8), (279, 1))  # width, height, bits, white ink, where, bytes
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    links = [*range(first + size, first + 10_001 * size, size), 0]
+    pages = (struct.pack("<H", len(tags)) + entries + struct.pack("<I", link) for link in links)
+    path.write_bytes(b"II*\0" + struct.pack("<II", first, 0) + b"".join(pages))
+
+
+def evaluating(damage: Callable[[Stock], object]) -> Callable[[Stock], Words]:
+    """`evaluate`, whose report is of a run's files with damage."""
+
+    def make(place: Stock) -> Words:
+        words = using("evaluate", "--data", "{1}/shards")(place)
+        damage(place)
+        return words
+
+    return make
+
+
+def spoil_log(place: Stock) -> None:
+    path = place / "run/log.jsonl"
+    path.write_text("no step\n" + path.read_text())
+
+
+def remove_line(told: Told) -> None:
+    """The line that the message names."""
+    path, number = told.place / "run/log.jsonl", int(told.named(r"log\.jsonl, line (\d+): "))
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[: number - 1], *lines[number:], ""]))
+
+
+def train_again(told: Told) -> Words:
+    """By the command that the message names, into a new run, which is evaluated instead."""
+    command = told.named(r"`kkanji (train)`")
+    done(told.place, command, "--data", told.place.made / "shards", "--output", "new", *SHORT)
+    words = without(told.words, "--output") if "--output" in told.words else told.words
+    return with_option(words, "--checkpoint", told.place / "new/checkpoints/last")
+
+
+def without_card(place: Stock) -> Words:
+    """Its manifest lists no card, so that none is missed until it is needed."""
+    model = exported(place)
+    (model / "README.md").unlink()
+    listed = json.loads((model / "manifest.json").read_text())
+    del listed["README.md"]
+    (model / "manifest.json").write_text(json.dumps(listed))
+    return ("export", "--checkpoint", place / "model", "--output", place / "again")
+
+
+def changed_after_evaluation(name: str, key: str) -> Callable[[Stock], Words]:
+    """`export` of a run of which somebody changed a file."""
+
+    def make(place: Stock) -> Words:
+        words = using("export", "--output", "{0}/model")(place)
+        path = place / "run" / name
+        content = json.loads(path.read_text())
+        del content[key]
+        path.write_text(json.dumps(content))
+        return words
+
+    return make
+
+
 def large_page(place: Stock) -> Words:
     words = boxes(place, "page.png,0,0,64,64")
     Image.new("1", (21_000, 20_000)).save(place / "page.png")
@@ -238,7 +305,12 @@ FAULTS = [
             "--figures-of",
             place.run(),
         ),
-        {"leave out --figures-of": lambda told: without(told.words, told.remedy.split()[-1])},
+        {
+            "leave out --figures-of": lambda told: without(told.words, told.remedy.split()[-1]),
+            "give the run's own checkpoint": lambda told: with_option(
+                told.words, "--checkpoint", told.place.run() / "checkpoints/best"
+            ),
+        },
     ),
     Fault(
         "a checkpoint in no run",
@@ -339,6 +411,45 @@ FAULTS = [
         },
     ),
     Fault("a page of too many pixels", large_page, {"scale it": by_hand(scale_the_page)}),
+    Fault("too many pages", one_image("a.tif", many_pages), {"divide the file": good_picture}),
+    Fault(
+        "a damaged log",
+        evaluating(spoil_log),
+        {"mend that line": remove_line, "train again with `kkanji train`": train_again},
+    ),
+    Fault(
+        "a log without its options",
+        lambda place: [
+            *evaluating(lambda place: (place / "run/config.json").unlink())(place),
+            "--output",
+            place / "run",
+        ],
+        {"make it with `*`": train_again},
+    ),
+    Fault(
+        "a model without its card",
+        without_card,
+        {"put a copy of it back": by_hand(lambda place: shutil.copy(EMBEDDED / "README.md", place / "model"))},
+    ),
+    Fault(
+        "a changed evaluation",
+        changed_after_evaluation("evaluation.json", "top1"),
+        {"run `kkanji evaluate` again": evaluate_it},
+    ),
+    Fault(
+        "changed options",
+        changed_after_evaluation("config.json", "config"),
+        {
+            "put back a copy of config.json": by_hand(
+                lambda place: shutil.copy(place.run() / "config.json", place / "run")
+            )
+        },
+    ),
+    Fault(
+        "an index of odd parts",
+        neighbours_of("--data", "{1}/shards", "--bytes-per-image", "7"),
+        {"give 32 or 64": lambda told: with_option(told.words, told.option, told.named(r"give (\d+) or"))},
+    ),
 ]
 
 

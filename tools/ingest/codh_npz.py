@@ -106,7 +106,7 @@ def npz_source(path: Path) -> NpzImages:
     source = NpzImages(path=path, set=match["set"], official=official)
     for needed in (source.labels_path, source.class_map_path):
         if not needed.is_file():
-            raise InputError(f"{needed}: not there, but {path.name} needs it; run `kkanji fetch`")
+            raise InputError(f"{needed}: not there, but {path.name} needs it; run `kkanji fetch {source.set}`")
     return source
 
 
@@ -116,10 +116,9 @@ def npz_sources(folder: Path) -> list[NpzImages]:
     lonely = {path.name for path in folder.glob("*-labels.npz")} - {source.labels_path.name for source in sources}
     if lonely:
         name = min(lonely)
+        remedy = f"run `kkanji fetch {name.partition('-')[0]}`, or give the *-imgs.npz files as sources"
         images = name.replace("-labels", "-imgs")
-        raise InputError(
-            f"{folder / name}: no {images} beside it; run `kkanji fetch`, or give the *-imgs.npz files as sources"
-        )
+        raise InputError(f"{folder / name}: no {images} beside it; {remedy}")
     return sources
 
 

@@ -26,27 +26,13 @@ from shards import (
     write_shard,
 )
 from shards.cache.cache import Cache
-from shards.format import layout
-from shards.format.writer import StoredBlock, write_tar
 from shards.read.files import SplitFiles
 from shards.read.packed import PackedReader
-from tests.shards.kinds import CLASSES, drawn, write_set_of
+from tests.shards.kinds import CLASSES, drawn, write_labels, write_set_of
 
 CPU = torch.device("cpu")
 BATCH = 10
 IN_A_SHARD = 10
-
-
-def with_labels(folder: Path, labels: np.ndarray) -> Path:
-    """A set of these labels with right checksums, as no tool here would write it."""
-    images, _, sources = drawn(len(labels))
-    data = layout.encode_block("000000", images, labels, sources)
-    shard = write_tar(folder / "train-00000.tar", [StoredBlock(data, len(labels))])
-    counts = (len(labels), *[0] * (CLASSES - 1))
-    split = Split(shards=(shard,), samples_per_class=counts, originals_per_class=counts)
-    manifest = Manifest(name="", licence="", lineage=Lineage.KNOWN, classes=CLASSES, seed=0, splits={"train": split})
-    (folder / "dataset.json").write_text(manifest.to_json())
-    return folder
 
 
 def feed_of(reader: SplitReader, policy: Policy | None = None) -> Feed:
@@ -63,7 +49,7 @@ def test_a_stored_label_out_of_range_is_refused_on_the_host(tmp_path: Path, labe
     """2**31 is stored as -2**31. The batch that has it is not given out."""
     labels = np.zeros(40, np.int64)
     labels[25] = label
-    reader = ShardSet(with_labels(tmp_path, labels)).split("train")
+    reader = ShardSet(write_labels(tmp_path, labels)).split("train")
     served = 0
     with Loader(feed_of(reader), spans(40), CPU, largest=BATCH) as loader:
         with pytest.raises(CorruptShard, match=r"labels .*, expected 0\.\.2; run `kkanji verify` on the set"):

@@ -90,7 +90,7 @@ ONE = EncodedImages([b"x"], np.zeros(1, np.int32), np.zeros(1, np.uint64))
             EncodedImages(
                 [b"x"] * (MAX_IMAGES + 1), np.zeros(MAX_IMAGES + 1, int), np.zeros(MAX_IMAGES + 1, np.uint64)
             ),
-            f"more than {MAX_IMAGES} images; give a smaller --shard-size",
+            f"more than {MAX_IMAGES} images; write several shards",
         ),
     ],
 )
