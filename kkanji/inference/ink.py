@@ -251,17 +251,21 @@ def ink_of_character(mask: Mask) -> Mask:
     """The mask of ink [H, W] without rims, rules and neighbours; as it was if next to nothing would be left."""
     inner = mask
     for turns in range(4):
-        inner = np.rot90(_without_rim(np.rot90(inner, turns)), -turns)
+        if _is_surround(np.rot90(mask, turns)[0]):
+            inner = np.rot90(_without_rim(np.rot90(inner, turns)), -turns)
     rules = [np.rot90(_without_rule(np.rot90(inner, turns)), -turns) for turns in range(4)]
     kept = np.ascontiguousarray(np.logical_and.reduce(rules))
     kept = _without_neighbours(_without_neighbours(kept, DEEPEST).T, DEEPEST_AT_SIDES).T
     return kept if kept.sum() > 0.1 * mask.sum() else mask
 
 
+def _is_surround(edge: Mask) -> bool:
+    """Whether the ink of an edge [W] is the rest of a surround, which reaches a corner: strokes seldom do."""
+    return bool(edge.mean() >= TOUCHING and (edge[0] or edge[-1]))
+
+
 def _without_rim(mask: Mask) -> Mask:
-    """Without what hangs on the upper edge where much of it is ink: the rest of a surround, be it askew."""
-    if mask[0].mean() < TOUCHING:
-        return mask
+    """Without what hangs on the upper edge: the rest of a surround, be it askew."""
     depth = np.where(mask.all(axis=0), len(mask), np.argmin(mask, axis=0))
     depth[depth > RIM * len(mask)] = 0
     return np.asarray(mask & (np.arange(len(mask))[:, None] >= depth + 1))

@@ -16,8 +16,10 @@ function text(key, values = {}) {
   return TEXTS[state.language][key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
 }
 
+// A number and its sign stay on one line.
 function percent(fraction) {
-  return fraction < LEAST_SHOWN ? `< ${100 * LEAST_SHOWN} %` : `${(100 * fraction).toFixed(1)} %`;
+  const least = fraction < LEAST_SHOWN ? "<\u00a0" : "";
+  return `${least}${(100 * Math.max(fraction, LEAST_SHOWN)).toFixed(1)}\u00a0%`;
 }
 
 function say(key, values = {}) {
@@ -38,7 +40,8 @@ function speak(language) {
   const { images, same, difference, kind, marks } = ABOUT.agreement;
   const sameMarks = marks === null ? "" : text("sameMarks", { marks });
   at("agreement").textContent = text("agreement", { images, same, difference, kind: text(kind), sameMarks });
-  at("licence").textContent = text("licence", { licence: ABOUT.licence, maker: ABOUT.maker });
+  const licence = ABOUT.licence.replaceAll("`", ""); // a model card's Markdown
+  at("licence").textContent = text("licence", { licence, maker: ABOUT.maker });
   say(...state.message);
   if (state.found) show(state.found);
 }

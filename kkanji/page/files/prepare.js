@@ -217,16 +217,20 @@ function distance(low, high) {
 
 function inkOfCharacter(mask) {
   const sides = [0, 1, 2, 3];
-  const inner = sides.reduce((kept, turns) => turned(withoutRim(turned(kept, turns)), 4 - turns), mask);
+  const surrounded = sides.filter((turns) => isSurround(turned(mask, turns)));
+  const inner = surrounded.reduce((kept, turns) => turned(withoutRim(turned(kept, turns)), 4 - turns), mask);
   const rules = sides.map((turns) => turned(withoutRule(turned(inner, turns)), 4 - turns));
   let kept = mapped(inner, (level, at) => (rules.every((each) => each.levels[at]) ? level : 0));
   kept = transposed(withoutNeighbours(transposed(withoutNeighbours(kept, 0.22)), 0.1));
   return sum(kept.levels) > 0.1 * sum(mask.levels) ? kept : mask;
 }
 
+function isSurround({ levels, width }) {
+  return mean(levels.subarray(0, width)) >= 0.4 && (levels[0] || levels[width - 1]);
+}
+
 function withoutRim(mask) {
   const { levels, width, height } = mask;
-  if (mean(levels.subarray(0, width)) < 0.4) return mask;
   const depths = Array.from({ length: width }, (_, x) => {
     let depth = 0;
     while (depth < height && levels[depth * width + x]) depth++;

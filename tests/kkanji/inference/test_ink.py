@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from kkanji.inference.ink import find_ink, lay_out, without_specks, without_strips
+from kkanji.inference.ink import find_ink, ink_of_character, lay_out, without_specks, without_strips
 
 Pixels = NDArray[np.uint8]
 Levels = NDArray[np.float32]
@@ -88,6 +88,29 @@ def test_strokes_that_end_at_the_edge_are_kept() -> None:
     for y in (15, 100, 184):
         cv2.ellipse(three, (100, y), (90, 15), 0, 0, 360, 1, -1)
     assert likeness(on(three.astype(np.float32)), three.astype(np.float32)) > 0.93
+
+
+def stroked(*, corner: bool) -> NDArray[np.bool_]:
+    """A character whose upper stroke lies along the edge, in a rim askew that reaches a corner if so wanted."""
+    mask = np.zeros((100, 100), np.bool_)
+    mask[40:80, 40:60] = True
+    mask[:8, 20:80] = True
+    mask[np.arange(100)[:, None] + np.arange(100) / 10 < 12 * corner] = True
+    return mask
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_stroke_along_an_edge_is_kept_and_a_rim_that_reaches_a_corner_is_not(turns: int) -> None:
+    stroke, rim = (
+        np.rot90(ink_of_character(np.rot90(stroked(corner=corner), turns)), -turns) for corner in (False, True)
+    )
+    assert stroke[:8, 20:80].all() and not rim[:11, 0].any() and rim[40:80, 40:60].all()
+
+
+def test_all_four_rims_of_a_surround_are_taken_out() -> None:
+    character, surround = np.zeros((100, 100), np.bool_), np.ones((100, 100), np.bool_)
+    character[30:70, 40:60], surround[6:94, 6:94] = True, False
+    assert np.array_equal(ink_of_character(character | surround), character)
 
 
 @pytest.mark.parametrize(("filled", "opaque"), [(True, 0.7), (False, 0.7), (False, 0.98)])

@@ -36,9 +36,15 @@ def indexed(model: Path) -> Path:
     return with_index(model, model.parent / "indexed")
 
 
-def made_page(model: Path, output: Path) -> Path:
+def require_page_tools() -> None:
+    """Skip without what makes and opens pages."""
+    needed(find(), "Chromium")
     needed(shutil.which("npm"), "npm")
     pytest.importorskip("onnxscript")
+
+
+def made_page(model: Path, output: Path) -> Path:
+    require_page_tools()
     write_page(model, output, card=CARD, temperature=1.0)
     return output
 

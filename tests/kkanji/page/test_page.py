@@ -80,6 +80,7 @@ def test_strokes_are_read_undone_and_cleared(browser: Browser) -> None:
     assert np.array_equal(prepared(browser), one)
     browser.press("Escape")
     assert browser.evaluate("state.strokes.length") == 0 and browser.text("#readings") == ""
+    assert browser.box("#seen")[2:] == (0, 0)  # nor what the model was given
 
 
 def test_everything_is_reached_by_keyboard(browser: Browser, tmp_path: Path) -> None:
@@ -113,6 +114,7 @@ def test_nothing_is_called_but_the_folder_itself(browser: Browser, page: Path, t
 
 def test_it_fits_a_phone_and_speaks_japanese(browser: Browser, tmp_path: Path) -> None:
     browser.size(360, 740)
+    assert browser.box("#language")[3] < 50  # one line
     browser.drop("#board", picture(tmp_path / "x.png", "國"))
     read(browser)
     browser.click("#language")
@@ -159,4 +161,4 @@ def test_the_page_says_what_its_model_is(browser: Browser, page: Path) -> None:
     assert sorted(about["characters"]) == sorted(CHARACTERS) and about["agreement"]["kind"] == "typeset"
     assert about["agreement"]["same"] >= about["agreement"]["images"] - 1 > 10
     browser.evaluate("document.querySelector('details').open = true")
-    assert "drawn, `CC BY`" in browser.text("#licence") and "MIT License" in (page / "LICENSES.txt").read_text()
+    assert "drawn, CC BY." in browser.text("#licence") and "MIT License" in (page / "LICENSES.txt").read_text()
