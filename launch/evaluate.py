@@ -33,7 +33,7 @@ class EvaluateConfig:
     """Let the neighbours vote, as `kkanji predict` does, if the folder has an index of them."""
     output: Path | None = None
     """Folder for the results, made if there is none. None takes the run's folder, two levels above the checkpoint.
-    report.html is written only where log.jsonl lies."""
+    report.html is written only where log.jsonl lies, and not of a set with characters that the model does not know."""
 
 
 def evaluate(config: EvaluateConfig) -> None:

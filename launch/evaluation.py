@@ -94,7 +94,9 @@ def evaluate_checkpoint(
     results.mkdir(parents=True, exist_ok=True)
     _save(results, summary, predictions)
     sys.stdout.write(_text(summary, lineage.independence(_trained_on(path), summary)))
-    if (results / "log.jsonl").is_file():
+    if others := len(classes) - len(known):
+        sys.stdout.write(f"report: none, as {others} of the set's characters are not the model's\n")
+    elif (results / "log.jsonl").is_file():
         report = write_report(
             results,
             characters=classes.characters,

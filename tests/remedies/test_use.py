@@ -453,6 +453,17 @@ FAULTS = [
 ]
 
 
+def test_a_set_with_other_characters_is_evaluated_without_a_report(place: Stock) -> None:
+    """It once ended with exit code 2 after all results were written, as the report is of the run's own characters."""
+    draw(place / "raw", "U+4E03", 9)
+    done(place, "combine", "raw", "--output", "o")
+    done(place, "split", "o", "--val", "0.4")
+    done(place, "pack", "o", "--output", "others", "--block-size", "125")
+    ended = run(place, [str(word) for word in using("evaluate", "--data", "{0}/others", "--output", "{0}/run")(place)])
+    assert ended.code == 0, ended.text
+    assert "report: none, as 1 of the set's characters are not the model's" in ended.text
+
+
 @each(FAULTS)
 def test_a_remedy_works(fault: Fault, remedy: str, place: Stock) -> None:
     assert follow(place, fault, remedy).code == 0

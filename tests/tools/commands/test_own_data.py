@@ -66,6 +66,80 @@ def dropped(folder: Path) -> list[tuple[str, str]]:
         return [(row["reason"], row["member"]) for row in csv.DictReader(file)]
 
 
+CHARACTER = Image.open(sorted((Path(__file__).parents[3] / "sample/kkanji2/U+4E09").iterdir())[0])
+DARK = ImageOps.invert(CHARACTER)
+BACK = {  # how a picture is turned so that its EXIF orientation turns it upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+def deep(picture: Image.Image, kind: type[np.generic], white: float) -> Image.Image:
+    """Levels of another type, from 0 to `white`."""
+    return Image.fromarray((np.asarray(picture) / 255 * white).astype(kind))
+
+
+def on_nothing(ink: str) -> Image.Image:
+    """Strokes of one colour on transparent paper."""
+    solid = Image.new("L", CHARACTER.size, ink)
+    return Image.merge("LA", (solid, CHARACTER))
+
+
+KINDS = {
+    "as CODH's": encoded(CHARACTER),
+    **{f"orientation {number}": turned(CHARACTER.transpose(way), number) for number, way in BACK.items()},
+    "orientation 6, dark": turned(DARK.transpose(BACK[6]), 6),
+    "dark ink on light paper": encoded(DARK),
+    "brown ink on yellow paper": encoded(ImageOps.colorize(CHARACTER, "#e0c8a0", "#302820")),
+    "pale ink on blue paper": encoded(ImageOps.colorize(CHARACTER, "#102040", "#e0e0c8")),
+    "white ink on nothing": encoded(on_nothing("white")),
+    "black ink on nothing": encoded(on_nothing("black")),
+    "a palette": encoded(DARK.convert("P")),
+    "1 bit, dark": encoded(DARK.convert("1", dither=Image.Dither.NONE)),
+    "1 bit, light": encoded(CHARACTER.convert("1", dither=Image.Dither.NONE)),
+    "a fax, whose 0 is white": encoded(DARK.convert("1", dither=Image.Dither.NONE), "TIFF", tiffinfo={262: 0}),
+    "12 bits of 16": encoded(deep(CHARACTER, np.uint16, 4095)),
+    "16 bits, dark": encoded(deep(DARK, np.uint16, 65535)),
+    "32 bits": encoded(deep(CHARACTER, np.int32, 1 << 30), "TIFF"),
+    "32 bits, dark": encoded(deep(DARK, np.int32, 1 << 30), "TIFF"),
+    "floating point": encoded(deep(CHARACTER, np.float32, 1), "TIFF"),
+    "floating point, dark": encoded(deep(DARK, np.float32, 1), "TIFF"),
+    "CMYK": encoded(DARK.convert("CMYK"), "JPEG", quality=95),
+    "WebP": encoded(DARK, "WEBP", lossless=True),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_image_of_each_kind_is_the_same_character_in_training_as_in_prediction(tmp_path: Path, kind: str) -> None:
+    """Upright, white ink on black, of 8 bits: what `combine` stores, bit for bit what `predict` reads."""
+    root = write(tmp_path / "own", {"U+4E09/a.png": KINDS[kind]})
+    combine((root,), output=tmp_path / "originals")
+    (stored,) = read_originals(tmp_path / "originals").images
+    assert np.array_equal(stored, load_character(root / "U+4E09/a.png"))
+    assert likeness(Image.fromarray(stored)) > 0.85  # a coloured one is laid out anew, with soft edges
+
+
+def likeness(picture: Image.Image) -> float:
+    """Correlation of its ink with the character's, wherever and however large it is in the picture."""
+    boxes = (each.point(lambda level: 255 * (level > 128)).getbbox() for each in (picture, CHARACTER))
+    found, expected = (
+        np.asarray(each.crop(box).resize((64, 64))).ravel()
+        for each, box in zip((picture, CHARACTER), boxes, strict=True)
+    )
+    return float(np.corrcoef(found, expected)[0, 1])
+
+
+def test_the_character_shows_how_it_is_turned_and_inverted() -> None:
+    """Of all ways to turn it none looks like another, so that the test above notices each."""
+    assert max(likeness(CHARACTER.transpose(way)) for way in BACK.values()) < 0.5
+    assert likeness(DARK) < 0
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_images_of_any_kind_are_stored_as_predict_reads_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], packed: bool
