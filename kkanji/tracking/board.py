@@ -82,8 +82,9 @@ def _put_before(folder: Path, second: int) -> None:
         path.rename(path.with_name(f"{EVENTS}{second:010d}.{rest}"))
 
 
-def _plain(value: Any) -> bool | int | float | str:
-    return value if isinstance(value, bool | int | float | str) else str(value)
+def _plain(value: Any) -> int | float | str:
+    """A bool as a word: torch writes it as a number, and the table then asks for its least and largest value."""
+    return value if isinstance(value, int | float | str) and not isinstance(value, bool) else str(value)
 
 
 def _markdown_table(options: Mapping[str, Any]) -> str:

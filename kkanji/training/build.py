@@ -155,7 +155,9 @@ def create_accelerator(precision: str) -> Accelerator:
     """Accelerate's view of this process; precision: its own name of it, as in `precision_name`."""
     choose_kernels(benchmark=True)
     # Gradients lie where they are exchanged: otherwise each is copied there and back, and takes its memory twice.
-    # Not static_graph: it only spares a search for unused parameters, which is off.
+    # Not static_graph: what it spares, a search for unused parameters, is off. On two gloo ranks losses are the same
+    # bits with it, but where a step has several micro-batches, the first of them in `no_sync`, torch 2.14.1 stops with
+    # "expect_autograd_hooks_ INTERNAL ASSERT FAILED" (reducer.cpp).
     views = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
     accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[views])
     stay_near(accelerator.device)

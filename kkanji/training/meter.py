@@ -27,7 +27,7 @@ GPU_PEAKS = {
     "NVIDIA H100 NVL": 835e12,
     "NVIDIA H200": 989e12,  # SXM
     "NVIDIA H200 NVL": 836e12,
-    "NVIDIA GH200 480GB": 989e12,
+    "NVIDIA GH200 480GB": 990e12,  # as its data sheet rounds half of 1,979
     "NVIDIA B200": 2250e12,
     "NVIDIA L4": 121e12,
     "NVIDIA L40S": 362e12,

@@ -4,7 +4,10 @@ import csv
 import hashlib
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from launch.export import ExportConfig, export
 from launch.predict import PredictConfig, predict
 from shards import InputError
 from tests.faults.servers.hub import Hub
+from tests.launch.commands import DEADLINE_S, ROOT, environment
 
 SAMPLE = sorted((Path(__file__).parents[2] / "sample" / "kkanji2" / "U+4E09").iterdir())
 MODEL = "kkanji_efficientnet_fused_s"
@@ -190,6 +194,25 @@ def test_an_export_is_pushed_to_the_hub(
     with pytest.raises(InputError, match="--push-to-hub kanji: expected owner/name"):
         export(ExportConfig(checkpoint=best, output=tmp_path / "other", push_to_hub="kanji"))
     assert not (tmp_path / "other").exists()
+
+
+def test_the_documented_commands_bring_a_model_from_the_hub(best: Path, tiny_set: Path, tmp_path: Path) -> None:
+    """Word for word, in new processes: what has imported the Hub's client keeps the address that it found then."""
+    section = (ROOT / "docs" / "predict.md").read_text().partition("**From the Hub.**")[2]
+    commands, lines = (section.partition(f"```{language}\n")[2].partition("```")[0] for language in ("bash", "python"))
+    evaluate(EvaluateConfig(checkpoint=best, data=str(tiny_set)))
+    shutil.copytree(tmp_path / "run", tmp_path / "runs" / "mine", symlinks=True)
+    shutil.copy(SAMPLE[0], tmp_path / "crop.png")
+    with Hub(token="hf_test") as hub:  # noqa: S106
+        programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        known = {"HF_ENDPOINT": hub.address, "HF_TOKEN": hub.token, "HF_HOME": str(tmp_path / "home")}
+        options: dict[str, Any] = {"cwd": tmp_path, "env": environment(**known, PATH=programs), "timeout": DEADLINE_S}
+        read = subprocess.run(["bash", "-ec", commands], **options, capture_output=True, text=True, check=False)
+        probe = f"{lines}\nprint(network.num_classes, type(network).__module__)"
+        built = subprocess.run([sys.executable, "-c", probe], **options, capture_output=True, text=True, check=False)
+    assert read.returncode == 0 and "crop.png  " in read.stdout and (tmp_path / "kanji").is_dir(), read.stderr
+    assert built.returncode == 0 and built.stdout.split() == ["6", "kkanji.models"], built.stderr
+    assert hub.private["owner/name"]
 
 
 def test_the_card_has_the_figures_and_the_folder_the_temperature(best: Path, tiny_set: Path, tmp_path: Path) -> None:

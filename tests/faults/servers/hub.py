@@ -53,7 +53,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._file(with_body=False)
 
     def do_GET(self) -> None:
-        self._file(with_body=True)
+        if match := re.fullmatch(r"/api/models/(.+)/(revision|tree)/[^/?]+(\?.*)?", self.path):
+            self._describe(match[1], files=match[2] == "tree")
+        else:
+            self._file(with_body=True)
 
     def _create(self, wanted: dict[str, Any]) -> None:
         name = "/".join(filter(None, (wanted.get("organization"), wanted["name"])))
@@ -68,13 +71,27 @@ class _Handler(BaseHTTPRequestHandler):
         url = f"{self.hub.address}/{name}/commit/{COMMIT}"
         self._answer({"success": True, "commitOid": COMMIT, "commitUrl": url, "hookOutput": ""})
 
+    def _describe(self, name: str, *, files: bool) -> None:
+        """A repository, or its files: what a download of all of it asks for first."""
+        stored = self.hub.repositories.get(name) if self._may_read(name) else None
+        if stored is None:
+            self._answer({"error": "Repository not found"}, status=404, headers={"X-Error-Code": "RepoNotFound"})
+        elif files:
+            self._answer([{"type": "file", "path": path, "size": len(c), "oid": _oid(c)} for path, c in stored.items()])
+        else:
+            self._answer({"id": name, "sha": COMMIT, "private": self.hub.private[name]})
+
+    def _may_read(self, name: str) -> bool:
+        known = self.headers.get("Authorization") == f"Bearer {self.hub.token}"
+        return known or not self.hub.private.get(name, True)
+
     def _file(self, *, with_body: bool) -> None:
         match = re.fullmatch(r"/(.+)/resolve/[^/]+/(.+)", self.path)
-        found = self.hub.repositories.get(match[1], {}).get(match[2]) if match else None
+        found = self.hub.repositories.get(match[1], {}).get(match[2]) if match and self._may_read(match[1]) else None
         if found is None:
             self._answer({"error": "Entry not found"}, status=404, headers={"X-Error-Code": "EntryNotFound"})
             return
-        headers = {"ETag": f'"{hashlib.sha1(found, usedforsecurity=False).hexdigest()}"', "X-Repo-Commit": COMMIT}
+        headers = {"ETag": f'"{_oid(found)}"', "X-Repo-Commit": COMMIT}
         self._answer(found if with_body else b"", headers=headers | {"Content-Length": str(len(found))})
 
     def _answer(self, content: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> None:
@@ -88,6 +105,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Nothing to the console."""
+
+
+def _oid(content: bytes) -> str:
+    return hashlib.sha1(content, usedforsecurity=False).hexdigest()
 
 
 def _files(body: bytes) -> list[dict[str, Any]]:

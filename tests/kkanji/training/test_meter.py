@@ -61,6 +61,7 @@ def test_a_cpu_is_measured() -> None:
         ("NVIDIA H100 PCIe", torch.bfloat16, 756e12),
         ("NVIDIA H100 NVL", torch.bfloat16, 835e12),
         ("NVIDIA H200 NVL", torch.bfloat16, 836e12),
+        ("NVIDIA GH200 480GB", torch.bfloat16, 990e12),
         ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", torch.bfloat16, None),
         ("NVIDIA H200", torch.float32, None),
     ],

@@ -160,12 +160,12 @@ def test_a_killed_run_has_the_points_that_it_logged(tmp_path: Path) -> None:
 
 
 def test_options_are_hyperparameters_of_the_run_itself(tmp_path: Path) -> None:
-    with open_log(tmp_path, batch_size=64, lr=1e-3, init=None):
+    with open_log(tmp_path, batch_size=64, lr=1e-3, init=None, compile=False):
         pass
     content = board(tmp_path).summary_metadata["_hparams_/session_start_info"].plugin_data.content
     given = HParamsPluginData.FromString(content).session_start_info.hparams
     assert given["batch_size"].number_value == 64 and given["lr"].number_value == 1e-3
-    assert given["init"].string_value == "None"
+    assert given["init"].string_value == "None" and given["compile"].string_value == "False"
     assert {path.name for path in (tmp_path / "tensorboard").iterdir() if path.is_dir()} == {"by_step"}
 
 
