@@ -31,7 +31,7 @@ class CharacterNetwork(nn.Module):
     def __call__(self, images: Tensor, fractions: Tensor | None = None) -> Tensor:
         """As `forward`, in one compiled graph for any number of images above 1, if the network is compiled."""
         if self._compiled_call_impl is not None and len(images) > 1:
-            torch._dynamo.mark_dynamic(images, 0)
+            torch._dynamo.maybe_mark_dynamic(images, 0)  # without "maybe", a compiler that cannot ends the run
         logits: Tensor = super().__call__(images, fractions)
         return logits
 

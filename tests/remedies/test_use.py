@@ -74,6 +74,33 @@ def of_other_weights(place: Stock) -> Words:
     return ("export", "--checkpoint", other, "--output", place / "model")
 
 
+def suspects(data: Callable[[Stock], Path], evaluation: str) -> Callable[[Stock], Words]:
+    """`show --kind suspects` of a set by an evaluation in the folder."""
+
+    def make(place: Stock) -> Words:
+        place.copy_run()
+        words = (
+            "--kind",
+            "suspects",
+            "--split",
+            "val",
+            "--evaluation",
+            place / evaluation,
+            "--output",
+            place / "s.png",
+        )
+        return ("show", data(place), *words)
+
+    return make
+
+
+def evaluate_there(told: Told) -> None:
+    command = told.named(r"`kkanji ([^`]+)`").split()
+    output = told.words[told.words.index("--evaluation") + 1]
+    checkpoint, data = told.place / "run/checkpoints/best", told.place.made / "shards"
+    done(told.place, *command, "--checkpoint", checkpoint, "--data", data, told.named(r"whose (--output)"), output)
+
+
 def exported(place: Stock) -> Path:
     return Path(shutil.copytree(EMBEDDED, place / "model"))
 
@@ -290,6 +317,22 @@ FAULTS = [
         "no evaluation",
         unevaluated("--output", "{0}/model"),
         {"run `kkanji evaluate` on the checkpoint first": evaluate_it},
+    ),
+    Fault(
+        "suspects of originals",
+        suspects(lambda place: place.copy("originals"), "run"),
+        {
+            "give the shard set that was evaluated": lambda told: [
+                *told.words[:1],
+                told.place.made / "shards",
+                *told.words[2:],
+            ]
+        },
+    ),
+    Fault(
+        "suspects without an evaluation",
+        suspects(lambda place: place.made / "shards", "evaluation"),
+        {"write it with `kkanji evaluate`": evaluate_there},
     ),
     Fault(
         "an evaluation of other weights", of_other_weights, {"run `kkanji evaluate --checkpoint *` first": evaluate_it}
