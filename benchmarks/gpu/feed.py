@@ -13,7 +13,8 @@ from benchmarks.rows import Row
 from benchmarks.train.random_set import random_set
 from kkanji.augment.policy import Policy
 from kkanji.data.dali import Batch, Loader
-from kkanji.data.feed import PREFETCH, Feed
+from kkanji.data.feed import Feed
+from kkanji.data.training_set import PREFETCH
 from kkanji.environment import loader_threads
 from shards import SampleOrder, ShardSet
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from benchmarks.peers import BLOCK, IMAGE_SIZE, Batch, Epoch, Job
 from kkanji.augment.policy import Policy
 from kkanji.data.dali import Loader
-from kkanji.data.feed import PREFETCH, Feed
+from kkanji.data.feed import Feed
+from kkanji.data.training_set import PREFETCH
 from kkanji.pixels import normalise
 from shards import (
     Lineage,

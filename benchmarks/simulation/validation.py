@@ -22,7 +22,7 @@ from benchmarks.peers import Job
 from benchmarks.peers.ours import write
 from benchmarks.simulation.cases import Case, Hardware, SimulatedRun, Trouble
 from benchmarks.simulation.simulate import simulate
-from kkanji.data.feed import PREFETCH
+from kkanji.data.training_set import PREFETCH
 from shards import Plan, WindowedOrder, read_manifest
 from shards.cache.cache import Cache
 from shards.format.layout import IMAGE_BYTES

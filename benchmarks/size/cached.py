@@ -23,7 +23,7 @@ import tyro
 
 from kkanji import cli
 from kkanji.classes import ClassMap
-from kkanji.data.feed import KEEP
+from kkanji.data.training_set import KEEP
 from shards import (
     InputError,
     Lineage,

@@ -17,7 +17,7 @@ import torch
 from benchmarks.rows import Row
 from benchmarks.train.verdict import Rates, verdict
 from kkanji.data.dali import Batch, Loader
-from kkanji.data.feed import PREFETCH
+from kkanji.data.training_set import PREFETCH
 from kkanji.environment import device_name
 from kkanji.training.build import Run, blank_batch, create_meter, run_peak_flops
 from kkanji.training.schedule import part_of

@@ -31,8 +31,9 @@ from torch.utils import dlpack
 
 from kkanji.augment import numba_kernels
 from kkanji.data import callbacks
-from kkanji.data.feed import PARTS, PREFETCH, Arrays, ExternalSource, Feed, Inputs, Span, external_source
+from kkanji.data.feed import PARTS, Arrays, ExternalSource, Feed, Inputs, Span, external_source
 from kkanji.data.resident import ResidentImages
+from kkanji.data.training_set import PREFETCH
 from shards import InputError
 from shards.format.layout import IMAGE_SIZE
 from shards.read.cut_files import raise_if_cut

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from kkanji.augment.policy import Policy, sample_rows
 from kkanji.data.codec import check_header, decode_into
 from kkanji.data.resident import ResidentImages
+from kkanji.data.training_set import KEEP
 from shards import CorruptShard, InputError, Order, SplitReader
 from shards.format.layout import IMAGE_BYTES, IMAGE_SIZE
 from shards.order.sequential import by_epoch, numbers_of
@@ -34,8 +35,6 @@ from shards.read.encoded import EncodedReader
 from shards.read.packed import PackedReader
 from shards.read.prefetch import Numbers
 
-PREFETCH = 2  # batches that DALI has ready or is working on
-KEEP = PREFETCH + 2  # batches whose pixels stay mapped: DALI copies them only after the source has given addresses
 # Parts that a packed batch is cut into, so that DALI's threads share the work: with 4 parts they gather at 65 % of
 # NumPy's limit, with 8 at 71 %.
 PARTS = 8

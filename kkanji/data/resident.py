@@ -8,10 +8,9 @@ import numpy as np
 import torch
 
 from kkanji.config import TrainConfig
+from kkanji.data.training_set import RESIDENT_SPLITS
 from shards import ShardSet
 from shards.format.layout import IMAGE_SIZE
-
-RESIDENT_SPLITS = ("train", "val")  # which a run reads again and again
 
 
 class ResidentImages:

@@ -11,8 +11,6 @@ import numpy as np
 from kkanji.classes import ClassMap, parse_class_map
 from kkanji.config import OrderOptions, TrainConfig, flag
 from kkanji.data.codec import decode_into
-from kkanji.data.feed import KEEP
-from kkanji.data.resident import RESIDENT_SPLITS
 from shards import (
     BalancedOrder,
     InputError,
@@ -31,6 +29,9 @@ from shards.read.prefetch import WINDOW_FRACTION
 
 GIGABYTE = 10**9
 RESIDENT_FRACTION = 0.5  # of a device's free memory; the rest is for the network, its activations and batches
+RESIDENT_SPLITS = ("train", "val")  # which a run reads again and again
+PREFETCH = 2  # batches that DALI has ready or is working on
+KEEP = PREFETCH + 2  # batches whose pixels stay mapped: DALI copies them only after the source has given addresses
 ORDER_VERSION = 2  # of the streams, which a checkpoint records: since 2, a lane has the same shards in every epoch
 WINDOW = 8  # shards that order windowed mixes at a time: 200,000 images of the usual 25,000 a shard
 

@@ -490,7 +490,7 @@ FAULTS = [
     ),
     Fault(
         "an index of odd parts",
-        neighbours_of("--data", "{1}/shards", "--bytes-per-image", "7"),
+        neighbours_of("--data", "{1}/shards", "--bytes-per-vector", "7"),
         {"give 32 or 64": lambda told: with_option(told.words, told.option, told.named(r"give (\d+) or"))},
     ),
 ]

@@ -14,11 +14,10 @@ from shards import InputError, write_file
 from shards.order.permutation import mix, permute
 from tools.build.offline_augment import Name, find_recipe
 from tools.ingest.originals import check_seed
-from tools.ingest.tables import write_csv
+from tools.ingest.tables import SUSPECT_COLUMNS, write_csv
 from tools.view.contact_sheet import Choice, draw_balance, draw_sheet
 from tools.view.contents import Contents, Subset, open_contents
 from tools.view.data_card import card
-from tools.view.suspects import COLUMNS, find_suspects
 
 Kind = Literal["sheet", "variants", "balance", "card", "suspects"]
 SIGNATURE = b"kkanji show"  # near the end of every file that this command writes
@@ -97,6 +96,8 @@ def show(
 def _show_suspects(
     location: str, split: str | None, evaluation: Path | None, count: int, output: Path, overwrite: bool
 ) -> None:
+    from tools.view.suspects import find_suspects  # torch takes seconds to import
+
     if split is None or evaluation is None:
         raise InputError("--kind suspects: expected --split NAME, and --evaluation FOLDER of an evaluation of it")
     listed = output.with_suffix(".csv")
@@ -108,7 +109,7 @@ def _show_suspects(
         raise InputError(f"{evaluation}: no misreading but of other forms of a character; nothing is suspect")
     (subset,) = contents.subsets
     choice = Choice(subset.read(suspects.places), subset.labels[suspects.places], suspects.predicted)
-    write_csv(listed, COLUMNS, suspects.rows)
+    write_csv(listed, SUSPECT_COLUMNS, suspects.rows)
     write_file(output, signed(draw_sheet(choice, contents.classes)))
     print(f"{output} and {listed.name}: {counted(len(suspects.rows), 'suspect')} of {_description(contents)}")
 

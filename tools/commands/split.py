@@ -25,8 +25,7 @@ from tools.build.division import (
 from tools.ingest import originals
 from tools.ingest.originals import NO_SPLIT, SPLITS, Origin, Originals, check_seed, read_originals
 from tools.ingest.split_protocols import folded, halved, halved_with_fractions_order
-from tools.ingest.tables import MOST_CSV_BYTES, parse_csv
-from tools.view.suspects import COLUMNS as SUSPECTS
+from tools.ingest.tables import MOST_CSV_BYTES, SUSPECT_COLUMNS, parse_csv
 
 SUSPECTS_REMEDY = "expected a list made by `kkanji show --kind suspects`"
 SHOWN = 3  # ids quoted in a message
@@ -89,7 +88,7 @@ def without(combined: Originals, division: Division, lists: Sequence[Path]) -> D
     """The division with the listed originals in no split if they were in train. Raises InputError for a wrong list."""
     ids, listed = [f"{number:016x}" for number in combined.ids.tolist()], set()
     for path in lists:
-        rows = parse_csv(_read_table(path, SUSPECTS_REMEDY), SUSPECTS, path, SUSPECTS_REMEDY)
+        rows = parse_csv(_read_table(path, SUSPECTS_REMEDY), SUSPECT_COLUMNS, path, SUSPECTS_REMEDY)
         found = {row[0] for row in rows}
         _require_same(path, found - set(ids), f"are not in {combined.folder}", len(found))
         listed |= found

@@ -12,6 +12,8 @@ from shards import InputError, write_file
 from shards.format.manifest import MANIFEST_NAME
 from shards.json_reading import field, load_json, read_bounded
 
+SUSPECT_COLUMNS = ("id", "label", "predicted", "probability", "label_probability")
+"""Of a list: an original's id, its label, the predicted class, and the probabilities of that class and of the label."""
 MOST_CSV_BYTES = 8 << 30  # a row of originals.csv takes some 150 bytes: 50 million images
 
 

@@ -17,8 +17,6 @@ from shards import InputError
 from shards.json_reading import read_json
 from tools.view.contents import Contents
 
-COLUMNS = ("id", "label", "predicted", "probability", "label_probability")
-"""Of a list: an original's id, its label, the predicted class, and the probabilities of that class and of the label."""
 EVALUATE = "write it with `kkanji evaluate`, whose --output it is"
 
 
@@ -30,7 +28,7 @@ class Suspects(NamedTuple):
     predicted: NDArray[np.int64]
     """Class numbers that the model predicts, [n]."""
     rows: Sequence[tuple[str, ...]]
-    """Lines of the list, with values of COLUMNS."""
+    """Lines of the list, with values of SUSPECT_COLUMNS."""
 
 
 def find_suspects(contents: Contents, evaluation: Path, count: int) -> Suspects:

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from kkanji.config import TrainConfig, train_config
-from kkanji.data.feed import KEEP
 from kkanji.data.resident import resident_images
 from kkanji.data.training_set import (
+    KEEP,
     check_options,
     class_map,
     fits,
