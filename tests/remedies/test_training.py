@@ -345,7 +345,7 @@ FAULTS = [
     ),
     Fault(
         "a cache smaller than a larger window",
-        streamed("--cache-size", "0.00032", "--order", "windowed", "--window", "3", in_a_shard=12),
+        streamed("--cache-size", "0.00033", "--micro-batch", "3", "--order", "windowed", "--window", "3", in_a_shard=3),
         {"give a smaller --window": lambda told: resumed(told, with_option(told.words, "--window", "1"))},
     ),
     Fault(
