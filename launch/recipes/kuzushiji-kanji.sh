@@ -1,12 +1,11 @@
 #!/bin/bash
-# How models like those in models/ are made, from CODH's kkanji.tar and two folders of fonts: about 6 hours on 2 cores.
+# How the models in models/ were made, from CODH's kkanji.tar and two folders of fonts: about 6 hours on 2 cores.
 #   bash launch/recipes/kuzushiji-kanji.sh kkanji.tar FONTS MORE_FONTS OUTPUT
 # Run again with the same arguments after an interruption, and it goes on. First a run with 80 % of the images, which
 # the other 20 % evaluate; from its weights a second one on the same split, its rare characters rendered anew from more fonts,
 # and an epoch without augmentation after it; a third one, shorter, its augmentation falling; a fourth one with images that
 # look like scans, averaged with what it began with. From the third one's weights, the model for use is trained with all
-# images, in the same two steps. Ours had PRECISION=bfloat16. The models in models/ are those before the run with scans:
-# of the third run, and of `whole`.
+# images, in the same two steps. Ours had PRECISION=bfloat16.
 set -euo pipefail
 archive=$1 fonts=$2 more_fonts=$3 out=$4
 source "$(dirname "$0")/steps.sh"
