@@ -94,9 +94,11 @@ def make_index(features: Tensor, labels: Tensor, classes: int, *, parts: int, mo
     parts: bytes for each vector, a divisor of R. most: largest number of vectors of a class.
     """
     projection = _largest_directions(features)
-    projected = normalize(project(features, projection))
-    groups = [projected[labels == number] for number in range(classes)]
-    groups = [normalize(k_means(group, most)) if len(group) > most else group for group in groups]
+    projected = normalize(project(features[labels.argsort(stable=True)], projection))
+    groups = [
+        normalize(k_means(group, most)) if len(group) > most else group
+        for group in projected.split(labels.bincount(minlength=classes).tolist())
+    ]
     vectors = torch.cat(groups)
     codebooks = learn_codebooks(vectors, parts).half()
     return Index(

@@ -51,7 +51,7 @@ def show(
     """Show a shard set or originals: a contact sheet, augmented variants, the class balance, a data card or suspects.
 
     Example: kkanji show data/shards --split val --label U+4E00 --output sheet.png
-    Example: kkanji show data/shards --split val --kind suspects --evaluation runs/first/evaluation
+    Example: kkanji show data/shards --split val --kind suspects --evaluation runs/first
 
     Args:
         location: Shard set (a folder or a URL), or originals made by `kkanji combine`.

@@ -12,7 +12,6 @@ import tyro
 from numpy.typing import NDArray
 
 from shards import InputError
-from shards.json_reading import read_bounded
 from shards.output.ownership import listed
 from tools.build.division import (
     FILES,
@@ -25,7 +24,7 @@ from tools.build.division import (
 from tools.ingest import originals
 from tools.ingest.originals import NO_SPLIT, SPLITS, Origin, Originals, check_seed, read_originals
 from tools.ingest.split_protocols import folded, halved, halved_with_fractions_order
-from tools.ingest.tables import MOST_CSV_BYTES, SUSPECT_COLUMNS, parse_csv
+from tools.ingest.tables import SUSPECT_COLUMNS, parse_csv, read_table
 
 SUSPECTS_REMEDY = "expected a list made by `kkanji show --kind suspects`"
 SHOWN = 3  # ids quoted in a message
@@ -88,7 +87,7 @@ def without(combined: Originals, division: Division, lists: Sequence[Path]) -> D
     """The division with the listed originals in no split if they were in train. Raises InputError for a wrong list."""
     ids, listed = [f"{number:016x}" for number in combined.ids.tolist()], set()
     for path in lists:
-        rows = parse_csv(_read_table(path, SUSPECTS_REMEDY), SUSPECT_COLUMNS, path, SUSPECTS_REMEDY)
+        rows = parse_csv(read_table(path, SUSPECTS_REMEDY), SUSPECT_COLUMNS, path, SUSPECTS_REMEDY)
         found = {row[0] for row in rows}
         _require_same(path, found - set(ids), f"are not in {combined.folder}", len(found))
         listed |= found
@@ -103,7 +102,7 @@ def adopted(combined: Originals, path: Path) -> Division:
     It may have been made before images were rendered from fonts: those that it lacks are for training, unless it leaves
     their whole class out.
     """
-    data = _read_table(path, "expected a split.csv made by `kkanji split`")
+    data = read_table(path, "expected a split.csv made by `kkanji split`")
     rows = parse_csv(data, originals.SPLIT_COLUMNS, path, "make it again by `kkanji split`")
     numbers = dict(zip((row[0] for row in rows), originals.split_numbers([row[1] for row in rows], path), strict=True))
     ids = [f"{number:016x}" for number in combined.ids.tolist()]
@@ -119,13 +118,6 @@ def adopted(combined: Originals, path: Path) -> Division:
     _require_official(combined, division, path)
     fractions = {name: float((division == number).mean()) for number, name in enumerate(SPLITS)}
     return Division(division, division_options("file", None, fractions["val"], fractions["test"]), fractions)
-
-
-def _read_table(path: Path, remedy: str) -> bytes:
-    try:
-        return read_bounded(path, MOST_CSV_BYTES)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}; {remedy}") from error
 
 
 def _left_out(combined: Originals, division: NDArray[np.int8]) -> NDArray[np.bool_]:

@@ -38,14 +38,19 @@ def read_csv(path: Path, columns: tuple[str, ...], sha256: str, remedy: str) -> 
 
     remedy: how it is made again.
     """
-    try:
-        data = read_bounded(path, MOST_CSV_BYTES)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {getattr(error, 'strerror', error)}; {remedy}") from error
+    data = read_table(path, remedy)
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise InputError(f"{path}: sha256 {found}, expected {sha256}: changed since it was written; {remedy}")
     return parse_csv(data, columns, path, remedy)
+
+
+def read_table(path: Path, remedy: str) -> bytes:
+    """The content of a CSV file. Raises InputError that names `path` and the remedy."""
+    try:
+        return read_bounded(path, MOST_CSV_BYTES)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}; {remedy}") from error
 
 
 def parse_csv(data: bytes, columns: tuple[str, ...], path: Path, remedy: str) -> list[list[str]]:

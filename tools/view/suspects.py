@@ -41,25 +41,25 @@ def find_suspects(contents: Contents, evaluation: Path, count: int) -> Suspects:
     predictions = _predictions(contents, evaluation)
     families = family_numbers(contents.classes.characters)
     predicted = predictions.predicted[:, 0].numpy().astype(np.int64)
-    strange = families[predicted] != families[subset.labels]
+    strange = families[predicted] != families[predictions.label.numpy()]
     probability = predictions.probability[:, 0].numpy()
-    places = np.flatnonzero(strange)[np.argsort(-probability[strange], kind="stable")][:count]
-    labels = contents.classes.labels
+    surest = np.flatnonzero(strange)[np.argsort(-probability[strange], kind="stable")][:count]
+    labels, places = contents.classes.labels, predictions.position.numpy()[surest]
     rows = [
         (
             f"{subset.sources[place]:016x}",
             labels[subset.labels[place]],
-            labels[predicted[place]],
-            f"{probability[place]:.4f}",
-            f"{predictions.label_probability[place]:.4f}",
+            labels[predicted[row]],
+            f"{probability[row]:.4f}",
+            f"{predictions.label_probability[row]:.4f}",
         )
-        for place in places
+        for row, place in zip(surest, places, strict=True)
     ]
-    return Suspects(places, predicted[places], rows)
+    return Suspects(places, predicted[surest], rows)
 
 
 def _predictions(contents: Contents, evaluation: Path) -> Predictions:
-    """The predictions, in the order of the split."""
+    """The predictions of all images of the split, in any order."""
     (subset,) = contents.subsets
     if "identity" not in contents.facts:
         raise InputError(f"{contents.where}: originals; give the shard set that was evaluated")
@@ -77,4 +77,4 @@ def _predictions(contents: Contents, evaluation: Path) -> Predictions:
     if not same or int(predictions.predicted[:, 0].max()) >= len(contents.classes):
         found = "the model numbers its classes otherwise than the set"
         raise InputError(f"{evaluation}: {found}; evaluate a model that was trained on a set of the same originals")
-    return Predictions(**{name: getattr(predictions, name)[order] for name in Predictions.__slots__})
+    return predictions
